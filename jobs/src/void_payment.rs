@@ -1,0 +1,26 @@
+//! Work in progress.
+
+use domain::{Services, ids::*};
+use queue::{Attempt, Job, Outcome, Unique};
+use serde::{Deserialize, Serialize};
+
+/// Voids a payment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VoidPayment {
+    /// The payment.
+    pub payment_id: PaymentId,
+}
+
+impl Job for VoidPayment {
+    type Services = Services;
+    const KIND: &'static str = "void_payment";
+    const QUEUE: &'static str = "payments";
+
+    fn unique(&self) -> Option<Unique> {
+        Some(Unique::live(format!("void:{}", self.payment_id)))
+    }
+
+    async fn run(self, _attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
+        todo!()
+    }
+}
