@@ -279,6 +279,58 @@ create table webhook_attempts (
 );
 create index webhook_attempts_by_time on webhook_attempts (started_at);
 
+-- Writes an event, its payload frozen, and one delivery per endpoint that wants it; returns the deliveries.
+-- Strict endpoints are locked first, in id order, before the event takes its number: so numbers rise in commit order.
+-- Endpoints that were switched off go on collecting for seven days. No type, no event.
+create function record_event(p_event_id uuid, p_type text, p_order_id uuid, p_data jsonb)
+returns table (delivery_id uuid, endpoint_id uuid, ordering_key text)
+language plpgsql as $$
+declare
+    wanted uuid[];
+    number bigint;
+    moment timestamptz;
+begin
+    if p_type is null then
+        return;
+    end if;
+
+    select array_agg(e.id) into wanted
+    from webhook_endpoints e
+    where e.deleted_at is null
+      and (e.state = 'active' or e.updated_at > clock_timestamp() - interval '7 days')
+      and e.event_types && array['*', split_part(p_type, '.', 1) || '.*', p_type];
+    if wanted is not null then
+        perform from webhook_endpoints e
+        where e.id = any (wanted) and e.ordering = 'strict'
+        order by e.id
+        for no key update;
+    end if;
+
+    number := nextval(pg_get_serial_sequence('events', 'id'));
+    moment := clock_timestamp();
+    insert into events (id, event_id, type, order_id, payload, at)
+    overriding system value
+    values (number, p_event_id, p_type, p_order_id,
+            '{"type":' || to_json(p_type)
+            || ',"timestamp":"' || to_char(moment at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+            || '","sequence":' || number
+            || ',"data":' || case
+                   when p_order_id is null then p_data
+                   else p_data || jsonb_build_object('order_id', p_order_id)
+               end || '}',
+            moment);
+
+    return query
+    insert into webhook_deliveries as d (id, endpoint_id, event_id, ordering_key, seq)
+    select gen_random_uuid(), e.id, p_event_id,
+           case e.ordering when 'per_key' then coalesce(p_order_id::text, '') when 'strict' then '' end,
+           number
+    from webhook_endpoints e
+    where e.id = any (wanted)
+    order by e.id
+    returning d.id, d.endpoint_id, d.ordering_key;
+end $$;
+
 -- What leaves one warehouse for one order.
 create table shipments (
     id uuid primary key,

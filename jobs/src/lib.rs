@@ -1,1 +1,83 @@
-//! Work in progress.
+//! All that the fleet does: one file per kind of job, named verb_noun.
+//!
+//! A job calls `domain` for what happens and enqueues what follows, in the same transaction. [`intake`] is where the
+//! requests of the API and one job start the others; [`catalogue`] lists the kinds, [`timetable`] those that the clock
+//! starts. `docs/adding-a-job.md` follows one of them from the first line to production.
+
+pub mod authorize_payment;
+pub mod capture_payment;
+pub mod deliver_webhook;
+pub mod expire_reservations;
+pub mod intake;
+pub mod prune_finished_jobs;
+pub mod prune_idempotency_keys;
+pub mod prune_unique_keys;
+pub mod reconcile_payment;
+pub mod refund_payment;
+pub mod release_stock;
+pub mod reserve_stock;
+mod schedule;
+pub mod ship_shipment;
+pub mod void_payment;
+
+pub use authorize_payment::AuthorizePayment;
+pub use capture_payment::CapturePayment;
+pub use deliver_webhook::DeliverWebhook;
+pub use expire_reservations::ExpireReservations;
+pub use prune_finished_jobs::PruneFinishedJobs;
+pub use prune_idempotency_keys::PruneIdempotencyKeys;
+pub use prune_unique_keys::PruneUniqueKeys;
+pub use reconcile_payment::ReconcilePayment;
+pub use refund_payment::RefundPayment;
+pub use release_stock::ReleaseStock;
+pub use reserve_stock::ReserveStock;
+pub use schedule::timetable;
+pub use ship_shipment::ShipShipment;
+pub use void_payment::VoidPayment;
+
+use domain::{Cause, Services, events::Announced};
+use queue::{Attempt, Catalogue, Enqueued, Job};
+use sqlx::PgConnection;
+
+/// Every kind of job there is.
+pub fn catalogue() -> Catalogue<Services> {
+    Catalogue::new()
+        .with::<AuthorizePayment>()
+        .with::<CapturePayment>()
+        .with::<DeliverWebhook>()
+        .with::<ExpireReservations>()
+        .with::<PruneFinishedJobs>()
+        .with::<PruneIdempotencyKeys>()
+        .with::<PruneUniqueKeys>()
+        .with::<ReconcilePayment>()
+        .with::<RefundPayment>()
+        .with::<ReleaseStock>()
+        .with::<ReserveStock>()
+        .with::<ShipShipment>()
+        .with::<VoidPayment>()
+}
+
+/// Who did it, when an attempt of a job did.
+pub fn cause(attempt: &Attempt) -> Cause {
+    Cause::job(&attempt.kind, attempt.job_id.0, attempt.fence)
+}
+
+/// Enqueues the job of each delivery. Call it once per transaction, last: it takes the locks of the deliveries' groups,
+/// in the order of their keys.
+pub async fn announce(conn: &mut PgConnection, announced: Announced) -> Result<(), queue::Error> {
+    let mut pending = announced.0;
+    if pending.is_empty() {
+        return Ok(());
+    }
+    pending.sort_by(|one, other| one.group.cmp(&other.group));
+    let jobs: Vec<DeliverWebhook> = pending
+        .into_iter()
+        .map(|delivery| DeliverWebhook { delivery_id: delivery.id, group: delivery.group })
+        .collect();
+    queue::enqueue_many(conn, &jobs).await.map(drop)
+}
+
+/// Enqueues one job; for callers that do not care whether it was there already.
+pub(crate) async fn follow_with<J: Job>(conn: &mut PgConnection, job: &J) -> Result<Enqueued, queue::Error> {
+    queue::enqueue(conn, job).await
+}

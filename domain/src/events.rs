@@ -1,0 +1,76 @@
+//! What happened, in words for others. Webhooks, streams and logs read it; nothing in the system decides by it.
+//!
+//! The payload's bytes are frozen when the event is written, and every matching endpoint gets its delivery in the same
+//! statement, so an event without its deliveries cannot exist. Strict endpoints are locked first, in id order, before the
+//! event takes its number: their numbers then rise in the order of commit. For `per_key` endpoints the lock on the order's
+//! row does the same. The statement is the SQL function `record_event`, because a change of an order calls it too,
+//! within its own round trip.
+
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::ids::{DeliveryId, EndpointId, EventId, OrderId};
+
+/// An event to be.
+#[derive(Debug, Clone)]
+pub struct NewEvent<'a> {
+    /// Such as `payment.captured`.
+    pub kind: &'a str,
+    /// The order it is about, if it is about one.
+    pub order_id: Option<OrderId>,
+    /// What receivers get as `data`; the order's id is added to it.
+    pub data: Value,
+}
+
+/// Deliveries that exist as rows and still need their jobs.
+#[must_use = "deliveries without jobs would never be sent: pass it to jobs::announce"]
+#[derive(Debug, Clone, Default)]
+pub struct Announced(pub Vec<PendingDelivery>);
+
+impl Announced {
+    /// Both.
+    pub fn join(mut self, other: Announced) -> Announced {
+        self.0.extend(other.0);
+        self
+    }
+}
+
+/// One delivery that needs its job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingDelivery {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// What it waits in line with: `hook:{endpoint}:{ordering_key}`; nothing where order does not matter.
+    pub group: Option<String>,
+}
+
+impl PendingDelivery {
+    /// The delivery of that id, in the line its endpoint and ordering key name.
+    pub fn new(id: DeliveryId, endpoint: EndpointId, ordering_key: Option<&str>) -> PendingDelivery {
+        PendingDelivery { id, group: ordering_key.map(|key| format!("hook:{endpoint}:{key}")) }
+    }
+}
+
+/// Writes an event and one delivery for each endpoint that wants it.
+pub async fn record(conn: &mut PgConnection, event: NewEvent<'_>) -> Result<Announced, sqlx::Error> {
+    let NewEvent { kind, order_id, data } = event;
+    let deliveries = sqlx::query!(
+        r#"
+        select delivery_id as "delivery_id!: DeliveryId", endpoint_id as "endpoint_id!: EndpointId", ordering_key
+        from record_event($1, $2, $3, $4)
+        "#,
+        EventId::new().0,
+        kind,
+        order_id.map(|id| id.0) as Option<Uuid>,
+        data,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(Announced(
+        deliveries
+            .into_iter()
+            .map(|row| PendingDelivery::new(row.delivery_id, row.endpoint_id, row.ordering_key.as_deref()))
+            .collect(),
+    ))
+}

@@ -1,0 +1,202 @@
+//! The order's state machine, as tables. Pure: `store::change` asks it and writes.
+//!
+//! ```text
+//! order       pending → reserved → confirmed → closed
+//!               │          │           └→ cancelling → cancelled
+//!               ├→ rejected(reason)    reserved → expired | cancelled
+//! payment     none → authorizing → authorized → capturing → captured → refunding → refunded
+//!                        └ declined        └ voiding → voided        any *-ing ↔ unknown
+//! fulfilment  none → partial → shipped → delivered → (partial_)returned
+//! ```
+//!
+//! An order that needs a person is `on_hold`, from wherever it was; it remembers that place, and from there on may do
+//! whatever it might have done from it, or go back to it. The gateway's truth may be ahead of us, so the money may skip
+//! the *-ing steps; it never goes back from captured.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! axis {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+        #[serde(rename_all = "snake_case")]
+        #[sqlx(type_name = "text", rename_all = "snake_case")]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// All there are.
+            pub const ALL: &[$name] = &[$($name::$variant),*];
+
+            /// As rows and messages spell it.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<$name, String> {
+                $name::ALL.iter().copied().find(|one| one.as_str() == text).ok_or_else(|| {
+                    let all: Vec<_> = $name::ALL.iter().map(|one| one.as_str()).collect();
+                    format!("one of {}", all.join(", "))
+                })
+            }
+        }
+    };
+}
+
+axis! {
+    /// How far an order is.
+    Status {
+        /// Accepted; stock is being looked for.
+        Pending = "pending",
+        /// Stock is held until it expires.
+        Reserved = "reserved",
+        /// The payment is authorized.
+        Confirmed = "confirmed",
+        /// Everything has left.
+        Closed = "closed",
+        /// Refused: out of stock, or the payment was declined.
+        Rejected = "rejected",
+        /// Nobody confirmed it in time.
+        Expired = "expired",
+        /// Being cancelled: money and stock are on their way back.
+        Cancelling = "cancelling",
+        /// Cancelled: no money and no stock is held for it.
+        Cancelled = "cancelled",
+        /// A person must look.
+        OnHold = "on_hold",
+    }
+}
+
+axis! {
+    /// Where an order's money is.
+    PaymentStatus {
+        /// Not asked for.
+        None = "none",
+        /// Being asked for.
+        Authorizing = "authorizing",
+        /// Promised.
+        Authorized = "authorized",
+        /// Refused.
+        Declined = "declined",
+        /// Being taken.
+        Capturing = "capturing",
+        /// Taken.
+        Captured = "captured",
+        /// The promise is being given back.
+        Voiding = "voiding",
+        /// The promise was given back.
+        Voided = "voided",
+        /// Being paid back.
+        Refunding = "refunding",
+        /// Paid back.
+        Refunded = "refunded",
+        /// The gateway's answer was lost; being looked up.
+        Unknown = "unknown",
+    }
+}
+
+axis! {
+    /// Where an order's goods are.
+    FulfilmentStatus {
+        /// Nothing has left.
+        None = "none",
+        /// Something has left.
+        Partial = "partial",
+        /// Everything has left.
+        Shipped = "shipped",
+        /// Everything has arrived.
+        Delivered = "delivered",
+        /// Some came back.
+        PartialReturned = "partial_returned",
+        /// All came back.
+        Returned = "returned",
+    }
+}
+
+/// A change the state machine has no edge for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{axis} cannot go from {from} to {to}")]
+pub struct Illegal {
+    /// Which axis.
+    pub axis: &'static str,
+    /// From where.
+    pub from: &'static str,
+    /// To where.
+    pub to: &'static str,
+}
+
+impl Status {
+    /// Where it may go from here. What is held may go on from where it was held.
+    pub fn next(self, held_from: Option<Status>) -> &'static [Status] {
+        use Status::*;
+        match self {
+            Pending => &[Reserved, Rejected, Cancelling, Cancelled, OnHold],
+            Reserved => &[Confirmed, Rejected, Expired, Cancelling, Cancelled, OnHold],
+            Confirmed => &[Closed, Cancelling, OnHold],
+            Cancelling => &[Cancelled, OnHold],
+            OnHold => match held_from {
+                Some(Pending) => &[Pending, Reserved, Rejected, Cancelling, Cancelled],
+                Some(Reserved) => &[Reserved, Confirmed, Rejected, Expired, Cancelling, Cancelled],
+                Some(Confirmed) => &[Confirmed, Closed, Cancelling],
+                Some(Cancelling) => &[Cancelling, Cancelled],
+                _ => &[],
+            },
+            Closed | Rejected | Expired | Cancelled => &[],
+        }
+    }
+
+    /// Nothing more will happen by itself.
+    pub fn is_terminal(self) -> bool {
+        self.next(None).is_empty() && self != Status::OnHold
+    }
+}
+
+impl PaymentStatus {
+    /// Where it may go from here.
+    pub fn next(self) -> &'static [PaymentStatus] {
+        use PaymentStatus::*;
+        match self {
+            None => &[Authorizing],
+            Authorizing => &[Authorized, Declined, Voiding, Voided, Captured, Unknown],
+            Authorized => &[Capturing, Captured, Voiding, Voided, Unknown],
+            Capturing => &[Captured, Authorized, Voiding, Voided, Unknown],
+            Captured => &[Refunding, Refunded],
+            Voiding => &[Voided, Captured, Refunding, Unknown],
+            Refunding => &[Refunded, Captured, Unknown],
+            Unknown => &[
+                Authorizing, Authorized, Declined, Capturing, Captured, Voiding, Voided, Refunding, Refunded,
+            ],
+            Declined | Voided | Refunded => &[],
+        }
+    }
+
+    /// No money of the customer's is held or being moved.
+    pub fn is_settled(self) -> bool {
+        use PaymentStatus::*;
+        matches!(self, None | Declined | Voided | Refunded)
+    }
+}
+
+impl FulfilmentStatus {
+    /// Where it may go from here.
+    pub fn next(self) -> &'static [FulfilmentStatus] {
+        use FulfilmentStatus::*;
+        match self {
+            None => &[Partial, Shipped],
+            Partial => &[Shipped],
+            Shipped => &[Delivered, PartialReturned, Returned],
+            Delivered => &[PartialReturned, Returned],
+            PartialReturned => &[Returned],
+            Returned => &[],
+        }
+    }
+}
