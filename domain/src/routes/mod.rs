@@ -1,1 +1,274 @@
-//! routes.
+//! What leaves the warehouses, and in which van: shipments, vehicles, and the plan of each warehouse's day.
+//!
+//! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
+//! finds the routes, [`checker`] recomputes every number of them without trusting the solver, and [`store`] keeps
+//! shipments, vehicles, plans and routes. Everything but [`store`] is pure.
+//!
+//! The life of a shipment: `unplanned` → `planned` (it is a stop of one route) → `dispatched` (its van has left or is
+//! loaded) → `shipped`; or `cancelled` before that. A shipment its day cannot take moves to a later day; one that no
+//! van could ever take stays `unplanned` with the [`Reason`] in `unassigned`.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId};
+
+pub mod checker;
+pub mod distance;
+pub mod problem;
+pub mod solver;
+pub mod store;
+
+pub use distance::Haversine;
+pub use problem::{Load, Problem, Reason, Solution, Window};
+
+/// The most stops one plan may have. What exceeds it moves to a later day; the plan's cost grows with its square.
+pub const STOPS_PER_PLAN_MAX: usize = 300;
+/// The most shipments one plan moves to a later day; a following plan moves the rest.
+pub const MOVES_PER_PLAN_MAX: usize = 5_000;
+/// The most vehicles of one warehouse that a plan looks at.
+pub const VEHICLES_PER_PLAN_MAX: usize = 200;
+/// How many days ahead a shipment may be put off.
+pub const DAYS_AHEAD_MAX: i32 = 365;
+/// How long a stop takes, in seconds: parking, the door, a signature.
+pub const SERVICE_SECONDS: i32 = 300;
+/// Stops further than that from their warehouse, as the road goes, are out of range.
+pub const RANGE_METRES_MAX: u32 = 200_000;
+
+/// What leaves one warehouse for one order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Shipment {
+    /// Its id.
+    pub id: ShipmentId,
+    /// The order it belongs to.
+    pub order_id: OrderId,
+    /// Where it leaves from.
+    pub warehouse_id: WarehouseId,
+    /// `unplanned`, `planned`, `dispatched`, `shipped` or `cancelled`.
+    pub state: String,
+    /// The day it is delivered.
+    pub delivery_date: NaiveDate,
+    /// Where it goes.
+    pub lat: f64,
+    /// Where it goes.
+    pub lon: f64,
+    /// How heavy it is.
+    pub weight_grams: i64,
+    /// How big it is.
+    pub volume_cm3: i64,
+    /// From when it is taken in, in seconds after midnight.
+    pub window_start: i32,
+    /// Until when.
+    pub window_end: i32,
+    /// How long the stop takes.
+    pub service_seconds: i32,
+    /// Why it has no route, or why it was put off.
+    pub unassigned: Option<serde_json::Value>,
+    /// The route that takes it.
+    pub route_id: Option<RouteId>,
+    /// Raised by every change.
+    pub version: i32,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A van of one warehouse.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Vehicle {
+    /// Its id.
+    pub id: VehicleId,
+    /// Where it starts and ends its days.
+    pub warehouse_id: WarehouseId,
+    /// What it is and can do.
+    #[serde(flatten)]
+    pub spec: VehicleSpec,
+    /// Raised by every change.
+    pub version: i32,
+    /// When it joined.
+    pub created_at: DateTime<Utc>,
+    /// When it left the fleet.
+    pub retired_at: Option<DateTime<Utc>>,
+}
+
+/// What a van is and can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VehicleSpec {
+    /// What people call it: unique in its warehouse.
+    pub name: String,
+    /// How much weight it takes.
+    pub capacity_grams: i64,
+    /// How much volume it takes.
+    pub capacity_cm3: i64,
+    /// When it may leave, in seconds after midnight.
+    pub shift_start: i32,
+    /// When it must be back.
+    pub shift_end: i32,
+    /// How many stops it makes at most.
+    pub stops_max: i32,
+}
+
+impl VehicleSpec {
+    /// Refuses what the table would refuse, with the field and what it may be.
+    pub fn check(&self) -> Result<(), Error> {
+        const DAY: i32 = 24 * 60 * 60;
+        let refuse = |field, allowed| Err(Error::OutOfBounds { field, allowed });
+        if self.name.trim().is_empty() || self.name.len() > 100 {
+            return refuse("name", "from 1 to 100 characters");
+        }
+        if !(1..=1_000_000_000).contains(&self.capacity_grams) {
+            return refuse("capacity_grams", "from 1 to 1000000000");
+        }
+        if !(1..=1_000_000_000).contains(&self.capacity_cm3) {
+            return refuse("capacity_cm3", "from 1 to 1000000000");
+        }
+        if !(0..DAY).contains(&self.shift_start) {
+            return refuse("shift_start", "from 0 to 86399");
+        }
+        if self.shift_end <= self.shift_start || self.shift_end > DAY {
+            return refuse("shift_end", "after shift_start and at most 86400");
+        }
+        if !(1..=1_000).contains(&self.stops_max) {
+            return refuse("stops_max", "from 1 to 1000");
+        }
+        Ok(())
+    }
+}
+
+/// One van's day.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Route {
+    /// Its id.
+    pub id: RouteId,
+    /// The plan it is part of.
+    pub plan_id: PlanId,
+    /// The version of that plan: each is newer than the last of its warehouse and day.
+    pub plan_version: i32,
+    /// Where it starts and ends.
+    pub warehouse_id: WarehouseId,
+    /// The van.
+    pub vehicle_id: VehicleId,
+    /// The van's name.
+    pub vehicle_name: String,
+    /// The day.
+    pub date: NaiveDate,
+    /// `planned`, `dispatched` or `superseded`.
+    pub state: String,
+    /// When it leaves, in seconds after midnight.
+    pub departs_at: i32,
+    /// When it is back.
+    pub returns_at: i32,
+    /// How far it drives, there and back.
+    pub metres: i64,
+    /// What it carries when it leaves.
+    pub load_grams: i64,
+    /// What it carries when it leaves.
+    pub load_cm3: i64,
+    /// How many stops it makes.
+    pub stops: i64,
+    /// Which distances it was planned with.
+    pub distance_source: String,
+    /// When it was planned.
+    pub created_at: DateTime<Utc>,
+}
+
+/// One stop of a route.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RouteStop {
+    /// Its place in the route, from 1.
+    pub position: i32,
+    /// What is handed over.
+    pub shipment_id: ShipmentId,
+    /// Whose order that is.
+    pub order_id: OrderId,
+    /// The state of the shipment.
+    pub state: String,
+    /// Where it is.
+    pub lat: f64,
+    /// Where it is.
+    pub lon: f64,
+    /// From when it is taken in.
+    pub window_start: i32,
+    /// Until when.
+    pub window_end: i32,
+    /// When the van arrives, in seconds after midnight.
+    pub arrives_at: i32,
+    /// When the hand-over starts.
+    pub starts_at: i32,
+    /// When the van leaves again.
+    pub leaves_at: i32,
+    /// How far it is from the stop before, or from the warehouse.
+    pub metres_from_previous: i64,
+}
+
+/// Which routes to list; `None` is any.
+#[derive(Debug, Clone, Default)]
+pub struct RouteFilter {
+    /// Of this warehouse.
+    pub warehouse_id: Option<WarehouseId>,
+    /// Of this day.
+    pub date: Option<NaiveDate>,
+    /// In this state; without it all but superseded ones.
+    pub state: Option<String>,
+    /// The last one of the page before: newest come first.
+    pub before: Option<(DateTime<Utc>, RouteId)>,
+    /// How many.
+    pub limit: i64,
+}
+
+/// What a caller can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such warehouse, vehicle or route.
+    #[error("no such {0}")]
+    NotFound(&'static str),
+    /// A value the table would refuse.
+    #[error("{field} must be {allowed}")]
+    OutOfBounds {
+        /// Which field.
+        field: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// Another vehicle of the warehouse has that name.
+    #[error("the warehouse has another vehicle of that name")]
+    NameTaken,
+    /// Somebody changed it in between.
+    #[error("it is at version {current} by now")]
+    VersionChanged {
+        /// The version it has now.
+        current: i32,
+    },
+    /// What a vehicle can do does not change under its routes: retire it and add another.
+    #[error("the vehicle has routes: retire it and add another one")]
+    InUse,
+    /// Only a planned route can be dispatched.
+    #[error("the route is {state}, not planned")]
+    NotPlanned {
+        /// The state it is in.
+        state: String,
+    },
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vehicle_out_of_bounds_is_refused_by_field() {
+        let van = VehicleSpec {
+            name: "van 1".into(),
+            capacity_grams: 800_000,
+            capacity_cm3: 6_000_000,
+            shift_start: 7 * 3600,
+            shift_end: 19 * 3600,
+            stops_max: 60,
+        };
+        assert!(van.check().is_ok());
+        let late = VehicleSpec { shift_end: van.shift_start, ..van };
+        assert!(matches!(late.check(), Err(Error::OutOfBounds { field: "shift_end", .. })));
+    }
+}
