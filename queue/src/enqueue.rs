@@ -1,0 +1,135 @@
+//! A job exists if and only if the transaction that made it necessary commits.
+//!
+//! Every function here takes the caller's connection; `queue.enqueue` offers the same to any language.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::job::{Job, JobId};
+
+/// What became of a wish to enqueue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    /// The job, or the one that already had the unique key.
+    pub id: JobId,
+    /// Whether it is new.
+    pub is_new: bool,
+}
+
+/// Why a job could not be enqueued.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The payload cannot be written as JSON.
+    #[error("writing the payload of {kind}")]
+    Payload {
+        /// The kind of the job.
+        kind: &'static str,
+        /// What the serializer said.
+        source: serde_json::Error,
+    },
+    /// The database refused.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Enqueues a job that is due at once.
+pub async fn enqueue<J: Job>(conn: &mut PgConnection, job: &J) -> Result<Enqueued, Error> {
+    insert(conn, job, None, None).await
+}
+
+/// Enqueues a job that is due at that time.
+pub async fn enqueue_at<J: Job>(conn: &mut PgConnection, job: &J, run_at: DateTime<Utc>) -> Result<Enqueued, Error> {
+    insert(conn, job, Some(run_at), None).await
+}
+
+/// Enqueues a job that is due after that time, by the database's clock.
+pub async fn enqueue_after<J: Job>(conn: &mut PgConnection, job: &J, wait: Duration) -> Result<Enqueued, Error> {
+    insert(conn, job, None, Some(wait.as_secs_f64())).await
+}
+
+/// Enqueues many jobs of one kind in one statement; the answers are in the order of the jobs.
+///
+/// Group keys are locked in their own order, so that two bulk loads cannot wait for each other.
+pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result<Vec<Enqueued>, Error> {
+    let mut args = Vec::with_capacity(jobs.len());
+    let mut keys = Vec::with_capacity(jobs.len());
+    let mut scopes = Vec::with_capacity(jobs.len());
+    let mut groups = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        args.push(payload(job)?);
+        let unique = job.unique();
+        scopes.push(unique.as_ref().map_or("kept", |unique| unique.scope).to_owned());
+        keys.push(unique.map(|unique| unique.key));
+        groups.push(job.group());
+    }
+    let rows = sqlx::query!(
+        r#"select n.place as "place!", e.job_id as "id!", e.is_new as "is_new!"
+           from (
+               select * from unnest($1::jsonb[], $2::text[], $3::text[], $4::text[])
+                    with ordinality as u(args, key, scope, group_key, place)
+               order by group_key nulls first, place
+           ) n
+           cross join lateral queue.enqueue(
+               $5, $6, n.args, null, n.key, n.scope, n.group_key, $7, $8,
+               clock_timestamp() + make_interval(secs => $9), $10
+           ) e"#,
+        &args,
+        &keys as &[Option<String>],
+        &scopes,
+        &groups as &[Option<String>],
+        J::QUEUE,
+        J::KIND,
+        i32::from(J::PRIORITY),
+        J::RETRY.attempts_max,
+        J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+        i32::from(J::VERSION),
+    )
+    .fetch_all(conn)
+    .await?;
+
+    let mut answers: Vec<_> = rows.into_iter().map(|row| (row.place, Enqueued { id: JobId(row.id), is_new: row.is_new })).collect();
+    answers.sort_by_key(|(place, _)| *place);
+    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(answers.len() as u64);
+    Ok(answers.into_iter().map(|(_, enqueued)| enqueued).collect())
+}
+
+async fn insert<J: Job>(
+    conn: &mut PgConnection,
+    job: &J,
+    run_at: Option<DateTime<Utc>>,
+    wait_secs: Option<f64>,
+) -> Result<Enqueued, Error> {
+    let args = payload(job)?;
+    let unique = job.unique();
+    let row = sqlx::query!(
+        r#"select e.job_id as "id!", e.is_new as "is_new!"
+           from queue.enqueue(
+               $1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => $5)), $6, $7, $8, $9, $10,
+               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5, 0))) + make_interval(secs => $11), $12
+           ) e"#,
+        J::QUEUE,
+        J::KIND,
+        args,
+        run_at,
+        wait_secs,
+        unique.as_ref().map(|unique| unique.key.as_str()),
+        unique.as_ref().map_or("kept", |unique| unique.scope),
+        job.group(),
+        i32::from(J::PRIORITY),
+        J::RETRY.attempts_max,
+        J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+        i32::from(J::VERSION),
+    )
+    .fetch_one(conn)
+    .await?;
+    if row.is_new {
+        metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
+    }
+    Ok(Enqueued { id: JobId(row.id), is_new: row.is_new })
+}
+
+fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {
+    serde_json::to_value(job).map_err(|source| Error::Payload { kind: J::KIND, source })
+}

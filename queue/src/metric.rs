@@ -1,0 +1,39 @@
+//! Every state change has one counter; the rest are gauges, published by whoever asks.
+//!
+//! | metric | labels | counts |
+//! |---|---|---|
+//! | `queue_jobs_enqueued_total` | kind | jobs enqueued, committed or not |
+//! | `queue_jobs_claimed_total` | queue | claims |
+//! | `queue_jobs_completed_total` | kind | available or running → completed |
+//! | `queue_jobs_retried_total` | kind, class | failed attempts that are tried again |
+//! | `queue_jobs_snoozed_total` | kind | later, no attempt used |
+//! | `queue_jobs_throttled_total` | kind | told to wait, no attempt used |
+//! | `queue_jobs_discarded_total` | kind | never again |
+//! | `queue_jobs_buried_total` | kind, reason | dead letters |
+//! | `queue_jobs_returned_total` | kind | handed back: shutdown or trouble with the database, no attempt used |
+//! | `queue_jobs_rescued_total` | – | taken from lost workers |
+//! | `queue_kinds_paused_total` | kind | kinds that paused themselves |
+//! | `queue_fenced_writes_total` | kind | writes of stale workers that were refused |
+//! | `queue_workers_lost_total` | how | workers declared lost: killed or silent |
+//! | `queue_ticks_fired_total` | name | ticks of the timetable |
+//! | `queue_attempt_seconds` | kind | histogram of attempts |
+//! | `queue_depth` | queue, state | gauge |
+//! | `queue_oldest_due_seconds` | queue | gauge |
+
+pub(crate) const ENQUEUED: &str = "queue_jobs_enqueued_total";
+pub(crate) const CLAIMED: &str = "queue_jobs_claimed_total";
+pub(crate) const COMPLETED: &str = "queue_jobs_completed_total";
+pub(crate) const RETRIED: &str = "queue_jobs_retried_total";
+pub(crate) const SNOOZED: &str = "queue_jobs_snoozed_total";
+pub(crate) const THROTTLED: &str = "queue_jobs_throttled_total";
+pub(crate) const DISCARDED: &str = "queue_jobs_discarded_total";
+pub(crate) const BURIED: &str = "queue_jobs_buried_total";
+pub(crate) const RETURNED: &str = "queue_jobs_returned_total";
+pub(crate) const RESCUED: &str = "queue_jobs_rescued_total";
+pub(crate) const KINDS_PAUSED: &str = "queue_kinds_paused_total";
+pub(crate) const FENCED: &str = "queue_fenced_writes_total";
+pub(crate) const WORKERS_LOST: &str = "queue_workers_lost_total";
+pub(crate) const TICKS_FIRED: &str = "queue_ticks_fired_total";
+pub(crate) const ATTEMPT_SECONDS: &str = "queue_attempt_seconds";
+pub(crate) const DEPTH: &str = "queue_depth";
+pub(crate) const OLDEST_DUE_SECONDS: &str = "queue_oldest_due_seconds";
