@@ -1,1 +1,19 @@
-//! Work in progress.
+//! What tests stand on.
+//!
+//! 1. [`Database`] is a fresh, migrated database of the test's own, dropped with it.
+//! 2. [`build`] puts rows there that a test needs but is not about.
+//! 3. [`fast_forward`] moves time by moving rows; [`eventually`] waits for a condition with a deadline. No test sleeps.
+//! 4. [`server`] is where the databases live: a server named by a setting, or one shared private cluster.
+//!
+//! The tests of this crate hold what must be true of the whole tree (`tests/it/tidy.rs`).
+
+pub mod build;
+mod clock;
+mod database;
+pub mod server;
+mod wait;
+
+pub use build::{a_customer, a_product, a_vehicle, a_warehouse, an_order};
+pub use clock::fast_forward;
+pub use database::Database;
+pub use wait::{eventually, eventually_within};
