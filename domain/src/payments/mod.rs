@@ -15,11 +15,12 @@ use crate::{
     money::Cents,
 };
 
-pub use gateway::{Gateway, Unusable};
+pub use gateway::{Answer, Class, Gateway, Intent, IntentStatus, Refund, Reply, Unusable, classify};
 
 /// Where a payment stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum State {
     /// The authorization is asked for, or about to be.
     Authorizing,
@@ -46,8 +47,9 @@ pub enum State {
 }
 
 /// What is asked of the gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Op {
     /// Make the intent, unconfirmed: no money moves.
     Create,
@@ -62,8 +64,9 @@ pub enum Op {
 }
 
 /// What is known of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum AttemptState {
     /// Written down; if it was sent, no answer is recorded yet.
     Pending,
@@ -151,6 +154,20 @@ impl PaymentAttempt {
             AttemptState::Unknown => true,
             AttemptState::Succeeded | AttemptState::Declined | AttemptState::Failed => false,
         }
+    }
+}
+
+impl State {
+    /// True while something is asked of the gateway whose end is not recorded yet.
+    pub fn is_unsettled(self) -> bool {
+        use State::*;
+        matches!(self, Authorizing | Capturing | Voiding | Refunding | Unknown)
+    }
+
+    /// True when the customer's money is neither held nor taken, and will not be.
+    pub fn is_over(self) -> bool {
+        use State::*;
+        matches!(self, Declined | Failed | Voided | Refunded)
     }
 }
 
