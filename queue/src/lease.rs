@@ -1,9 +1,29 @@
 //! A worker proves that it lives.
+//!
+//! The heartbeat has its own thread, runtime and connection: neither busy handlers nor an exhausted pool can silence
+//! it. It beats several times a second, far more often than the lease needs, so that a killed worker is known by its
+//! missing session within two seconds (see [`crate::rescue`]). One row a worker covers all its jobs.
+//!
+//! When the row is gone, others may hold our jobs: the [`Registration`] is cancelled, which cancels its handlers, and
+//! the worker registers anew. When the thread itself dies, or the runtime it speaks for stands still for a whole lease,
+//! the process ends at once: a worker that cannot know whether it lives must not live.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Trouble;
+
+/// How often the heart beats, at most a third of the lease.
+const BEAT_EVERY: Duration = Duration::from_millis(400);
+
+/// How long one beat may take before its connection is given up.
+const BEAT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// One worker row, as its own process sees it.
 pub struct Registration {
@@ -17,6 +37,10 @@ pub struct Registration {
 }
 
 impl Registration {
+    fn new(id: i64, build: String, valid_until: Instant) -> Self {
+        Self { id, build, lost: CancellationToken::new(), valid_until: Mutex::new(valid_until) }
+    }
+
     /// How long the lease can still be trusted, by this machine's monotonic clock.
     pub fn time_left(&self) -> Duration {
         if self.lost.is_cancelled() {
@@ -24,5 +48,262 @@ impl Registration {
         }
         let until = *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.saturating_duration_since(Instant::now())
+    }
+
+    fn extend(&self, until: Instant) {
+        *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
+/// Who a worker says it is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its name, for people.
+    pub name: String,
+    /// The queues it serves.
+    pub pools: Vec<String>,
+    /// Its build.
+    pub build: String,
+    /// How long it is believed to live without a beat.
+    pub lease: Duration,
+}
+
+/// A registered worker whose heart beats; dropping it stops the heart but leaves the row.
+pub struct Heart {
+    current: watch::Receiver<Option<Arc<Registration>>>,
+    pulse: Arc<AtomicU64>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Heart {
+    /// Starts the thread; it registers as soon as the database answers.
+    pub fn start(identity: Identity, database: PgConnectOptions) -> std::io::Result<Self> {
+        let (sender, current) = watch::channel(None);
+        let pulse = Arc::new(AtomicU64::new(0));
+        let stop = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn({
+            let beats = Beats { identity, database, sender, pulse: Arc::clone(&pulse), stop: stop.clone() };
+            move || {
+                let _fail_stop = FailStop { stop: beats.stop.clone() };
+                runtime.block_on(beats.run());
+            }
+        })?;
+        Ok(Self { current, pulse, stop, thread: Some(thread) })
+    }
+
+    /// The registration in force, none while there is none yet.
+    pub fn registration(&self) -> watch::Receiver<Option<Arc<Registration>>> {
+        self.current.clone()
+    }
+
+    /// To be raised at least every few seconds by the runtime the heart speaks for, once it has been raised at all.
+    pub fn pulse(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// Stops the heart and removes the row; the jobs must have been handed back.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // Joining blocks, at most for one beat.
+            _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Ends the process when the heart stops unasked.
+struct FailStop {
+    stop: CancellationToken,
+}
+
+impl Drop for FailStop {
+    fn drop(&mut self) {
+        if !self.stop.is_cancelled() {
+            abort("the heartbeat thread died");
+        }
+    }
+}
+
+fn abort(why: &str) -> ! {
+    tracing::error!("{why}: ending the process");
+    std::process::abort()
+}
+
+struct Beats {
+    identity: Identity,
+    database: PgConnectOptions,
+    sender: watch::Sender<Option<Arc<Registration>>>,
+    pulse: Arc<AtomicU64>,
+    stop: CancellationToken,
+}
+
+impl Beats {
+    /// Beats until told to stop, over as many connections as it takes.
+    async fn run(self) {
+        let mut trouble = Trouble::default();
+        while !self.stop.is_cancelled() {
+            let Err(error) = self.live(&mut trouble).await else { continue };
+            let wait = trouble.next();
+            if trouble.is_first() {
+                tracing::warn!("the heartbeat lost its connection: {error}");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// One connection's life: register or prove that the row still stands, then beat.
+    async fn live(&self, trouble: &mut Trouble) -> sqlx::Result<()> {
+        let mut conn = in_time(PgConnection::connect_with(&self.database)).await?;
+        // A beat that a crash of the server forgets costs nothing; a claim that follows flushes the registration.
+        in_time(sqlx::query("set synchronous_commit = off").execute(&mut conn)).await?;
+        let mut registration = match self.current() {
+            Some(registration) if in_time(self.take_over(&mut conn, &registration)).await? => registration,
+            _ => self.register_anew(&mut conn).await?,
+        };
+        trouble.over();
+        let period = BEAT_EVERY.min(self.identity.lease / 3);
+        let mut watched = Watched::default();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                () = self.stop.cancelled() => {
+                    let gone = sqlx::query!("delete from queue.workers where id = $1", registration.id).execute(&mut conn);
+                    _ = in_time(gone).await;
+                    return conn.close().await;
+                }
+            }
+            watched.look(&self.pulse, self.identity.lease);
+            if !in_time(self.beat(&mut conn, &registration)).await? {
+                registration = self.register_anew(&mut conn).await?;
+            }
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Registration>> {
+        self.sender.borrow().clone()
+    }
+
+    /// Proves life once; false when the row is gone.
+    async fn beat(&self, conn: &mut PgConnection, registration: &Registration) -> sqlx::Result<bool> {
+        let sent = Instant::now();
+        let beaten = sqlx::query!(
+            "update queue.workers set beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
+             where id = $1",
+            registration.id,
+            self.identity.lease.as_secs_f64(),
+        )
+        .execute(conn)
+        .await?;
+        if beaten.rows_affected() == 0 {
+            return Ok(false);
+        }
+        registration.extend(sent + self.identity.lease);
+        Ok(true)
+    }
+
+    /// The same row under a new session; false when the row is gone.
+    async fn take_over(&self, conn: &mut PgConnection, registration: &Registration) -> sqlx::Result<bool> {
+        let sent = Instant::now();
+        let taken = sqlx::query!(
+            "update queue.workers w
+             set backend_pid = a.pid, backend_start = a.backend_start,
+                 beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
+             from pg_stat_get_activity(pg_backend_pid()) a
+             where w.id = $1",
+            registration.id,
+            self.identity.lease.as_secs_f64(),
+        )
+        .execute(conn)
+        .await?;
+        if taken.rows_affected() == 0 {
+            return Ok(false);
+        }
+        registration.extend(sent + self.identity.lease);
+        Ok(true)
+    }
+
+    /// A new row; the old registration, if any, is lost and its handlers with it.
+    async fn register_anew(&self, conn: &mut PgConnection) -> sqlx::Result<Arc<Registration>> {
+        if let Some(old) = self.current() {
+            if !old.lost.is_cancelled() {
+                tracing::warn!(worker.id = old.id, "others declared this worker lost: its jobs are cancelled");
+            }
+            old.lost.cancel();
+        }
+        let registration = Arc::new(in_time(register(conn, &self.identity)).await?);
+        tracing::info!(worker.id = registration.id, worker.name = self.identity.name, "registered");
+        self.sender.send_replace(Some(Arc::clone(&registration)));
+        Ok(registration)
+    }
+}
+
+/// Writes a worker's row for the session of this connection.
+pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Result<Registration> {
+    let sent = Instant::now();
+    let id = sqlx::query_scalar!(
+        r#"insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until)
+           select $1, $2, $3, $4, $5, a.pid, a.backend_start, clock_timestamp() + make_interval(secs => $6)
+           from pg_stat_get_activity(pg_backend_pid()) a
+           returning id"#,
+        identity.name,
+        &identity.pools,
+        identity.build,
+        hostname(),
+        i32::try_from(std::process::id()).unwrap_or(0),
+        identity.lease.as_secs_f64(),
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Registration::new(id, identity.build.clone(), sent + identity.lease))
+}
+
+/// Says that a worker is on its way out: it claims nothing more.
+pub async fn stopping(pool: &sqlx::PgPool, worker_id: i64) -> sqlx::Result<()> {
+    sqlx::query!("update queue.workers set stopping = true where id = $1", worker_id).execute(pool).await?;
+    Ok(())
+}
+
+/// Removes a worker's row.
+pub async fn deregister(conn: &mut PgConnection, worker_id: i64) -> sqlx::Result<()> {
+    sqlx::query!("delete from queue.workers where id = $1", worker_id).execute(conn).await?;
+    Ok(())
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+async fn in_time<T>(work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    tokio::time::timeout(BEAT_TIMEOUT, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
+/// Watches the pulse of the runtime that runs the handlers.
+#[derive(Default)]
+struct Watched {
+    pulse: u64,
+    since: Option<Instant>,
+}
+
+impl Watched {
+    /// A runtime that stands still for a whole lease is blocked: its handlers can be neither timed out nor cancelled.
+    fn look(&mut self, pulse: &AtomicU64, lease: Duration) {
+        let now = pulse.load(Ordering::Relaxed);
+        if now == 0 || now != self.pulse || self.since.is_none() {
+            self.pulse = now;
+            self.since = Some(Instant::now());
+        } else if self.since.is_some_and(|since| since.elapsed() > lease.max(Duration::from_secs(10))) {
+            abort("the runtime of the handlers stands still");
+        }
     }
 }
