@@ -331,6 +331,16 @@ begin
     returning d.id, d.endpoint_id, d.ordering_key;
 end $$;
 
+-- What every event of an order says about it.
+create function order_facts(o orders) returns jsonb
+language sql stable as $$
+    select jsonb_strip_nulls(jsonb_build_object(
+        'order_id', o.id, 'customer_id', o.customer_id, 'reference', o.reference, 'status', o.status,
+        'payment_status', o.payment_status, 'fulfilment_status', o.fulfilment_status, 'version', o.version,
+        'currency', o.currency, 'total_minor', o.total_minor, 'reason', o.reason,
+        'expires_at', o.expires_at, 'confirmed_at', o.confirmed_at, 'cancel_until', o.cancel_until))
+$$;
+
 -- What leaves one warehouse for one order.
 create table shipments (
     id uuid primary key,
@@ -385,6 +395,8 @@ create table route_plans (
     input_hash bytea not null,
     seed bigint not null,
     iterations bigint not null,
+    -- The search was stopped before its budget was used up: valid, and not to be repeated by seed and iterations.
+    truncated boolean not null default false,
     distance_source text not null,
     metres bigint not null,
     stops int not null,

@@ -1,8 +1,8 @@
 //! What leaves the warehouses, and in which van: shipments, vehicles, and the plan of each warehouse's day.
 //!
 //! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
-//! finds the routes, [`checker`] recomputes every number of them without trusting the solver, and [`store`] keeps
-//! shipments, vehicles, plans and routes. Everything but [`store`] is pure.
+//! finds the routes, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day from
+//! the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. The first four are pure.
 //!
 //! The life of a shipment: `unplanned` → `planned` (it is a stop of one route) → `dispatched` (its van has left or is
 //! loaded) → `shipped`; or `cancelled` before that. A shipment its day cannot take moves to a later day; one that no
@@ -15,6 +15,7 @@ use crate::ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId};
 
 pub mod checker;
 pub mod distance;
+pub mod plan;
 pub mod problem;
 pub mod solver;
 pub mod store;
@@ -248,6 +249,9 @@ pub enum Error {
         /// The state it is in.
         state: String,
     },
+    /// The checker found a plan wrong: a mistake of ours, and nothing was stored.
+    #[error("the plan is unsound: {0}")]
+    Unsound(String),
     /// The database.
     #[error(transparent)]
     Database(#[from] sqlx::Error),

@@ -85,7 +85,7 @@ pub struct Matrix {
 
 impl Matrix {
     /// What stands for "there is no way". Ways this long or longer are never driven.
-    pub const NO_WAY: u32 = 1 << 30;
+    pub const NO_WAY: u32 = 1 << 29;
 
     /// Asks for (metres, seconds) of every pair.
     pub fn from_fn(points: usize, mut way: impl FnMut(usize, usize) -> (u32, u32)) -> Matrix {

@@ -1,47 +1,359 @@
-//! Shipments, vehicles, plans and routes in the database.
+//! Shipments, vehicles and routes in the database; [`plan`](super::plan) writes them for a whole day at once.
+//!
+//! Locks are taken in this order, after the order's row: vehicles, shipments by id, routes by id, plans. A cancel, a
+//! dispatch and the publishing of a plan meet at the shipments: whoever has them first is seen whole by the other.
+//!
+//! A cancelled shipment's stop is taken out of its route at once, and the times and lengths of the rest are computed
+//! again from the distances the plan was made with. Ways are rounded up, so leaving out a stop never makes a route
+//! longer or later: what is left stays valid until the day is planned again.
 
-use chrono::NaiveDate;
-use serde_json::Value;
+use chrono::{DateTime, NaiveDate, Utc};
+use serde_json::{Value, json};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use super::{Error, Route, RouteFilter, RouteStop, Shipment, Vehicle, VehicleSpec};
+use super::{
+    DAYS_AHEAD_MAX, Error, RANGE_METRES_MAX, Route, RouteFilter, RouteStop, SERVICE_SECONDS, Shipment, Vehicle,
+    VehicleSpec, checker,
+    distance::{Haversine, Point},
+    problem::{self, Load, PlannedRoute, PlannedStop, Problem, Window},
+    solver,
+};
 use crate::{
     cause::Cause,
-    ids::{OrderId, RouteId, ShipmentId, VehicleId, WarehouseId},
+    ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId},
     orders::Order,
 };
 
 /// A warehouse and a day: what one plan is for.
 pub type Day = (WarehouseId, NaiveDate);
 
-/// Makes one shipment per warehouse that has stock of the order aside; returns the days to plan.
-pub async fn create_shipments(conn: &mut PgConnection, order: &Order, cause: &Cause) -> Result<Vec<Day>, sqlx::Error> {
-    let _ = (conn, order, cause);
-    todo!()
+/// Hand-overs before noon, for one half of the orders: from eight to one.
+const MORNING: Window = Window { start: 8 * 3600, end: 13 * 3600 };
+/// And after it, for the other half: from noon to six.
+const AFTERNOON: Window = Window { start: 12 * 3600, end: 18 * 3600 };
+
+/// Which half of the day an order is delivered in: by the last bit of its id, which is random.
+fn delivery_window(order: OrderId) -> Window {
+    if order.0.as_bytes()[15] & 1 == 0 { MORNING } else { AFTERNOON }
+}
+
+/// Makes one shipment per warehouse that has stock of the order aside, for tomorrow (UTC) or the first later day whose
+/// plan is not full; where the customer's place is unknown, it is handed over at the warehouse. Returns the days to
+/// plan. Run twice, it makes nothing new.
+pub async fn create_shipments(conn: &mut PgConnection, order: &Order, _cause: &Cause) -> Result<Vec<Day>, sqlx::Error> {
+    let parts = sqlx::query!(
+        r#"with aside as (
+               select r.warehouse_id, sum(r.qty * p.weight_grams)::bigint as grams, sum(r.qty * p.volume_cm3)::bigint as cm3
+               from order_lines l
+               join reservations r on r.order_line_id = l.id and r.state in ('held', 'committed')
+               join products p on p.id = r.product_id
+               where l.order_id = $1
+               group by r.warehouse_id
+           )
+           select a.warehouse_id, a.grams as "grams!", a.cm3 as "cm3!",
+                  case when c.lat is null or c.lon is null then w.lat else c.lat end as "lat!",
+                  case when c.lat is null or c.lon is null then w.lon else c.lon end as "lon!",
+                  (clock_timestamp() at time zone 'UTC')::date as "today!"
+           from aside a
+           join warehouses w on w.id = a.warehouse_id
+           join customers c on c.id = $2
+           order by a.warehouse_id"#,
+        order.id.0,
+        order.customer_id.0,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let window = delivery_window(order.id);
+    let mut days = Vec::new();
+    for part in parts {
+        let warehouse = WarehouseId(part.warehouse_id);
+        let date = first_open_day(conn, warehouse, part.today).await?;
+        let made = sqlx::query!(
+            r#"insert into shipments (id, order_id, warehouse_id, state, delivery_date, lat, lon, weight_grams, volume_cm3,
+                                      window_start, window_end, service_seconds)
+               values ($1, $2, $3, 'unplanned', $4, $5, $6, $7, $8, $9, $10, $11)
+               on conflict (order_id, warehouse_id) do nothing"#,
+            ShipmentId::new().0,
+            order.id.0,
+            warehouse.0,
+            date,
+            part.lat,
+            part.lon,
+            part.grams,
+            part.cm3,
+            window.start,
+            window.end,
+            SERVICE_SECONDS,
+        )
+        .execute(&mut *conn)
+        .await?;
+        if made.rows_affected() == 1 {
+            days.push((warehouse, date));
+        }
+    }
+    Ok(days)
+}
+
+/// The first day after the one given whose plan is not full.
+pub(super) async fn first_open_day(conn: &mut PgConnection, warehouse: WarehouseId, after: NaiveDate) -> Result<NaiveDate, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select coalesce(
+               (select ahead from generate_series(1, $3::int) ahead
+                where not exists (select from route_plans p
+                                  where p.warehouse_id = $1 and p.date = $2::date + ahead and p.active and p.is_full)
+                order by ahead limit 1),
+               $3
+           ) + $2::date as "day!""#,
+        warehouse.0,
+        after,
+        DAYS_AHEAD_MAX,
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Cancels what has not left yet of an order, takes it out of its routes, and returns the days to plan again.
-pub async fn cancel_shipments(conn: &mut PgConnection, order: OrderId, cause: &Cause) -> Result<Vec<Day>, sqlx::Error> {
-    let _ = (conn, order, cause);
-    todo!()
+pub async fn cancel_shipments(conn: &mut PgConnection, order: OrderId, _cause: &Cause) -> Result<Vec<Day>, sqlx::Error> {
+    let cancelled = sqlx::query!(
+        r#"with live as (
+               select id, state from shipments
+               where order_id = $1 and state in ('unplanned', 'planned', 'dispatched')
+               order by id for update
+           )
+           update shipments s
+           set state = 'cancelled', unassigned = null, version = s.version + 1, updated_at = clock_timestamp()
+           from live
+           where s.id = live.id
+           returning s.id, s.warehouse_id, s.delivery_date, live.state as "state_before!""#,
+        order.0,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let ids: Vec<Uuid> = cancelled.iter().map(|row| row.id).collect();
+    let routes = sqlx::query_scalar!(
+        r#"select r.id from routes r
+           where r.state <> 'superseded'
+             and r.id in (select route_id from route_stops where shipment_id = any($1) and active)
+           order by r.id for update"#,
+        &ids,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    sqlx::query!("update route_stops set active = false where shipment_id = any($1) and active", &ids)
+        .execute(&mut *conn)
+        .await?;
+    for route in routes {
+        shorten(conn, RouteId(route)).await?;
+    }
+    let mut days: Vec<Day> = cancelled
+        .iter()
+        .filter(|row| row.state_before == "planned")
+        .map(|row| (WarehouseId(row.warehouse_id), row.delivery_date))
+        .collect();
+    days.sort_unstable();
+    days.dedup();
+    Ok(days)
+}
+
+/// Computes a route again from the stops that are still active. The route is locked.
+async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error> {
+    let Some((problem, before)) = stored_route(conn, id).await? else { return Ok(()) };
+    let order: Vec<usize> = (0..problem.stops.len()).collect();
+    let after = if order.is_empty() {
+        PlannedRoute { returns_at: before.departs_at, metres: 0, load: Load::default(), ..before.clone() }
+    } else {
+        match solver::timetable(&problem, 0, &order) {
+            Some(after) => after,
+            None => {
+                tracing::warn!(route.id = %id, "a route with a stop less is not possible; it waits for its day's next plan");
+                return Ok(());
+            }
+        }
+    };
+    let positions: Vec<i32> = after.stops.iter().zip(1..).map(|(_, position)| position).collect();
+    let columns = StopColumns::of(&after.stops);
+    sqlx::query!(
+        r#"update route_stops s
+           set arrives_at = n.arrives_at, starts_at = n.starts_at, leaves_at = n.leaves_at, metres_from_previous = n.metres
+           from (select route_id, position, row_number() over (order by position) as place
+                 from route_stops where route_id = $1 and active) a
+           join unnest($2::int[], $3::int[], $4::int[], $5::int[], $6::bigint[])
+                as n (place, arrives_at, starts_at, leaves_at, metres) on n.place = a.place
+           where s.route_id = a.route_id and s.position = a.position"#,
+        id.0,
+        &positions,
+        &columns.arrives_at,
+        &columns.starts_at,
+        &columns.leaves_at,
+        &columns.metres,
+    )
+    .execute(&mut *conn)
+    .await?;
+    let plan = sqlx::query_scalar!(
+        r#"update routes
+           set departs_at = $2, returns_at = $3, metres = $4, load_grams = $5, load_cm3 = $6,
+               state = case when $7 and state = 'planned' then 'superseded' else state end
+           where id = $1
+           returning plan_id"#,
+        id.0,
+        after.departs_at,
+        after.returns_at,
+        after.metres,
+        after.load.grams,
+        after.load.cm3,
+        order.is_empty(),
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    sqlx::query!(
+        r#"update route_plans set metres = metres + $2, stops = greatest(stops - 1, 0) where id = $1"#,
+        plan,
+        after.metres - before.metres,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The stops' times, column by column.
+pub(super) struct StopColumns {
+    pub(super) arrives_at: Vec<i32>,
+    pub(super) starts_at: Vec<i32>,
+    pub(super) leaves_at: Vec<i32>,
+    pub(super) metres: Vec<i64>,
+}
+
+impl StopColumns {
+    pub(super) fn of<'a>(stops: impl IntoIterator<Item = &'a PlannedStop>) -> StopColumns {
+        let mut columns = StopColumns { arrives_at: vec![], starts_at: vec![], leaves_at: vec![], metres: vec![] };
+        for stop in stops {
+            columns.arrives_at.push(stop.arrives_at);
+            columns.starts_at.push(stop.starts_at);
+            columns.leaves_at.push(stop.leaves_at);
+            columns.metres.push(stop.metres_from_previous);
+        }
+        columns
+    }
+}
+
+/// A stored route as the checker wants it: a problem of its vehicle and its active stops, and what is stored of them.
+async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Problem, PlannedRoute)>, sqlx::Error> {
+    let Some(route) = sqlx::query!(
+        r#"select r.departs_at, r.returns_at, r.metres, r.load_grams, r.load_cm3, w.lat, w.lon, p.distance_source,
+                  v.capacity_grams, v.capacity_cm3, v.shift_start, v.shift_end, v.stops_max
+           from routes r
+           join route_plans p on p.id = r.plan_id
+           join warehouses w on w.id = r.warehouse_id
+           join vehicles v on v.id = r.vehicle_id
+           where r.id = $1"#,
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    else {
+        return Ok(None);
+    };
+    let rows = sqlx::query!(
+        r#"select s.lat, s.lon, s.weight_grams, s.volume_cm3, s.window_start, s.window_end, s.service_seconds,
+                  t.arrives_at, t.starts_at, t.leaves_at, t.metres_from_previous
+           from route_stops t
+           join shipments s on s.id = t.shipment_id
+           where t.route_id = $1 and t.active
+           order by t.position"#,
+        id.0,
+    )
+    .fetch_all(conn)
+    .await?;
+    let source: Haversine =
+        route.distance_source.parse().map_err(|unknown| sqlx::Error::Decode(Box::new(unknown)))?;
+    let depot = Point { lat: route.lat, lon: route.lon };
+    let points: Vec<Point> =
+        std::iter::once(depot).chain(rows.iter().map(|row| Point { lat: row.lat, lon: row.lon })).collect();
+    let problem = Problem {
+        stops: rows
+            .iter()
+            .map(|row| problem::Stop {
+                load: Load { grams: row.weight_grams, cm3: row.volume_cm3 },
+                window: Window { start: row.window_start, end: row.window_end },
+                service: row.service_seconds,
+                weight: 1,
+            })
+            .collect(),
+        vehicles: vec![problem::Vehicle {
+            capacity: Load { grams: route.capacity_grams, cm3: route.capacity_cm3 },
+            shift: Window { start: route.shift_start, end: route.shift_end },
+            stops_max: route.stops_max as usize,
+            available: true,
+        }],
+        matrix: source.matrix(&points),
+        range_metres: RANGE_METRES_MAX,
+        vehicle_cost: 0,
+    };
+    let stored = PlannedRoute {
+        vehicle: 0,
+        departs_at: route.departs_at,
+        returns_at: route.returns_at,
+        metres: route.metres,
+        load: Load { grams: route.load_grams, cm3: route.load_cm3 },
+        stops: rows
+            .iter()
+            .enumerate()
+            .map(|(stop, row)| PlannedStop {
+                stop,
+                arrives_at: row.arrives_at,
+                starts_at: row.starts_at,
+                leaves_at: row.leaves_at,
+                metres_from_previous: row.metres_from_previous,
+            })
+            .collect(),
+    };
+    Ok(Some((problem, stored)))
 }
 
 /// One shipment.
 pub async fn shipment(conn: &mut PgConnection, id: ShipmentId) -> Result<Option<Shipment>, sqlx::Error> {
-    let _ = (conn, id);
-    todo!()
+    sqlx::query_as!(
+        Shipment,
+        r#"select s.id as "id: _", s.order_id as "order_id: _", s.warehouse_id as "warehouse_id: _", s.state,
+                  s.delivery_date, s.lat, s.lon, s.weight_grams, s.volume_cm3, s.window_start, s.window_end,
+                  s.service_seconds, s.unassigned, t.route_id as "route_id?: RouteId", s.version, s.created_at
+           from shipments s
+           left join route_stops t on t.shipment_id = s.id and t.active
+           where s.id = $1"#,
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await
 }
 
 /// The shipments of an order, oldest first.
 pub async fn shipments_of_order(conn: &mut PgConnection, order: OrderId) -> Result<Vec<Shipment>, sqlx::Error> {
-    let _ = (conn, order);
-    todo!()
+    sqlx::query_as!(
+        Shipment,
+        r#"select s.id as "id: _", s.order_id as "order_id: _", s.warehouse_id as "warehouse_id: _", s.state,
+                  s.delivery_date, s.lat, s.lon, s.weight_grams, s.volume_cm3, s.window_start, s.window_end,
+                  s.service_seconds, s.unassigned, t.route_id as "route_id?: RouteId", s.version, s.created_at
+           from shipments s
+           left join route_stops t on t.shipment_id = s.id and t.active
+           where s.order_id = $1
+           order by s.created_at, s.id"#,
+        order.0,
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// Notes that a dispatched shipment has left; false when it was not `dispatched`, and nothing is written.
-pub async fn mark_shipped(conn: &mut PgConnection, id: ShipmentId, cause: &Cause) -> Result<bool, sqlx::Error> {
-    let _ = (conn, id, cause);
-    todo!()
+pub async fn mark_shipped(conn: &mut PgConnection, id: ShipmentId, _cause: &Cause) -> Result<bool, sqlx::Error> {
+    let marked = sqlx::query!(
+        r#"update shipments set state = 'shipped', version = version + 1, updated_at = clock_timestamp()
+           where id = $1 and state = 'dispatched'"#,
+        id.0,
+    )
+    .execute(conn)
+    .await?;
+    Ok(marked.rows_affected() == 1)
 }
 
 /// Adds a vehicle to a warehouse; shipments that no vehicle could take are tried again.
@@ -50,8 +362,51 @@ pub async fn create_vehicle(
     warehouse: WarehouseId,
     spec: &VehicleSpec,
 ) -> Result<Vehicle, Error> {
-    let _ = (conn, warehouse, spec);
-    todo!()
+    spec.check()?;
+    let id = VehicleId::new();
+    sqlx::query!(
+        r#"insert into vehicles (id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max)
+           values ($1, $2, $3, $4, $5, $6, $7, $8)"#,
+        id.0,
+        warehouse.0,
+        spec.name,
+        spec.capacity_grams,
+        spec.capacity_cm3,
+        spec.shift_start,
+        spec.shift_end,
+        spec.stops_max,
+    )
+    .execute(&mut *conn)
+    .await
+    .map_err(on_constraint)?;
+    try_again(conn, warehouse).await?;
+    vehicle(conn, id).await?.ok_or(Error::NotFound("vehicle"))
+}
+
+fn on_constraint(error: sqlx::Error) -> Error {
+    match error.as_database_error().and_then(|database| database.constraint()) {
+        Some("vehicles_warehouse_id_name_key") => Error::NameTaken,
+        Some("vehicles_warehouse_id_fkey") => Error::NotFound("warehouse"),
+        _ => Error::Database(error),
+    }
+}
+
+/// The fleet can do more than before: shipments it could never take are looked at again.
+async fn try_again(conn: &mut PgConnection, warehouse: WarehouseId) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"with waiting as (
+               select id from shipments
+               where warehouse_id = $1 and state = 'unplanned' and unassigned is not null
+               order by id for update
+           )
+           update shipments s set unassigned = null, version = s.version + 1, updated_at = clock_timestamp()
+           from waiting
+           where s.id = waiting.id"#,
+        warehouse.0,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Changes a vehicle, if it still has the version given. Only its name may change once it has routes.
@@ -61,65 +416,381 @@ pub async fn update_vehicle(
     spec: &VehicleSpec,
     version: Option<i32>,
 ) -> Result<Vehicle, Error> {
-    let _ = (conn, id, spec, version);
-    todo!()
+    spec.check()?;
+    let before = locked_vehicle(conn, id).await?;
+    if version.is_some_and(|version| version != before.version) {
+        return Err(Error::VersionChanged { current: before.version });
+    }
+    let renamed = VehicleSpec { name: spec.name.clone(), ..before.spec.clone() };
+    if *spec != renamed {
+        let is_used = sqlx::query_scalar!(
+            r#"select exists (select from routes where vehicle_id = $1 and state <> 'superseded') as "is_used!""#,
+            id.0,
+        )
+        .fetch_one(&mut *conn)
+        .await?;
+        if is_used {
+            return Err(Error::InUse);
+        }
+    }
+    sqlx::query!(
+        r#"update vehicles set name = $2, capacity_grams = $3, capacity_cm3 = $4, shift_start = $5, shift_end = $6,
+                               stops_max = $7, version = version + 1
+           where id = $1"#,
+        id.0,
+        spec.name,
+        spec.capacity_grams,
+        spec.capacity_cm3,
+        spec.shift_start,
+        spec.shift_end,
+        spec.stops_max,
+    )
+    .execute(&mut *conn)
+    .await
+    .map_err(on_constraint)?;
+    try_again(conn, before.warehouse_id).await?;
+    vehicle(conn, id).await?.ok_or(Error::NotFound("vehicle"))
+}
+
+async fn locked_vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<Vehicle, Error> {
+    let is_there = sqlx::query_scalar!("select id from vehicles where id = $1 and retired_at is null for update", id.0)
+        .fetch_optional(&mut *conn)
+        .await?;
+    match is_there {
+        Some(_) => vehicle(conn, id).await?.ok_or(Error::NotFound("vehicle")),
+        None => Err(Error::NotFound("vehicle")),
+    }
 }
 
 /// Takes a vehicle out of the fleet; returns the days whose plans counted on it.
 pub async fn retire_vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<(Vehicle, Vec<Day>), Error> {
-    let _ = (conn, id);
-    todo!()
+    locked_vehicle(conn, id).await?;
+    sqlx::query!("update vehicles set retired_at = clock_timestamp(), version = version + 1 where id = $1", id.0)
+        .execute(&mut *conn)
+        .await?;
+    let days = sqlx::query!(
+        r#"select warehouse_id, date from routes
+           where vehicle_id = $1 and state = 'planned' and date >= (clock_timestamp() at time zone 'UTC')::date
+           order by date"#,
+        id.0,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let vehicle = vehicle(conn, id).await?.ok_or(Error::NotFound("vehicle"))?;
+    Ok((vehicle, days.into_iter().map(|day| (WarehouseId(day.warehouse_id), day.date)).collect()))
 }
 
-/// One vehicle.
+struct VehicleRow {
+    id: Uuid,
+    warehouse_id: Uuid,
+    name: String,
+    capacity_grams: i64,
+    capacity_cm3: i64,
+    shift_start: i32,
+    shift_end: i32,
+    stops_max: i32,
+    version: i32,
+    created_at: DateTime<Utc>,
+    retired_at: Option<DateTime<Utc>>,
+}
+
+impl From<VehicleRow> for Vehicle {
+    fn from(row: VehicleRow) -> Vehicle {
+        Vehicle {
+            id: VehicleId(row.id),
+            warehouse_id: WarehouseId(row.warehouse_id),
+            spec: VehicleSpec {
+                name: row.name,
+                capacity_grams: row.capacity_grams,
+                capacity_cm3: row.capacity_cm3,
+                shift_start: row.shift_start,
+                shift_end: row.shift_end,
+                stops_max: row.stops_max,
+            },
+            version: row.version,
+            created_at: row.created_at,
+            retired_at: row.retired_at,
+        }
+    }
+}
+
+/// One vehicle, retired or not.
 pub async fn vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<Option<Vehicle>, sqlx::Error> {
-    let _ = (conn, id);
-    todo!()
+    let row = sqlx::query_as!(
+        VehicleRow,
+        r#"select id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max, version,
+                  created_at, retired_at
+           from vehicles where id = $1"#,
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(Vehicle::from))
 }
 
-/// The vehicles of a warehouse, or all, by id, after the one given.
+/// The vehicles of a warehouse, or all, by id, after the one given; retired ones are left out.
 pub async fn vehicles(
     conn: &mut PgConnection,
     warehouse: Option<WarehouseId>,
     after: Option<VehicleId>,
     limit: i64,
 ) -> Result<Vec<Vehicle>, sqlx::Error> {
-    let _ = (conn, warehouse, after, limit);
-    todo!()
+    let rows = sqlx::query_as!(
+        VehicleRow,
+        r#"select id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max, version,
+                  created_at, retired_at
+           from vehicles
+           where retired_at is null and ($1::uuid is null or warehouse_id = $1) and ($2::uuid is null or id > $2)
+           order by id
+           limit $3"#,
+        warehouse.map(|id| id.0),
+        after.map(|id| id.0),
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(Vehicle::from).collect())
 }
 
 /// Routes, newest first.
 pub async fn routes(conn: &mut PgConnection, filter: &RouteFilter) -> Result<Vec<Route>, sqlx::Error> {
-    let _ = (conn, filter);
-    todo!()
+    let (before_at, before_id) = filter.before.map(|(at, id)| (at, id.0)).unzip();
+    sqlx::query_as!(
+        Route,
+        r#"select r.id as "id: _", r.plan_id as "plan_id: _", p.version as plan_version, r.warehouse_id as "warehouse_id: _",
+                  r.vehicle_id as "vehicle_id: _", v.name as vehicle_name, r.date, r.state, r.departs_at, r.returns_at,
+                  r.metres, r.load_grams, r.load_cm3,
+                  (select count(*) from route_stops t where t.route_id = r.id and (t.active or r.state = 'superseded')) as "stops!",
+                  p.distance_source, r.created_at
+           from routes r
+           join route_plans p on p.id = r.plan_id
+           join vehicles v on v.id = r.vehicle_id
+           where ($1::uuid is null or r.warehouse_id = $1)
+             and ($2::date is null or r.date = $2)
+             and (r.state = $3 or ($3 is null and r.state <> 'superseded'))
+             and ($4::timestamptz is null or (r.created_at, r.id) < ($4, $5))
+           order by r.created_at desc, r.id desc
+           limit $6"#,
+        filter.warehouse_id.map(|id| id.0),
+        filter.date,
+        filter.state,
+        before_at,
+        before_id,
+        filter.limit,
+    )
+    .fetch_all(conn)
+    .await
 }
 
-/// One route and its stops in order.
+/// One route and its stops in order; a superseded route shows those it had.
 pub async fn route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Route, Vec<RouteStop>)>, sqlx::Error> {
-    let _ = (conn, id);
-    todo!()
+    let route = sqlx::query_as!(
+        Route,
+        r#"select r.id as "id: _", r.plan_id as "plan_id: _", p.version as plan_version, r.warehouse_id as "warehouse_id: _",
+                  r.vehicle_id as "vehicle_id: _", v.name as vehicle_name, r.date, r.state, r.departs_at, r.returns_at,
+                  r.metres, r.load_grams, r.load_cm3,
+                  (select count(*) from route_stops t where t.route_id = r.id and (t.active or r.state = 'superseded')) as "stops!",
+                  p.distance_source, r.created_at
+           from routes r
+           join route_plans p on p.id = r.plan_id
+           join vehicles v on v.id = r.vehicle_id
+           where r.id = $1"#,
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    match route {
+        Some(route) => Ok(Some((route, route_stops(conn, id).await?))),
+        None => Ok(None),
+    }
 }
+
+async fn route_stops(conn: &mut PgConnection, id: RouteId) -> Result<Vec<RouteStop>, sqlx::Error> {
+    sqlx::query_as!(
+        RouteStop,
+        r#"select t.position, t.shipment_id as "shipment_id: _", s.order_id as "order_id: _", s.state, s.lat, s.lon,
+                  s.window_start, s.window_end, t.arrives_at, t.starts_at, t.leaves_at, t.metres_from_previous
+           from route_stops t
+           join routes r on r.id = t.route_id
+           join shipments s on s.id = t.shipment_id
+           where t.route_id = $1 and (t.active or r.state = 'superseded')
+           order by t.position"#,
+        id.0,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// The colours of a day's routes, told apart by most eyes; a thirteenth route starts again.
+const COLOURS: [&str; 12] = [
+    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
+    "#003f5c", "#ffa600",
+];
+/// The most routes drawn at once.
+const ROUTES_DRAWN_MAX: i64 = 200;
 
 /// A warehouse's day as a GeoJSON feature collection: a line per route, a point per stop, one for the warehouse.
 pub async fn day_geojson(conn: &mut PgConnection, warehouse: WarehouseId, date: NaiveDate) -> Result<Value, sqlx::Error> {
-    let _ = (conn, warehouse, date);
-    todo!()
+    let filter = RouteFilter {
+        warehouse_id: Some(warehouse),
+        date: Some(date),
+        limit: ROUTES_DRAWN_MAX,
+        ..RouteFilter::default()
+    };
+    let mut routes = routes(conn, &filter).await?;
+    routes.sort_by(|one, other| one.vehicle_name.cmp(&other.vehicle_name));
+    geojson(conn, warehouse, routes).await
 }
 
 /// One route as a GeoJSON feature collection.
 pub async fn route_geojson(conn: &mut PgConnection, id: RouteId) -> Result<Option<Value>, sqlx::Error> {
-    let _ = (conn, id);
-    todo!()
+    match route(conn, id).await? {
+        Some((route, _)) => Ok(Some(geojson(conn, route.warehouse_id, vec![route]).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn geojson(conn: &mut PgConnection, warehouse: WarehouseId, routes: Vec<Route>) -> Result<Value, sqlx::Error> {
+    let point = |lat: f64, lon: f64| json!([lon, lat]);
+    let feature = |kind: &str, coordinates: Value, properties: Value| {
+        json!({"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties})
+    };
+    let Some(depot) = sqlx::query!("select lat, lon, code, name from warehouses where id = $1", warehouse.0)
+        .fetch_optional(&mut *conn)
+        .await?
+    else {
+        return Ok(json!({"type": "FeatureCollection", "features": []}));
+    };
+    let depot_properties = json!({"kind": "warehouse", "code": depot.code, "name": depot.name});
+    let mut features = vec![feature("Point", point(depot.lat, depot.lon), depot_properties)];
+    for (route, colour) in routes.iter().zip(COLOURS.iter().cycle()) {
+        let stops = route_stops(conn, route.id).await?;
+        let mut line = vec![point(depot.lat, depot.lon)];
+        line.extend(stops.iter().map(|stop| point(stop.lat, stop.lon)));
+        line.push(point(depot.lat, depot.lon));
+        let properties = json!({
+            "kind": "route", "route_id": route.id, "vehicle": route.vehicle_name, "state": route.state, "colour": colour,
+            "km": route.metres as f64 / 1000.0, "minutes": (route.returns_at - route.departs_at) / 60,
+            "stops": route.stops, "load_grams": route.load_grams, "load_cm3": route.load_cm3,
+            "departs_at": clock(route.departs_at), "returns_at": clock(route.returns_at),
+        });
+        features.push(feature("LineString", Value::Array(line), properties));
+        for (stop, seq) in stops.iter().zip(1..) {
+            let properties = json!({
+                "kind": "stop", "route_id": route.id, "vehicle": route.vehicle_name, "colour": colour, "seq": seq,
+                "shipment_id": stop.shipment_id, "order_id": stop.order_id, "state": stop.state,
+                "eta": clock(stop.starts_at), "window": [clock(stop.window_start), clock(stop.window_end)],
+            });
+            features.push(feature("Point", point(stop.lat, stop.lon), properties));
+        }
+    }
+    Ok(json!({"type": "FeatureCollection", "features": features}))
+}
+
+/// Seconds after midnight as people read them.
+fn clock(seconds: i32) -> String {
+    format!("{:02}:{:02}", seconds / 3600, seconds / 60 % 60)
 }
 
 /// Sends a planned route on its way; returns the shipments it carries, each to be shipped.
-pub async fn dispatch_route(conn: &mut PgConnection, id: RouteId, cause: &Cause) -> Result<Vec<ShipmentId>, Error> {
-    let _ = (conn, id, cause);
-    todo!()
+pub async fn dispatch_route(conn: &mut PgConnection, id: RouteId, _cause: &Cause) -> Result<Vec<ShipmentId>, Error> {
+    // Shipments before routes, as everybody: so nothing of this route changes from here on.
+    sqlx::query!(
+        r#"select id from shipments
+           where id in (select shipment_id from route_stops where route_id = $1 and active)
+           order by id for update"#,
+        id.0,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let state = sqlx::query_scalar!("select state from routes where id = $1 for update", id.0)
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or(Error::NotFound("route"))?;
+    if state != "planned" {
+        return Err(Error::NotPlanned { state });
+    }
+    sqlx::query!("update routes set state = 'dispatched' where id = $1", id.0).execute(&mut *conn).await?;
+    let mut shipments = sqlx::query_scalar!(
+        r#"update shipments s
+           set state = 'dispatched', version = version + 1, updated_at = clock_timestamp()
+           from route_stops t
+           where t.route_id = $1 and t.active and s.id = t.shipment_id and s.state = 'planned'
+           returning s.id as "id: ShipmentId""#,
+        id.0,
+    )
+    .fetch_all(conn)
+    .await?;
+    shipments.sort_unstable();
+    Ok(shipments)
 }
 
-/// What is wrong with the routes as stored (R1 to R5), one line each; empty when all is well.
-pub async fn audit(conn: &mut PgConnection) -> Result<Vec<String>, Error> {
-    let _ = conn;
-    todo!()
+/// What is wrong with the routes as stored (R1 to R5), one line each; empty when all is well. Call it in a
+/// `repeatable read` transaction when the fleet runs, so that it sees one moment.
+pub async fn audit(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    let mut wrong = sqlx::query_scalar!(
+        r#"select 'R1 shipment ' || s.id || ' has ' || count(*) || ' active routes' as "line!"
+           from shipments s
+           join route_stops t on t.shipment_id = s.id and t.active
+           join routes r on r.id = t.route_id and r.state <> 'superseded'
+           group by s.id having count(*) > 1
+           union all
+           select 'R4 shipment ' || s.id || ' is ' || s.state || ' and on no route'
+           from shipments s
+           where s.state in ('planned', 'dispatched')
+             and not exists (select from route_stops t join routes r on r.id = t.route_id and r.state <> 'superseded'
+                             where t.shipment_id = s.id and t.active)
+           union all
+           select 'R4 shipment ' || s.id || ' is ' || s.state || ' and still a stop of route ' || r.id
+           from route_stops t
+           join routes r on r.id = t.route_id
+           join shipments s on s.id = t.shipment_id
+           where t.active
+             and (r.state = 'superseded' or s.state in ('unplanned', 'cancelled')
+                  or s.warehouse_id <> r.warehouse_id or s.delivery_date <> r.date)"#,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let ids = sqlx::query_scalar!(
+        r#"select r.id as "id: RouteId" from routes r
+           where r.state <> 'superseded' and exists (select from route_stops t where t.route_id = r.id and t.active)
+           order by r.id"#,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    for id in ids {
+        if let Some((problem, stored)) = stored_route(conn, id).await? {
+            let violations = checker::check_route(&problem, &stored);
+            wrong.extend(violations.iter().map(|violation| format!("{} route {id}: {}", violation.rule, violation.what)));
+        }
+    }
+    Ok(wrong)
+}
+
+/// The plan of a warehouse's day that counts, and its version.
+pub async fn active_plan(conn: &mut PgConnection, warehouse: WarehouseId, date: NaiveDate) -> Result<Option<(PlanId, i32)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select id as "id: PlanId", version from route_plans where warehouse_id = $1 and date = $2 and active"#,
+        warehouse.0,
+        date,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.id, row.version)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_orders_come_in_the_morning() {
+        let mornings = (0..1000).filter(|_| delivery_window(OrderId::new()) == MORNING).count();
+        assert!((400..600).contains(&mornings), "{mornings} of 1000");
+    }
+
+    #[test]
+    fn a_time_of_day_reads_as_people_write_it() {
+        assert_eq!(clock(8 * 3600 + 5 * 60 + 59), "08:05");
+    }
 }
