@@ -9,6 +9,8 @@ pub mod capture_payment;
 pub mod deliver_webhook;
 pub mod expire_reservations;
 pub mod intake;
+pub mod plan_due_routes;
+pub mod plan_routes;
 pub mod prune_finished_jobs;
 pub mod prune_idempotency_keys;
 pub mod prune_unique_keys;
@@ -24,6 +26,8 @@ pub use authorize_payment::AuthorizePayment;
 pub use capture_payment::CapturePayment;
 pub use deliver_webhook::DeliverWebhook;
 pub use expire_reservations::ExpireReservations;
+pub use plan_due_routes::PlanDueRoutes;
+pub use plan_routes::PlanRoutes;
 pub use prune_finished_jobs::PruneFinishedJobs;
 pub use prune_idempotency_keys::PruneIdempotencyKeys;
 pub use prune_unique_keys::PruneUniqueKeys;
@@ -46,6 +50,8 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<CapturePayment>()
         .with::<DeliverWebhook>()
         .with::<ExpireReservations>()
+        .with::<PlanDueRoutes>()
+        .with::<PlanRoutes>()
         .with::<PruneFinishedJobs>()
         .with::<PruneIdempotencyKeys>()
         .with::<PruneUniqueKeys>()

@@ -4,5 +4,5 @@ use queue::schedule::Entry;
 
 /// All that the clock starts.
 pub fn timetable() -> Vec<Entry> {
-    Vec::new()
+    vec![Entry::new("plan_due_routes", "* * * * *", &crate::PlanDueRoutes {})]
 }

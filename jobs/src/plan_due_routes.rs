@@ -1,0 +1,42 @@
+//! Asks for a plan of every day that has shipments waiting for one and no job to make it: what a bucket missed, what
+//! became possible again, and days that are over. Running it twice is safe: it only asks, and asking twice is asking
+//! once. It comes to rest: every plan places a shipment, moves it to a later day or settles it as impossible.
+
+use std::collections::HashSet;
+
+use domain::Services;
+use domain::routes::{plan, store::Day};
+use queue::{Attempt, Job, Outcome};
+use serde::{Deserialize, Serialize};
+
+use crate::plan_routes;
+
+/// The most days asked for at once; the next minute asks for the rest.
+const DAYS_MAX: i64 = 200;
+
+/// Asks for a plan of every day that waits for one.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PlanDueRoutes {}
+
+impl Job for PlanDueRoutes {
+    type Services = Services;
+    const KIND: &'static str = "plan_due_routes";
+    const QUEUE: &'static str = "maintenance";
+
+    async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
+        let mut effects = attempt.begin().await?;
+        let due = plan::days_due(&mut effects, DAYS_MAX).await?;
+        let groups: Vec<String> = due.iter().map(|day| plan_routes::group(*day)).collect();
+        let live: HashSet<String> = sqlx::query_scalar!(
+            r#"select distinct group_key as "group_key!" from queue.jobs where group_key = any($1)"#,
+            &groups,
+        )
+        .fetch_all(&mut *effects)
+        .await?
+        .into_iter()
+        .collect();
+        let missed: Vec<Day> = due.into_iter().filter(|day| !live.contains(&plan_routes::group(*day))).collect();
+        plan_routes::request(&mut effects, &missed).await?;
+        effects.done().await
+    }
+}
