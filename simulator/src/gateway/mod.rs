@@ -1,0 +1,152 @@
+//! A payment gateway that speaks Stripe's wire format: form-encoded in, JSON out.
+//!
+//! What it promises beyond Stripe's own test mode: one line in its own ledger for each executed operation, on the disk
+//! before the answer leaves; and the two answers no other simulator gives, the one that is lost after the operation was
+//! executed and the 500 that stays under its key.
+//!
+//! | endpoint | |
+//! |---|---|
+//! | `POST /v1/payment_intents` | create, with `confirm=true` also authorise |
+//! | `GET /v1/payment_intents`, `/search`, `/{id}` | list, find by metadata or status, one |
+//! | `POST /v1/payment_intents/{id}/confirm`, `/capture`, `/cancel` | authorise, take, give back |
+//! | `POST /v1/refunds`, `GET /v1/refunds`, `/{id}` | refund, list, one |
+//! | `GET /v1/charges`, `/{id}` | list, one |
+//! | `GET /livez` | 200, without a key |
+//!
+//! | payment method | what it does |
+//! |---|---|
+//! | `pm_card_visa`, `_visa_debit`, `_mastercard`, `_amex`, `_discover` | works |
+//! | `pm_card_chargeDeclined`, `…InsufficientFunds`, `…LostCard`, `…StolenCard`, `…ExpiredCard`, `…IncorrectCvc`, `…ProcessingError` | 402 at confirm |
+//! | `pm_card_slow` | confirm is executed at once and answered after two seconds |
+//! | `pm_card_answer_lost` | confirm is executed, then the connection is dropped; the key replays the answer |
+//! | `pm_card_error_stored` | confirm isn't executed, 500 stays under the key; another key then works (once for each intent) |
+//! | `pm_card_capture_answer_lost` | capture is executed, then the connection is dropped; the key replays the answer |
+//! | `pm_card_capture_declined` | 402 at capture; the intent stays capturable |
+//!
+//! Idempotency keys are scoped to key and path and kept for 24 hours, also over a restart. Kept are the answers of
+//! operations that were executed, whatever came of them, and stored errors; not kept are refusals before execution:
+//! wrong parameters, an unknown id, a key in use. Different from Stripe on purpose: there is no smallest amount, a
+//! search sees everything at once, and a payment method keeps its name instead of being copied.
+//!
+//! In reading order: `requests` (endpoints and parameters), `intents` (the rules), `book` (memory and journals),
+//! `http` (keys, headers, faults), with `form`, `error` and `methods` below them.
+
+mod book;
+mod error;
+mod form;
+mod http;
+mod intents;
+mod methods;
+mod requests;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::journal;
+use crate::listener::Cuttable;
+
+pub use methods::TEST_METHODS;
+
+/// How the gateway runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Port on 127.0.0.1; 0 is any free one.
+    pub port: u16,
+    /// The ledger's file; it is created when it isn't there.
+    pub ledger: PathBuf,
+    /// Makes the ids of a new ledger repeatable; 0 makes them random.
+    pub seed: u64,
+}
+
+/// Runs the gateway until `shutdown`, or until its ledger can't be written any more.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let running = start(config).await?;
+    tracing::info!(addr = %running.addr, "the gateway simulator is listening");
+    let stop = running.stop.clone();
+    let mut ended = pin!(running.ended());
+    tokio::select! {
+        result = &mut ended => result,
+        () = shutdown => {
+            stop.cancel();
+            ended.await
+        }
+    }
+}
+
+/// Starts the gateway in the background.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let listener = Cuttable::bind(config.port).await?;
+    let addr = listener.addr()?;
+    let path = config.ledger.clone();
+    let (book, torn) = tokio::task::spawn_blocking(move || book::Book::open(&path, config.seed))
+        .await
+        .context("opening the ledger")??;
+    for line in &torn {
+        let bytes = line.len();
+        tracing::warn!(
+            bytes,
+            "a torn last line was cut off the ledger; nobody was told of it"
+        );
+    }
+    let stop = CancellationToken::new();
+    let gateway = Arc::new(http::Gateway::new(book));
+    let task = tokio::spawn(http::serve(listener, gateway, stop.clone()));
+    Ok(Running {
+        addr,
+        ledger: config.ledger,
+        torn,
+        stop,
+        task: Some(task),
+    })
+}
+
+/// A gateway running in the background; dropping it stops it.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its ledger's file.
+    pub ledger: PathBuf,
+    /// Torn last lines that were cut off at the start.
+    pub torn: Vec<String>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Running {
+    /// Its base URL, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// The ledger's lines up to now.
+    pub fn ledger(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        journal::read(&self.ledger)
+    }
+
+    /// Answers what is running, closes the ledger and returns.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.ended().await
+    }
+
+    async fn ended(mut self) -> anyhow::Result<()> {
+        match self.task.take() {
+            Some(task) => task.await.context("the gateway's task")?,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,10 @@
+//! The simulator over real HTTP.
+#![expect(clippy::unwrap_used, reason = "a failed test shows the line")]
+
+mod bad_input;
+mod clients;
+mod idempotency;
+mod ledger;
+mod receiver;
+mod states;
+mod support;
