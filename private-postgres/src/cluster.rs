@@ -131,12 +131,24 @@ impl Cluster {
             place.init(&binaries, account, options.fsync)?;
         }
         let (running, port) = launch(&options, &place, &binaries, account, &password, options.port)?;
-        Ok(Self { options, place, binaries, account, password, port, running, _lock: lock })
+        Ok(Self {
+            options,
+            place,
+            binaries,
+            account,
+            password,
+            port,
+            running,
+            _lock: lock,
+        })
     }
 
     /// Where a client finds one of its databases.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
+        format!(
+            "postgres://postgres:{}@127.0.0.1:{}/{database}",
+            self.password, self.port
+        )
     }
 
     /// The port it listens on, the same after every restart.
@@ -177,8 +189,14 @@ impl Cluster {
     /// Ends the server that way and starts it again on the same port, with the same URL.
     pub fn restart(&mut self, how: Shutdown) -> Result<(), Error> {
         self.running.end(how);
-        (self.running, self.port) =
-            launch(&self.options, &self.place, &self.binaries, self.account, &self.password, Some(self.port))?;
+        (self.running, self.port) = launch(
+            &self.options,
+            &self.place,
+            &self.binaries,
+            self.account,
+            &self.password,
+            Some(self.port),
+        )?;
         Ok(())
     }
 
@@ -224,7 +242,8 @@ impl Place {
         if dir.join("PG_VERSION").exists() {
             return Err(Error::Permissions {
                 path: dir,
-                reason: "it is a data directory of PostgreSQL itself; name one that Orderfleet may make its own in".to_owned(),
+                reason: "it is a data directory of PostgreSQL itself; name one that Orderfleet may make its own in"
+                    .to_owned(),
             });
         }
         // Enter, not list: whoever runs the server has to reach `pgdata` below.
@@ -234,7 +253,13 @@ impl Place {
             fs::set_permissions(&dir, permissions).map_err(Error::io("setting the permissions of", &dir))?;
         }
         let at = |name: &str| dir.join(name);
-        Ok(Self { pgdata: at("pgdata"), password: at("password"), log: at("log"), lock: at("lock"), dir })
+        Ok(Self {
+            pgdata: at("pgdata"),
+            password: at("password"),
+            log: at("log"),
+            lock: at("lock"),
+            dir,
+        })
     }
 
     fn take_lock(&self) -> Result<File, Error> {
@@ -283,8 +308,13 @@ impl Place {
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished).map_err(Error::io("removing", &unfinished))?;
         }
-        DirBuilder::new().mode(0o700).create(&unfinished).map_err(Error::io("making", &unfinished))?;
-        account.own(&unfinished).map_err(Error::io("giving away", &unfinished))?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&unfinished)
+            .map_err(Error::io("making", &unfinished))?;
+        account
+            .own(&unfinished)
+            .map_err(Error::io("giving away", &unfinished))?;
         let password = fs::read_to_string(&self.password).map_err(Error::io("reading", &self.password))?;
         // Whoever runs initdb has to read it.
         let given = self.dir.join("password.given");
@@ -292,19 +322,34 @@ impl Place {
         account.own(&given).map_err(Error::io("giving away", &given))?;
 
         let mut command = account.command(&binaries.program("initdb"));
-        command.args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
+        command.args([
+            "--username=postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]);
         command.arg("--pgdata").arg(&unfinished);
         command.arg(format!("--pwfile={}", given.display()));
         if !fsync {
             command.arg("--no-sync");
         }
-        let output = command.stdin(Stdio::null()).output().map_err(Error::io("running", &binaries.program("initdb")));
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .map_err(Error::io("running", &binaries.program("initdb")));
         let _ = fs::remove_file(&given);
         let output = output?;
         if !output.status.success() {
-            let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let said = format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
             let _ = fs::remove_dir_all(&unfinished);
-            return Err(self.explain(diagnose(&said), None).unwrap_or(Error::Failed { what: "initdb".to_owned(), output: said }));
+            return Err(self.explain(diagnose(&said), None).unwrap_or(Error::Failed {
+                what: "initdb".to_owned(),
+                output: said,
+            }));
         }
         fs::rename(&unfinished, &self.pgdata).map_err(Error::io("moving the new data to", &self.pgdata))
     }
@@ -316,11 +361,18 @@ impl Place {
             Symptom::NoSpace => Some(Error::NoSpace { dir: self.dir.clone() }),
             Symptom::Permissions => Some(Error::Permissions {
                 path: self.pgdata.clone(),
-                reason: format!("PostgreSQL may not read or write it; the end of its log:\n{}", tail(&self.log, 0)),
+                reason: format!(
+                    "PostgreSQL may not read or write it; the end of its log:\n{}",
+                    tail(&self.log, 0)
+                ),
             }),
             Symptom::OtherVersion => Some(Error::OtherVersion {
                 dir: self.pgdata.clone(),
-                found: self.data_version().ok().flatten().map_or("another version".to_owned(), |major| major.to_string()),
+                found: self
+                    .data_version()
+                    .ok()
+                    .flatten()
+                    .map_or("another version".to_owned(), |major| major.to_string()),
                 at_hand: "another".to_owned(),
             }),
             Symptom::OtherServer | Symptom::NotGoneYet => None,
@@ -360,7 +412,16 @@ fn launch(
             None => free_port()?,
         };
         let mut running = spawn(options, place, binaries, account, password, chosen)?;
-        match wait_until_ready(&mut running, options, place, binaries, password, chosen, log_start, deadline) {
+        match wait_until_ready(
+            &mut running,
+            options,
+            place,
+            binaries,
+            password,
+            chosen,
+            log_start,
+            deadline,
+        ) {
             Ok(()) => return Ok((running, chosen)),
             Err(Refusal::Final(error)) => {
                 running.end(Shutdown::Immediate);
@@ -397,7 +458,10 @@ fn wait_for_the_last_one(place: &Place, deadline: Instant) -> Result<(), Error> 
                 return fs::remove_file(&file).map_err(Error::io("removing", &file));
             }
             PidFile::Live { pid } if Instant::now() > deadline => {
-                return Err(Error::OtherServer { dir: place.pgdata.clone(), pid });
+                return Err(Error::OtherServer {
+                    dir: place.pgdata.clone(),
+                    pid,
+                });
             }
             PidFile::Live { .. } => std::thread::sleep(PAUSE),
         }
@@ -419,13 +483,33 @@ fn spawn(
         Lifetime::Idle(limit) => ("idle", limit.as_secs().max(1)),
     };
     let mut command = account.command(Path::new("/bin/sh"));
-    command.arg("-c").arg(KEEPER).args(["keeper", mode]).arg(seconds.to_string());
-    command.arg(&sockets).arg(binaries.program("psql")).arg(binaries.program("postgres"));
-    command.arg("-D").arg(&place.pgdata).arg("-p").arg(port.to_string()).arg("-k").arg(&sockets);
-    for setting in ["listen_addresses=127.0.0.1", "logging_collector=off", "log_destination=stderr", "unix_socket_permissions=0700"] {
+    command
+        .arg("-c")
+        .arg(keeper_script())
+        .args(["keeper", mode])
+        .arg(seconds.to_string());
+    command
+        .arg(&sockets)
+        .arg(binaries.program("psql"))
+        .arg(binaries.program("postgres"));
+    command
+        .arg("-D")
+        .arg(&place.pgdata)
+        .arg("-p")
+        .arg(port.to_string())
+        .arg("-k")
+        .arg(&sockets);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "logging_collector=off",
+        "log_destination=stderr",
+        "unix_socket_permissions=0700",
+    ] {
         command.arg("-c").arg(setting);
     }
-    command.arg("-c").arg(if options.fsync { "fsync=on" } else { "fsync=off" });
+    command
+        .arg("-c")
+        .arg(if options.fsync { "fsync=on" } else { "fsync=off" });
     for (name, value) in &options.settings {
         command.arg("-c").arg(format!("{name}={value}"));
     }
@@ -445,10 +529,23 @@ fn spawn(
     let told = keeper.stdin.take();
     let mut line = String::new();
     if let Some(stdout) = keeper.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line).map_err(Error::io("listening to the keeper of", &place.dir))?;
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(Error::io("listening to the keeper of", &place.dir))?;
     }
     let pid = line.trim().parse().unwrap_or(0);
-    Ok(Running { keeper, told, pid, sockets })
+    Ok(Running {
+        keeper,
+        told,
+        pid,
+        sockets,
+    })
+}
+
+/// Without its comments, which `ps` would show to everyone who looks.
+fn keeper_script() -> String {
+    let is_code = |line: &&str| !line.trim_start().starts_with('#') && !line.trim().is_empty();
+    KEEPER.lines().filter(is_code).collect::<Vec<_>>().join("\n")
 }
 
 enum Refusal {
@@ -457,7 +554,10 @@ enum Refusal {
     NotGoneYet,
 }
 
-#[expect(clippy::too_many_arguments, reason = "one caller; a struct for it would only name them twice")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller; a struct for it would only name them twice"
+)]
 fn wait_until_ready(
     running: &mut Running,
     options: &Options,
@@ -469,15 +569,19 @@ fn wait_until_ready(
     deadline: Instant,
 ) -> Result<(), Refusal> {
     loop {
-        let ended = running.keeper.try_wait().map_err(|error| Refusal::Final(Error::io("watching", &place.dir)(error)))?;
+        let ended = running
+            .keeper
+            .try_wait()
+            .map_err(|error| Refusal::Final(Error::io("watching", &place.dir)(error)))?;
         if let Some(status) = ended {
             let said = tail(&place.log, log_start);
             return Err(match diagnose(&said) {
                 Some(Symptom::PortInUse) => Refusal::PortTaken,
                 Some(Symptom::NotGoneYet) => Refusal::NotGoneYet,
-                symptom => Refusal::Final(
-                    place.explain(symptom, Some(port)).unwrap_or(Error::Failed { what: format!("postgres ({status})"), output: said }),
-                ),
+                symptom => Refusal::Final(place.explain(symptom, Some(port)).unwrap_or(Error::Failed {
+                    what: format!("postgres ({status})"),
+                    output: said,
+                })),
             });
         }
         // The socket in its private directory cannot be another server's, as the port could. It comes after the port.
@@ -524,20 +628,30 @@ fn ask(binaries: &Binaries, sockets: &Path, password: &str, port: u16) -> Result
 }
 
 fn not_ready(options: &Options, place: &Place, log_start: u64) -> Error {
-    Error::NotReady { seconds: options.ready_max.as_secs(), log: place.log.clone(), tail: tail(&place.log, log_start) }
+    Error::NotReady {
+        seconds: options.ready_max.as_secs(),
+        log: place.log.clone(),
+        tail: tail(&place.log, log_start),
+    }
 }
 
 fn free_port() -> Result<u16, Error> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
-        .map_err(|source| Error::Io { doing: "looking for a free port".to_owned(), source })
+        .map_err(|source| Error::Io {
+            doing: "looking for a free port".to_owned(),
+            source,
+        })
 }
 
 /// A Unix socket's path has at most 107 bytes, so it cannot lie in the data directory, wherever that is.
 fn make_socket_dir(account: Account) -> Result<PathBuf, Error> {
     let dir = Path::new("/tmp").join(format!("orderfleet-{}", random_hex(8)?));
-    DirBuilder::new().mode(0o700).create(&dir).map_err(Error::io("making", &dir))?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&dir)
+        .map_err(Error::io("making", &dir))?;
     account.own(&dir).map_err(Error::io("giving away", &dir))?;
     Ok(dir)
 }
@@ -575,7 +689,11 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     let unfinished = path.with_extension("unfinished");
     let _ = fs::remove_file(&unfinished);
     let write = || {
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&unfinished)?;
+        let mut file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&unfinished)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&unfinished, path)
@@ -586,6 +704,8 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
 fn random_hex(bytes: usize) -> Result<String, Error> {
     let path = Path::new("/dev/urandom");
     let mut random = vec![0; bytes];
-    File::open(path).and_then(|mut file| file.read_exact(&mut random)).map_err(Error::io("reading", path))?;
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(Error::io("reading", path))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }

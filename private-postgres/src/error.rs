@@ -111,7 +111,10 @@ impl Error {
                 path: path.to_owned(),
                 reason: format!("{doing}: {source}; give this user the directory, or choose another one"),
             },
-            _ => Self::Io { doing: format!("{doing} {}", path.display()), source },
+            _ => Self::Io {
+                doing: format!("{doing} {}", path.display()),
+                source,
+            },
         }
     }
 }
@@ -143,7 +146,10 @@ pub(crate) fn diagnose(output: &str) -> Option<Symptom> {
         ("Permission denied", Symptom::Permissions),
         ("Read-only file system", Symptom::Permissions),
     ];
-    SYMPTOMS.iter().find(|(words, _)| output.contains(words)).map(|(_, symptom)| *symptom)
+    SYMPTOMS
+        .iter()
+        .find(|(words, _)| output.contains(words))
+        .map(|(_, symptom)| *symptom)
 }
 
 #[cfg(test)]
@@ -153,7 +159,10 @@ mod tests {
     #[test]
     fn postgres_own_words_are_understood() {
         let says = |line: &str| diagnose(line);
-        assert_eq!(says("LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use"), Some(Symptom::PortInUse));
+        assert_eq!(
+            says("LOG:  could not bind IPv4 address \"127.0.0.1\": Address already in use"),
+            Some(Symptom::PortInUse)
+        );
         assert_eq!(
             says("FATAL:  could not write lock file \"postmaster.pid\": No space left on device"),
             Some(Symptom::NoSpace)
@@ -162,8 +171,14 @@ mod tests {
             says("FATAL:  pre-existing shared memory block (key 1925, ID 4) is still in use\nHINT:  Terminate any old"),
             Some(Symptom::NotGoneYet)
         );
-        assert_eq!(says("FATAL:  database files are incompatible with server"), Some(Symptom::OtherVersion));
-        assert_eq!(says("FATAL:  data directory \"/x\" has invalid permissions"), Some(Symptom::Permissions));
+        assert_eq!(
+            says("FATAL:  database files are incompatible with server"),
+            Some(Symptom::OtherVersion)
+        );
+        assert_eq!(
+            says("FATAL:  data directory \"/x\" has invalid permissions"),
+            Some(Symptom::Permissions)
+        );
         assert_eq!(says("LOG:  database system is ready to accept connections"), None);
     }
 }

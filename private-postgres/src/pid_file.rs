@@ -27,7 +27,11 @@ pub(crate) fn judge(pgdata: &Path) -> io::Result<PidFile> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(PidFile::Free),
         Err(error) => return Err(error),
     };
-    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok()).and_then(rustix::process::Pid::from_raw)
+    let Some(pid) = text
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse::<i32>().ok())
+        .and_then(rustix::process::Pid::from_raw)
     else {
         return Ok(PidFile::Free);
     };
@@ -35,7 +39,11 @@ pub(crate) fn judge(pgdata: &Path) -> io::Result<PidFile> {
         return Ok(PidFile::Free);
     }
     let pid = pid.as_raw_nonzero().get().unsigned_abs();
-    Ok(if is_server_on(pid, pgdata) { PidFile::Live { pid } } else { PidFile::Reused })
+    Ok(if is_server_on(pid, pgdata) {
+        PidFile::Live { pid }
+    } else {
+        PidFile::Reused
+    })
 }
 
 /// A server's working directory is its data directory. Where that cannot be seen, the name of the program decides, and
@@ -45,7 +53,10 @@ fn is_server_on(pid: u32, pgdata: &Path) -> bool {
         return cwd == fs::canonicalize(pgdata).unwrap_or_else(|_| pgdata.to_owned());
     }
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok().or_else(|| {
-        let output = Command::new("ps").args(["-o", "comm=", "-p", &pid.to_string()]).output().ok()?;
+        let output = Command::new("ps")
+            .args(["-o", "comm=", "-p", &pid.to_string()])
+            .output()
+            .ok()?;
         Some(String::from_utf8_lossy(&output.stdout).into_owned())
     });
     name.is_none_or(|name| name.trim().is_empty() || name.contains("postgres"))
@@ -78,15 +89,25 @@ mod tests {
 
     #[test]
     fn a_process_that_is_another_program_is_a_reused_id() {
-        assert_eq!(judged(&format!("{}\n/somewhere\n", std::process::id())), PidFile::Reused);
+        assert_eq!(
+            judged(&format!("{}\n/somewhere\n", std::process::id())),
+            PidFile::Reused
+        );
     }
 
     #[test]
     fn a_process_that_works_in_the_data_directory_is_alive() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = Command::new("sleep").arg("30").current_dir(dir.path()).spawn().expect("a process");
+        let mut child = Command::new("sleep")
+            .arg("30")
+            .current_dir(dir.path())
+            .spawn()
+            .expect("a process");
         fs::write(dir.path().join("postmaster.pid"), format!("{}\n", child.id())).expect("a pid file");
-        assert_eq!(judge(dir.path()).expect("a judgement"), PidFile::Live { pid: child.id() });
+        assert_eq!(
+            judge(dir.path()).expect("a judgement"),
+            PidFile::Live { pid: child.id() }
+        );
         child.kill().expect("its end");
         child.wait().expect("its end");
     }

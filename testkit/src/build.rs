@@ -45,12 +45,14 @@ pub async fn a_warehouse(conn: &mut PgConnection, code: &str) -> Uuid {
 /// A product at 9.99 GBP with that many units in the main warehouse.
 pub async fn a_product(conn: &mut PgConnection, sku: &str, on_hand: i64) -> Uuid {
     let id = Uuid::now_v7();
-    sqlx::query("insert into products (id, sku, name, price_minor, currency) values ($1, $2, 'Product ' || $2, 999, 'GBP')")
-        .bind(id)
-        .bind(sku)
-        .execute(&mut *conn)
-        .await
-        .expect("a product");
+    sqlx::query(
+        "insert into products (id, sku, name, price_minor, currency) values ($1, $2, 'Product ' || $2, 999, 'GBP')",
+    )
+    .bind(id)
+    .bind(sku)
+    .execute(&mut *conn)
+    .await
+    .expect("a product");
     let warehouse = a_warehouse(conn, MAIN).await;
     some_stock(conn, id, warehouse, on_hand).await;
     id

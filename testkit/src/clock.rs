@@ -21,7 +21,11 @@ pub async fn fast_forward(pool: &PgPool, by: Duration) {
     ];
     let mut tx = pool.begin().await.expect("a transaction to move time in");
     for statement in MOVES {
-        sqlx::query(statement).bind(by).execute(&mut *tx).await.expect(statement);
+        sqlx::query(statement)
+            .bind(by)
+            .execute(&mut *tx)
+            .await
+            .expect(statement);
     }
     tx.commit().await.expect("time to have moved");
 }

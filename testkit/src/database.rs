@@ -72,7 +72,9 @@ impl Database {
 
     /// A connection outside the pool.
     pub async fn connect(&self) -> PgConnection {
-        PgConnection::connect_with(&self.admin.clone().database(&self.name)).await.expect("a connection to the test's database")
+        PgConnection::connect_with(&self.admin.clone().database(&self.name))
+            .await
+            .expect("a connection to the test's database")
     }
 
     /// Moves everything with a time in this database that much into the past, as if so much time had gone by.
@@ -91,7 +93,9 @@ impl Drop for Database {
         }
         let (admin, name) = (self.admin.clone(), self.name.clone());
         let dropper = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
             runtime.block_on(async {
                 // What fails here is swept by a later run.
                 if let Ok(mut conn) = connect_admin(&admin).await {
@@ -110,19 +114,27 @@ fn migrations_dir() -> PathBuf {
 
 /// Makes the template if this server has none for these migrations; returns its name.
 async fn ensure_template(conn: &mut PgConnection, admin: &PgConnectOptions) -> anyhow::Result<String> {
-    let migrator = Migrator::new(migrations_dir()).await.context("reading the migrations")?;
+    let migrator = Migrator::new(migrations_dir())
+        .await
+        .context("reading the migrations")?;
     let template = format!("orderfleet_template_{:016x}", fingerprint(&migrator));
     if exists(conn, &template).await? {
         return Ok(template);
     }
 
     // Every test of every process comes by here; the first builds, the others wait for it.
-    sqlx::query("select pg_advisory_lock(hashtextextended($1, 0))").bind(&template).execute(&mut *conn).await?;
+    sqlx::query("select pg_advisory_lock(hashtextextended($1, 0))")
+        .bind(&template)
+        .execute(&mut *conn)
+        .await?;
     if !exists(conn, &template).await? {
         build_template(conn, admin, &migrator, &template).await?;
         sweep(conn).await?;
     }
-    sqlx::query("select pg_advisory_unlock(hashtextextended($1, 0))").bind(&template).execute(&mut *conn).await?;
+    sqlx::query("select pg_advisory_unlock(hashtextextended($1, 0))")
+        .bind(&template)
+        .execute(&mut *conn)
+        .await?;
     Ok(template)
 }
 
@@ -162,16 +174,25 @@ async fn sweep(conn: &mut PgConnection) -> anyhow::Result<()> {
 }
 
 async fn connect_admin(admin: &PgConnectOptions) -> anyhow::Result<PgConnection> {
-    PgConnection::connect_with(admin).await.context("connecting to the test server")
+    PgConnection::connect_with(admin)
+        .await
+        .context("connecting to the test server")
 }
 
 async fn exists(conn: &mut PgConnection, name: &str) -> anyhow::Result<bool> {
-    Ok(sqlx::query_scalar("select exists (select from pg_database where datname = $1)").bind(name).fetch_one(conn).await?)
+    Ok(
+        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(name)
+            .fetch_one(conn)
+            .await?,
+    )
 }
 
 /// Names of databases cannot be parameters; every name here is our own letters and digits.
 async fn execute(conn: &mut PgConnection, sql: String) -> anyhow::Result<()> {
-    conn.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await.with_context(|| sql)?;
+    conn.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone())))
+        .await
+        .with_context(|| sql)?;
     Ok(())
 }
 
@@ -180,11 +201,18 @@ fn fresh_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let id = uuid::Uuid::new_v4().simple().to_string();
-    format!("orderfleet_test_{}_{}_{count}_{}", now_seconds(), std::process::id(), &id[..6])
+    format!(
+        "orderfleet_test_{}_{}_{count}_{}",
+        now_seconds(),
+        std::process::id(),
+        &id[..6]
+    )
 }
 
 fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// FNV-1a over versions and checksums: names a template, guards nothing.

@@ -66,13 +66,24 @@ fn the_child_of_the_test_above() {
 fn a_shared_cluster_outlives_who_started_it_and_ends_when_nobody_uses_it() {
     let dir = a_directory();
     let idle = Lifetime::Idle(Duration::from_secs(4));
-    let cluster = Cluster::start(Options { lifetime: idle, ..options(dir.path()) }).unwrap();
-    let (pid, url, psql) = (cluster.pid(), cluster.url("postgres"), cluster.binaries().program("psql"));
+    let cluster = Cluster::start(Options {
+        lifetime: idle,
+        ..options(dir.path())
+    })
+    .unwrap();
+    let (pid, url, psql) = (
+        cluster.pid(),
+        cluster.url("postgres"),
+        cluster.binaries().program("psql"),
+    );
     drop(cluster);
     assert!(is_alive(pid));
 
     // A client keeps it up past its time.
-    let status = Command::new(psql).args(["-X", "-w", "-q", "-d", &url, "-c", "select pg_sleep(8)"]).stdout(Stdio::null()).status();
+    let status = Command::new(psql)
+        .args(["-X", "-w", "-q", "-d", &url, "-c", "select pg_sleep(8)"])
+        .stdout(Stdio::null())
+        .status();
     assert!(status.unwrap().success());
     assert!(is_alive(pid));
     eventually("the end of the unused server", || !is_alive(pid));

@@ -13,10 +13,17 @@ use crate::support::{a_directory, eventually, is_alive, options, query};
 #[test]
 fn no_binaries_where_the_setting_says() {
     let dir = a_directory();
-    let refusal = Cluster::start(Options { bin_dir: Some(dir.path().to_owned()), ..options(dir.path()) }).unwrap_err();
+    let refusal = Cluster::start(Options {
+        bin_dir: Some(dir.path().to_owned()),
+        ..options(dir.path())
+    })
+    .unwrap_err();
     assert!(matches!(refusal, Error::NoBinaries { .. }), "{refusal}");
     let said = refusal.to_string();
-    assert!(said.contains("no postgres") && said.contains("ORDERFLEET_POSTGRES_BIN"), "{said}");
+    assert!(
+        said.contains("no postgres") && said.contains("ORDERFLEET_POSTGRES_BIN"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -24,8 +31,15 @@ fn a_port_in_use_is_named() {
     let dir = a_directory();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let refusal = Cluster::start(Options { port: Some(port), ..options(dir.path()) }).unwrap_err();
-    assert!(matches!(refusal, Error::PortInUse { port: named } if named == port), "{refusal}");
+    let refusal = Cluster::start(Options {
+        port: Some(port),
+        ..options(dir.path())
+    })
+    .unwrap_err();
+    assert!(
+        matches!(refusal, Error::PortInUse { port: named } if named == port),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -36,8 +50,15 @@ fn data_of_another_major_version() {
     cluster.stop(Shutdown::Fast);
     fs::write(file, "9\n").unwrap();
     let bin_dir = Some(private_postgres::Binaries::find(None, None).unwrap().dir);
-    let refusal = Cluster::start(Options { bin_dir, ..options(dir.path()) }).unwrap_err();
-    assert!(matches!(&refusal, Error::OtherVersion { found, .. } if found == "9"), "{refusal}");
+    let refusal = Cluster::start(Options {
+        bin_dir,
+        ..options(dir.path())
+    })
+    .unwrap_err();
+    assert!(
+        matches!(&refusal, Error::OtherVersion { found, .. } if found == "9"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -57,12 +78,24 @@ fn a_server_that_someone_else_runs_on_the_data_is_left_alone() {
     cluster.stop(Shutdown::Fast);
 
     // What stands for the other server works in the data directory, as a server does.
-    let mut other = Command::new("sleep").arg("60").current_dir(&pgdata).stdin(Stdio::null()).spawn().unwrap();
+    let mut other = Command::new("sleep")
+        .arg("60")
+        .current_dir(&pgdata)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
     let file = pgdata.join("postmaster.pid");
     fs::write(&file, format!("{}\n{}\n", other.id(), pgdata.display())).unwrap();
     let started = Instant::now();
-    let refusal = Cluster::start(Options { ready_max: Duration::from_secs(1), ..options(dir.path()) }).unwrap_err();
-    assert!(matches!(refusal, Error::OtherServer { pid, .. } if pid == other.id()), "{refusal}");
+    let refusal = Cluster::start(Options {
+        ready_max: Duration::from_secs(1),
+        ..options(dir.path())
+    })
+    .unwrap_err();
+    assert!(
+        matches!(refusal, Error::OtherServer { pid, .. } if pid == other.id()),
+        "{refusal}"
+    );
     assert!(started.elapsed() < Duration::from_secs(10));
     assert!(file.exists() && is_alive(other.id()));
     other.kill().unwrap();
@@ -77,7 +110,10 @@ fn a_password_file_of_another_cluster() {
     cluster.stop(Shutdown::Fast);
     fs::write(&password, "not it").unwrap();
     let refusal = Cluster::start(options(dir.path())).unwrap_err();
-    assert!(matches!(&refusal, Error::Permissions { path, .. } if *path == password), "{refusal}");
+    assert!(
+        matches!(&refusal, Error::Permissions { path, .. } if *path == password),
+        "{refusal}"
+    );
     eventually("nothing being left running", || !is_alive(pid));
 }
 
@@ -109,7 +145,11 @@ fn a_full_disk() {
     let dir = a_directory();
     let disk = dir.path().join("small");
     fs::create_dir(&disk).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs"]).arg(&disk).stderr(Stdio::null()).status();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs"])
+        .arg(&disk)
+        .stderr(Stdio::null())
+        .status();
     if !mounted.is_ok_and(|status| status.success()) {
         return;
     }

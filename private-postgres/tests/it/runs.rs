@@ -17,7 +17,11 @@ fn a_new_cluster_answers_and_keeps_its_data_and_its_password() {
     cluster.stop(Shutdown::Fast);
     assert!(!is_alive(pid));
 
-    let again = Cluster::start(Options { port: Some(port), ..options(dir.path()) }).unwrap();
+    let again = Cluster::start(Options {
+        port: Some(port),
+        ..options(dir.path())
+    })
+    .unwrap();
     assert_eq!(again.url("postgres"), url);
     assert_eq!(query(&again, "select answer from kept"), "42");
 }
@@ -37,7 +41,13 @@ fn it_is_what_was_promised() {
     assert_eq!(shown("server_encoding"), "UTF8");
     assert_eq!(shown("lc_messages"), "C");
     assert_eq!(shown("max_connections"), "17");
-    assert_eq!(query(&cluster, "select count(*) from pg_hba_file_rules where auth_method <> 'scram-sha-256'"), "0");
+    assert_eq!(
+        query(
+            &cluster,
+            "select count(*) from pg_hba_file_rules where auth_method <> 'scram-sha-256'"
+        ),
+        "0"
+    );
 
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&cluster.pgdata().with_file_name("password")), 0o600);
@@ -49,8 +59,15 @@ fn it_is_what_was_promised() {
 #[test]
 fn a_deep_data_directory_does_not_make_the_socket_path_too_long() {
     let dir = a_directory();
-    let deep = dir.path().join("a-rather-long-name-of-a-directory".repeat(4)).join("and-one-below");
-    let cluster = Cluster::start(Options { fsync: false, ..Options::new(deep) }).unwrap();
+    let deep = dir
+        .path()
+        .join("a-rather-long-name-of-a-directory".repeat(4))
+        .join("and-one-below");
+    let cluster = Cluster::start(Options {
+        fsync: false,
+        ..Options::new(deep)
+    })
+    .unwrap();
     assert_eq!(query(&cluster, "select 1"), "1");
 }
 
@@ -81,7 +98,10 @@ fn a_killed_postmaster_is_followed_by_a_new_one_once_its_backends_are_gone() {
         .spawn()
         .unwrap();
     eventually("the busy backend", || {
-        query(&cluster, "select count(*) from pg_stat_activity where query like 'select sum(sqrt%'") == "1"
+        query(
+            &cluster,
+            "select count(*) from pg_stat_activity where query like 'select sum(sqrt%'",
+        ) == "1"
     });
     kill_9(cluster.pid());
     eventually("the end being noticed", || !cluster.is_running());

@@ -20,7 +20,10 @@ pub(crate) fn open_to_all(dir: &Path) {
 
 /// Options for a cluster that is quick to make.
 pub(crate) fn options(dir: &Path) -> Options {
-    Options { fsync: false, ..Options::new(dir.join("cluster")) }
+    Options {
+        fsync: false,
+        ..Options::new(dir.join("cluster"))
+    }
 }
 
 /// Runs one statement as a client would, over TCP.
@@ -32,14 +35,22 @@ pub(crate) fn query(cluster: &Cluster, sql: &str) -> String {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{sql}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 pub(crate) fn is_alive(pid: u32) -> bool {
     // A zombie is dead: whoever adopted it has not looked yet.
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    })
 }
 
 pub(crate) fn kill_9(pid: u32) {

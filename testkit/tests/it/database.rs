@@ -8,8 +8,14 @@ use testkit::{Database, a_customer, a_product, a_vehicle, a_warehouse, an_order,
 #[tokio::test]
 async fn a_database_has_the_whole_schema_and_nothing_in_it() {
     let database = Database::new().await;
-    let customers: i64 = sqlx::query_scalar("select count(*) from customers").fetch_one(&database.pool).await.unwrap();
-    let jobs: i64 = sqlx::query_scalar("select count(*) from queue.jobs").fetch_one(&database.pool).await.unwrap();
+    let customers: i64 = sqlx::query_scalar("select count(*) from customers")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
+    let jobs: i64 = sqlx::query_scalar("select count(*) from queue.jobs")
+        .fetch_one(&database.pool)
+        .await
+        .unwrap();
     assert_eq!((customers, jobs), (0, 0));
 }
 
@@ -17,7 +23,10 @@ async fn a_database_has_the_whole_schema_and_nothing_in_it() {
 async fn two_databases_share_nothing() {
     let (one, other) = tokio::join!(Database::new(), Database::new());
     a_customer(&mut one.connect().await).await;
-    let seen: i64 = sqlx::query_scalar("select count(*) from customers").fetch_one(&other.pool).await.unwrap();
+    let seen: i64 = sqlx::query_scalar("select count(*) from customers")
+        .fetch_one(&other.pool)
+        .await
+        .unwrap();
     assert_eq!(seen, 0);
     assert_ne!(one.url, other.url);
 }
@@ -27,7 +36,10 @@ async fn a_dropped_database_is_gone_even_with_clients_on_it() {
     let kept = Database::new().await;
     let gone = Database::new().await;
     let mut client = gone.connect().await;
-    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&mut client).await.unwrap();
+    let name: String = sqlx::query_scalar("select current_database()")
+        .fetch_one(&mut client)
+        .await
+        .unwrap();
     drop(gone);
     let found: i64 = sqlx::query_scalar("select count(*) from pg_database where datname = $1")
         .bind(name)
@@ -48,7 +60,11 @@ async fn builders_fit_the_constraints_and_the_books_balance() {
     let warehouse = a_warehouse(&mut conn, "MAIN").await;
     a_vehicle(&mut conn, warehouse, "van 1").await;
 
-    let total: i64 = sqlx::query_scalar("select total_minor from orders where id = $1").bind(order).fetch_one(&mut conn).await.unwrap();
+    let total: i64 = sqlx::query_scalar("select total_minor from orders where id = $1")
+        .bind(order)
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
     assert_eq!(total, 2 * 999);
     let off: i64 = sqlx::query_scalar(
         r"select count(*) from stock_levels l
@@ -64,11 +80,26 @@ async fn builders_fit_the_constraints_and_the_books_balance() {
 #[tokio::test]
 async fn fast_forward_makes_due_what_was_due_later() {
     let database = Database::new().await;
-    sqlx::query("select queue.enqueue('q', 'k', '{}', clock_timestamp() + interval '1 hour')").execute(&database.pool).await.unwrap();
+    sqlx::query("select queue.enqueue('q', 'k', '{}', clock_timestamp() + interval '1 hour')")
+        .execute(&database.pool)
+        .await
+        .unwrap();
     let due = "select count(*) from queue.jobs where run_at <= clock_timestamp()";
-    assert_eq!(sqlx::query_scalar::<_, i64>(due).fetch_one(&database.pool).await.unwrap(), 0);
+    assert_eq!(
+        sqlx::query_scalar::<_, i64>(due)
+            .fetch_one(&database.pool)
+            .await
+            .unwrap(),
+        0
+    );
     database.fast_forward(Duration::from_secs(3601)).await;
-    assert_eq!(sqlx::query_scalar::<_, i64>(due).fetch_one(&database.pool).await.unwrap(), 1);
+    assert_eq!(
+        sqlx::query_scalar::<_, i64>(due)
+            .fetch_one(&database.pool)
+            .await
+            .unwrap(),
+        1
+    );
 }
 
 #[tokio::test]
