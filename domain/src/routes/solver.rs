@@ -290,7 +290,7 @@ struct Search<'a> {
     wanted: Vec<usize>,
     /// Per stop all wanted stops, nearest first, itself included.
     neighbours: Vec<Vec<u32>>,
-    /// Tours as they were before this round touched them.
+    /// Tours as they were before the latest round touched them.
     touched: Vec<(usize, Tour)>,
 }
 
@@ -328,6 +328,7 @@ impl<'a> Search<'a> {
                     break;
                 }
             }
+            self.touched.clear();
             let missing_before = self.state.missing.clone();
             self.ruin();
             self.recreate(true);
@@ -343,7 +344,6 @@ impl<'a> Search<'a> {
             } else {
                 self.undo(missing_before);
             }
-            self.touched.clear();
             made += 1;
         }
         self.state = best;
