@@ -131,7 +131,7 @@ pub enum Error {
     /// Another order of the same client has this reference.
     #[error("another order has this reference")]
     ReferenceTaken,
-    /// There is no such order.
+    /// There is no such order, or it changed under a caller that had not locked it.
     #[error("there is no such order")]
     NotFound,
     /// The state machine has no such edge.

@@ -148,15 +148,17 @@ impl Status {
                 Some(Reserved) => &[Reserved, Confirmed, Rejected, Expired, Cancelling, Cancelled],
                 Some(Confirmed) => &[Confirmed, Closed, Cancelling],
                 Some(Cancelling) => &[Cancelling, Cancelled],
+                Some(Closed) => &[Closed],
                 _ => &[],
             },
-            Closed | Rejected | Expired | Cancelled => &[],
+            Closed => &[OnHold],
+            Rejected | Expired | Cancelled => &[],
         }
     }
 
-    /// Nothing more will happen by itself.
+    /// The order has ended.
     pub fn is_terminal(self) -> bool {
-        self.next(None).is_empty() && self != Status::OnHold
+        matches!(self, Status::Closed | Status::Rejected | Status::Expired | Status::Cancelled)
     }
 }
 
@@ -198,5 +200,59 @@ impl FulfilmentStatus {
             PartialReturned => &[Returned],
             Returned => &[],
         }
+    }
+}
+
+/// Where an order is on all three axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Axes {
+    /// The order's.
+    pub status: Status,
+    /// The money's.
+    pub payment: PaymentStatus,
+    /// The goods'.
+    pub fulfilment: FulfilmentStatus,
+}
+
+/// Whether an order may go from one place to another: an edge on each axis that moves, and the axes fit each other.
+pub fn check(from: Axes, held_from: Option<Status>, to: Axes) -> Result<(), Illegal> {
+    let is_status_kept = from.status == to.status;
+    if !is_status_kept && !from.status.next(held_from).contains(&to.status) {
+        return Err(Illegal { axis: "the order", from: from.status.as_str(), to: to.status.as_str() });
+    }
+    if from.payment != to.payment && !from.payment.next().contains(&to.payment) {
+        return Err(Illegal { axis: "the payment", from: from.payment.as_str(), to: to.payment.as_str() });
+    }
+    let is_fulfilment_kept = from.fulfilment == to.fulfilment;
+    if !is_fulfilment_kept && !from.fulfilment.next().contains(&to.fulfilment) {
+        return Err(Illegal { axis: "the fulfilment", from: from.fulfilment.as_str(), to: to.fulfilment.as_str() });
+    }
+    if !is_status_kept && !to.status.suits(to.payment, to.fulfilment) {
+        return Err(Illegal { axis: "the order with its payment", from: to.payment.as_str(), to: to.status.as_str() });
+    }
+    if !is_fulfilment_kept && !to.payment.is_taken() {
+        return Err(Illegal { axis: "goods before money", from: to.payment.as_str(), to: to.fulfilment.as_str() });
+    }
+    Ok(())
+}
+
+impl Status {
+    /// Whether an order may enter this status with its money and goods where they are: an order that ended without
+    /// being sent holds no money, a confirmed one has it promised, a closed one has left.
+    fn suits(self, payment: PaymentStatus, fulfilment: FulfilmentStatus) -> bool {
+        match self {
+            Status::Rejected | Status::Expired | Status::Cancelled => payment.is_settled(),
+            Status::Confirmed => !payment.is_settled() && payment != PaymentStatus::Authorizing,
+            Status::Closed => !matches!(fulfilment, FulfilmentStatus::None | FulfilmentStatus::Partial),
+            Status::Pending | Status::Reserved | Status::Cancelling | Status::OnHold => true,
+        }
+    }
+}
+
+impl PaymentStatus {
+    /// The money was taken, whatever happened to it since.
+    pub fn is_taken(self) -> bool {
+        use PaymentStatus::*;
+        matches!(self, Captured | Refunding | Refunded)
     }
 }
