@@ -187,6 +187,22 @@ pub async fn hand_back_all(pool: &PgPool, worker_id: i64) -> sqlx::Result<u64> {
     Ok(written.rows_affected())
 }
 
+/// Jobs of a queue that the worker holds by the table but not in its hands: the answer to their claim was lost.
+pub async fn hand_back_strays(pool: &PgPool, worker_id: i64, queue: &str, in_hand: &[i64]) -> sqlx::Result<u64> {
+    let written = sqlx::query!(
+        "update queue.jobs
+         set state = 'available', worker_id = null, claimed_at = null, attempt = attempt - 1,
+             waiting = 'the answer to its claim was lost'
+         where worker_id = $1 and state = 'running' and queue = $2 and id <> all($3)",
+        worker_id,
+        queue,
+        in_hand,
+    )
+    .execute(pool)
+    .await?;
+    Ok(written.rows_affected())
+}
+
 /// Pauses a kind because of what one of its jobs met; an earlier pause stays as it is.
 pub async fn pause_kind(conn: &mut PgConnection, kind: &str, reason: &str, held: Held) -> sqlx::Result<()> {
     let actor = format!("job {}", held.job_id);

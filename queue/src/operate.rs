@@ -212,3 +212,8 @@ fn changed_fields(before: &Value, after: &Value) -> Vec<String> {
     names.dedup();
     names
 }
+
+/// Makes the partitions of the days ahead; returns how many are new.
+pub async fn ensure_partitions(pool: &sqlx::PgPool) -> sqlx::Result<i32> {
+    sqlx::query_scalar!(r#"select queue.ensure_partitions() as "made!""#).fetch_one(pool).await
+}

@@ -1,18 +1,41 @@
 //! The worker process: pools of slots over the queue, and everything that keeps them honest.
+//!
+//! In reading order: [`run`] sets the process up and brings it down; `fetch` claims as many jobs as a pool has free
+//! slots; `pool` runs the slots, on apalis; `quarantine` runs suspects with nothing beside them; `maintain` does what
+//! any worker does for the whole fleet: rescue, timetable, partitions, gauges; `health` answers the orchestrator.
+//!
+//! What one attempt does is `queue::attempt`; what the jobs do is `jobs`.
+
+mod fetch;
+mod health;
+mod maintain;
+mod pool;
+mod quarantine;
+mod site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
+use anyhow::Context;
+use queue::Catalogue;
+use queue::claim::Known;
+use queue::lease::{Heart, Identity};
+use queue::schedule::Entry;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::site::Site;
 
 /// How a worker process is set up.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The name of the process, for people.
     pub name: String,
-    /// The queues it serves.
+    /// The queues it serves, a pool of slots each.
     pub pools: Vec<String>,
     /// How many jobs of each pool run at once.
     pub slots: usize,
@@ -26,12 +49,132 @@ pub struct Config {
     pub health: Option<SocketAddr>,
 }
 
-/// Serves the pools until `stop` is cancelled.
+/// Serves the pools with the jobs and the timetable of Orderfleet until `stop` is cancelled.
 pub async fn run(
-    _config: Config,
-    _database: PgConnectOptions,
-    _services: Arc<domain::Services>,
-    _stop: CancellationToken,
+    config: Config,
+    database: PgConnectOptions,
+    services: Arc<domain::Services>,
+    stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    todo!()
+    run_with(config, database, jobs::catalogue(), jobs::timetable(), services, stop).await
+}
+
+/// The same for any catalogue and timetable.
+pub async fn run_with<S: Send + Sync + 'static>(
+    config: Config,
+    database: PgConnectOptions,
+    catalogue: Catalogue<S>,
+    timetable: Vec<Entry>,
+    services: Arc<S>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    check(&config, &catalogue)?;
+    let database = with_bounds(database);
+    let pool = PgPoolOptions::new()
+        .max_connections(connections(&config))
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy_with(database.clone());
+    let identity = Identity {
+        name: config.name.clone(),
+        pools: config.pools.clone(),
+        build: config.build.clone(),
+        lease: config.lease,
+    };
+    let heart = Heart::start(identity, database).context("starting the heartbeat")?;
+    let site = Arc::new(Site::new(pool, catalogue, services, heart.registration(), stop));
+
+    let mut tasks = JoinSet::new();
+    let mut hints = Vec::new();
+    let mut slots = JoinSet::new();
+    for name in &config.pools {
+        let known = Known::of(&site.catalogue, name);
+        let hint = Arc::new(Notify::new());
+        hints.push((name.clone(), Arc::clone(&hint)));
+        let (sender, receiver) = mpsc::channel(config.slots);
+        tasks.spawn(fetch::fetch(Arc::clone(&site), known, hint, config.slots, sender));
+        slots.spawn(pool::serve(Arc::clone(&site), name.clone(), receiver));
+    }
+    tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
+    tasks.spawn(quarantine::quarantine(Arc::clone(&site), config.pools.clone()));
+    tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));
+    tasks.spawn(pulse(heart.pulse(), site.ended.clone()));
+    if let Some(listen) = config.health {
+        tasks.spawn(health::serve(listen, Arc::clone(&site)));
+    }
+    tracing::info!(worker.name = config.name, pools = ?config.pools, slots = config.slots, "serving");
+
+    let ended_early = tokio::select! {
+        () = site.stop.cancelled() => None,
+        // The senders live as long as the process serves: an end of the slots is a fault.
+        Some(ended) = slots.join_next() => Some(ended),
+    };
+    site.stop.cancel();
+    bring_down(&site, &config, slots).await;
+    heart.stop().await;
+    site.ended.cancel();
+    tasks.shutdown().await;
+    site.pool.close().await;
+    match ended_early {
+        Some(ended) => anyhow::bail!("a pool ended unasked: {ended:?}"),
+        None => Ok(()),
+    }
+}
+
+/// Nothing new is claimed by now. What runs may end within the grace; the rest goes back with its try.
+async fn bring_down<S: Send + Sync + 'static>(site: &Arc<Site<S>>, config: &Config, mut slots: JoinSet<anyhow::Result<()>>) {
+    const HAND_BACK: Duration = Duration::from_secs(3);
+    tracing::info!(in_flight = site.in_flight(), "stopping");
+    let registration = site.current();
+    if let Some(registration) = &registration {
+        _ = tokio::time::timeout(HAND_BACK, queue::lease::stopping(&site.pool, registration.id)).await;
+    }
+    let drained = async { while slots.join_next().await.is_some() {} };
+    if tokio::time::timeout(config.shutdown_grace, drained).await.is_err() {
+        tracing::warn!(in_flight = site.in_flight(), "the grace is over: handing back what still runs");
+        site.hand_back.cancel();
+        let drained = async { while slots.join_next().await.is_some() {} };
+        _ = tokio::time::timeout(HAND_BACK, drained).await;
+    }
+    slots.abort_all();
+    if let Some(registration) = registration {
+        // A claim whose answer never arrived is nobody's in this process.
+        _ = tokio::time::timeout(HAND_BACK, queue::finish::hand_back_all(&site.pool, registration.id)).await;
+    }
+}
+
+/// Shows the heartbeat that this runtime still turns.
+async fn pulse(pulse: Arc<std::sync::atomic::AtomicU64>, ended: CancellationToken) {
+    while !ended.is_cancelled() {
+        pulse.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn check<S: Send + Sync + 'static>(config: &Config, catalogue: &Catalogue<S>) -> anyhow::Result<()> {
+    anyhow::ensure!(!config.pools.is_empty(), "a worker needs at least one pool");
+    anyhow::ensure!((1..=1024).contains(&config.slots), "slots must be from 1 to 1024");
+    anyhow::ensure!(config.lease >= Duration::from_secs(1), "the lease must be at least one second");
+    for pool in &config.pools {
+        if Known::of(catalogue, pool).is_empty() {
+            let known: std::collections::BTreeSet<_> = catalogue.kinds().into_iter().map(|kind| kind.queue).collect();
+            anyhow::bail!("no kind of job waits in a queue called {pool}; there are {known:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Slots wait for the outside world more than for the database, so they share connections.
+fn connections(config: &Config) -> u32 {
+    const SPARE: usize = 4;
+    const CONNECTIONS_MAX: usize = 20;
+    u32::try_from((config.slots * config.pools.len() + SPARE).min(CONNECTIONS_MAX)).unwrap_or(20)
+}
+
+/// No statement of a worker waits for ever.
+fn with_bounds(database: PgConnectOptions) -> PgConnectOptions {
+    database.application_name("orderfleet worker").options([
+        ("statement_timeout", "60s"),
+        ("lock_timeout", "10s"),
+        ("idle_in_transaction_session_timeout", "60s"),
+    ])
 }

@@ -1,0 +1,142 @@
+//! Claims as many jobs as a pool has free slots, so that claimed means started.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use queue::backoff::Trouble;
+use queue::claim::{self, Known};
+use queue::finish;
+use queue::wakeup::Poll;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::site::{InFlight, Site};
+
+/// With fewer slots free than a quarter, a claim waits this long for more: one statement is cheaper than four.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// How often a fetcher looks for jobs that are its own but not in its hands.
+const RECOUNT_EVERY: Duration = Duration::from_secs(5);
+
+/// Waits longer than this look up when the next job is due.
+const SHORT_WAIT: Duration = Duration::from_millis(40);
+
+/// Fetches for one pool until told to stop; dropping the sender then ends the pool.
+pub(crate) async fn fetch<S: Send + Sync + 'static>(
+    site: Arc<Site<S>>,
+    known: Known,
+    hint: Arc<Notify>,
+    slots: usize,
+    sender: mpsc::Sender<InFlight>,
+) {
+    let semaphore = Arc::new(Semaphore::new(slots));
+    let mut poll = Poll::new();
+    let mut trouble = Trouble::default();
+    let mut recounted = Instant::now();
+    loop {
+        let round = async {
+            let free = gather(&semaphore, slots).await;
+            claim_round(&site, &known, free, &sender, &mut recounted).await
+        };
+        // A claim that is under way is never dropped: its jobs would be in nobody's hands.
+        let wait = match round.await {
+            Ok(Claims::Full) => {
+                trouble.over();
+                poll.found();
+                Duration::ZERO
+            }
+            Ok(Claims::Some) => {
+                trouble.over();
+                poll.found();
+                poll.next()
+            }
+            Ok(Claims::None) => {
+                trouble.over();
+                idle(&site, &known, poll.next()).await
+            }
+            Err(error) => {
+                let wait = trouble.next();
+                if trouble.is_first() {
+                    tracing::warn!(queue = known.queue(), "cannot claim: {error}");
+                }
+                // Whatever that statement did is found at the next count.
+                recounted = Instant::now() - RECOUNT_EVERY;
+                wait
+            }
+        };
+        tokio::select! {
+            biased;
+            () = site.stop.cancelled() => return,
+            () = hint.notified(), if wait > Poll::new().next() => poll.found(),
+            () = tokio::time::sleep(wait), if !wait.is_zero() => {}
+            () = std::future::ready(()), if wait.is_zero() => {}
+        }
+    }
+}
+
+enum Claims {
+    Full,
+    Some,
+    None,
+}
+
+/// All free slots, at least one.
+async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemaphorePermit> {
+    let mut free = Arc::clone(semaphore).acquire_owned().await.ok()?;
+    if semaphore.available_permits() < slots / 4 {
+        tokio::time::sleep(GATHER).await;
+    }
+    let more = u32::try_from(semaphore.available_permits()).unwrap_or(0);
+    if let Ok(more) = Arc::clone(semaphore).try_acquire_many_owned(more) {
+        free.merge(more);
+    }
+    Some(free)
+}
+
+async fn claim_round<S: Send + Sync + 'static>(
+    site: &Arc<Site<S>>,
+    known: &Known,
+    free: Option<OwnedSemaphorePermit>,
+    sender: &mpsc::Sender<InFlight>,
+    recounted: &mut Instant,
+) -> sqlx::Result<Claims> {
+    let stopped = site.stop.cancelled();
+    let ready = async { (site.registered().await, Arc::clone(&site.alone).read_owned().await) };
+    let (registration, company) = tokio::select! {
+        biased;
+        () = stopped => return Ok(Claims::None),
+        ready = ready => ready,
+    };
+    let (Some(mut free), Some(registration)) = (free, registration) else { return Ok(Claims::None) };
+
+    if recounted.elapsed() >= RECOUNT_EVERY {
+        *recounted = Instant::now();
+        let strays = finish::hand_back_strays(&site.pool, registration.id, known.queue(), &site.held(known.queue())).await?;
+        if strays > 0 {
+            tracing::warn!(strays, queue = known.queue(), "handed back jobs whose claim was never answered");
+        }
+    }
+    let wanted = free.num_permits();
+    let claimed = claim::claim(&site.pool, known, registration.id, i64::try_from(wanted).unwrap_or(1)).await?;
+    let found = claimed.len();
+    let company = Arc::new(company);
+    for job in claimed {
+        let Some(slot) = free.split(1) else { break };
+        site.hold(&job);
+        let flight = InFlight { job, registration: Arc::clone(&registration), slot, company: Arc::clone(&company) };
+        // Only a pool that ended does not take it; its job goes back with everything else.
+        _ = sender.send(flight).await;
+    }
+    Ok(match found {
+        0 => Claims::None,
+        found if found < wanted => Claims::Some,
+        _ => Claims::Full,
+    })
+}
+
+/// The wait of an idle queue, but not past the next job that is due.
+async fn idle<S: Send + Sync + 'static>(site: &Site<S>, known: &Known, wait: Duration) -> Duration {
+    if wait < SHORT_WAIT {
+        return wait;
+    }
+    claim::next_due(&site.pool, known, wait).await.unwrap_or(wait).max(Duration::from_millis(1))
+}

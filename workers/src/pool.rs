@@ -1,0 +1,78 @@
+//! The slots of one pool, run by apalis. No other file names it.
+//!
+//! Of apalis we use the worker: its stream of tasks, its tower layers, its draining stop. Everything durable is the
+//! queue's: this backend is *ephemeral*, a channel with the fetcher at the other end, and the outcome of an attempt is
+//! settled inside the handler, so that time-outs and caught panics count. (What the persisted backends of apalis lose
+//! instead is in docs/adr.) A pool ends when its fetcher drops the channel and the last job in flight has ended.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use apalis_core::backend::finalize::Ephemeral;
+use apalis_core::backend::{Backend, BackendConfig};
+use apalis_core::task::Task;
+use apalis_core::task::task_id::RandomId;
+use apalis_core::worker::builder::WorkerBuilder;
+use apalis_core::worker::context::WorkerContext;
+use tokio::sync::mpsc;
+use tower::layer::util::Identity;
+
+use crate::site::{InFlight, Site};
+
+/// Runs what the fetcher sends, each job on a task of its own, until the fetcher hangs up and all have ended.
+pub(crate) async fn serve<S: Send + Sync + 'static>(
+    site: Arc<Site<S>>,
+    name: String,
+    claimed: mpsc::Receiver<InFlight>,
+) -> anyhow::Result<()> {
+    let handler = move |flight: InFlight| {
+        let site = Arc::clone(&site);
+        // Handlers of one worker are concurrent; on tasks of their own they are parallel too.
+        let attempt = tokio::spawn(async move {
+            site.attempt(flight.job, flight.registration).await;
+            drop((flight.slot, flight.company));
+        });
+        async move { _ = attempt.await }
+    };
+    let worker = WorkerBuilder::new(name.as_str()).backend(Claims { claimed }).build(handler);
+    worker.run().await.map_err(|error| anyhow::anyhow!("the pool {name} failed: {error}"))
+}
+
+/// Jobs the fetcher has claimed. A claim takes only as many as there are free slots, so a job here starts at once.
+struct Claims {
+    claimed: mpsc::Receiver<InFlight>,
+}
+
+impl Backend for Claims {
+    type Task = Task<InFlight>;
+    type Error = Infallible;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
+        self.claimed.poll_recv(cx).map(|job| job.map(|job| Ok(Task::new(job))))
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl BackendConfig for Claims {
+    type Args = InFlight;
+    type Id = RandomId;
+    type Kind = Ephemeral;
+    type Config = ();
+    type Layer = Identity;
+
+    fn config(&self) -> &() {
+        &()
+    }
+
+    fn middleware(&mut self, _: &mut WorkerContext) -> Identity {
+        Identity::new()
+    }
+}
