@@ -35,7 +35,6 @@ pub struct Database {
 
 impl Database {
     /// Clones the template; panics when there is no server to be had, since no test can go on without.
-    #[expect(clippy::new_ret_no_self, reason = "a constructor, which takes time")]
     pub async fn new() -> Self {
         Self::create(true).await.expect("a database for this test")
     }
