@@ -9,12 +9,15 @@ pub mod capture_payment;
 pub mod deliver_webhook;
 pub mod expire_reservations;
 pub mod intake;
+mod payment_call;
+mod payment_outcome;
 pub mod plan_due_routes;
 pub mod plan_routes;
 pub mod prune_finished_jobs;
 pub mod prune_idempotency_keys;
 pub mod prune_unique_keys;
 pub mod reconcile_payment;
+pub mod reconcile_payments;
 pub mod refund_payment;
 pub mod release_stock;
 pub mod reserve_stock;
@@ -32,6 +35,7 @@ pub use prune_finished_jobs::PruneFinishedJobs;
 pub use prune_idempotency_keys::PruneIdempotencyKeys;
 pub use prune_unique_keys::PruneUniqueKeys;
 pub use reconcile_payment::ReconcilePayment;
+pub use reconcile_payments::ReconcilePayments;
 pub use refund_payment::RefundPayment;
 pub use release_stock::ReleaseStock;
 pub use reserve_stock::ReserveStock;
@@ -39,8 +43,9 @@ pub use schedule::timetable;
 pub use ship_shipment::ShipShipment;
 pub use void_payment::VoidPayment;
 
-use domain::{Cause, Services, events::Announced};
-use queue::{Attempt, Catalogue, Enqueued, Job};
+use domain::{Cause, Services, events::Announced, ids::OrderId, orders};
+use queue::{Attempt, Catalogue, DeadLetter, Enqueued, Job};
+use serde_json::json;
 use sqlx::PgConnection;
 
 /// Every kind of job there is.
@@ -56,6 +61,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<PruneIdempotencyKeys>()
         .with::<PruneUniqueKeys>()
         .with::<ReconcilePayment>()
+        .with::<ReconcilePayments>()
         .with::<RefundPayment>()
         .with::<ReleaseStock>()
         .with::<ReserveStock>()
@@ -83,7 +89,22 @@ pub async fn announce(conn: &mut PgConnection, announced: Announced) -> Result<(
     queue::enqueue_many(conn, &jobs).await.map(drop)
 }
 
-/// Enqueues one job; for callers that do not care whether it was there already.
+/// Enqueues what follows.
 pub(crate) async fn follow_with<J: Job>(conn: &mut PgConnection, job: &J) -> Result<Enqueued, queue::Error> {
     queue::enqueue(conn, job).await
+}
+
+/// What a job about an order does when it is given up: the order waits for a person and says why.
+pub(crate) async fn hold_for(
+    conn: &mut PgConnection,
+    order: OrderId,
+    letter: &DeadLetter,
+    cause: &Cause,
+) -> anyhow::Result<()> {
+    let Some(mut order) = orders::store::lock(&mut *conn, order).await? else { return Ok(()) };
+    let detail = json!({ "job_id": letter.id, "error_code": letter.code, "message": letter.message });
+    let code = format!("{}_dead", letter.kind);
+    let announced = orders::store::hold(&mut *conn, &mut order, &code, detail, cause).await?;
+    announce(conn, announced).await?;
+    Ok(())
 }

@@ -1,21 +1,57 @@
-//! Deletes unique keys of jobs long finished.
+//! Deletes unique keys of jobs that ended long ago, so that they may be used again. Running it twice is safe: it deletes
+//! only keys whose job has neither to run nor to be redriven.
 
 use domain::Services;
 use queue::{Attempt, Job, Outcome};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Days for which a kept key still refuses a second job.
+const KEEP_DAYS: i32 = 30;
+/// Keys in one transaction.
+const BATCH: i64 = 2000;
+/// Batches in one run; the next day's run takes the rest.
+const BATCHES_MAX: usize = 500;
 
 /// Deletes unique keys of jobs long finished.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PruneUniqueKeys {
-}
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PruneUniqueKeys {}
 
 impl Job for PruneUniqueKeys {
     type Services = Services;
     const KIND: &'static str = "prune_unique_keys";
     const QUEUE: &'static str = "maintenance";
 
-    async fn run(self, attempt: &Attempt, services: &Services) -> anyhow::Result<Outcome> {
-        let _ = (attempt, services);
-        todo!()
+    async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
+        let mut pruned = 0;
+        for _ in 0..BATCHES_MAX {
+            let mut tx = attempt.begin().await?;
+            let count = sqlx::query!(
+                r#"
+                delete from queue.unique_keys
+                where (kind, key) in (
+                    select u.kind, u.key
+                    from queue.unique_keys u
+                    where u.created_at < clock_timestamp() - make_interval(days => $1)
+                      and not exists (select from queue.jobs j where j.id = u.job_id)
+                      and not exists (select from queue.dead_letters d where d.id = u.job_id)
+                    order by u.created_at
+                    limit $2
+                    for update skip locked
+                )
+                "#,
+                KEEP_DAYS,
+                BATCH,
+            )
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            tx.commit().await?;
+            pruned += count;
+            if count == 0 {
+                break;
+            }
+        }
+        attempt.begin().await?.done_with(json!({ "pruned": pruned })).await
     }
 }

@@ -1,8 +1,20 @@
-//! The timetable: what the clock starts.
+//! The timetable: what the clock starts, in alphabetical order. Times are UTC; ticks that nobody was there for collapse to
+//! one, since each of these jobs takes whatever is due when it runs.
 
 use queue::schedule::Entry;
 
+use crate::{
+    ExpireReservations, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, ReconcilePayments,
+};
+
 /// All that the clock starts.
 pub fn timetable() -> Vec<Entry> {
-    vec![Entry::new("plan_due_routes", "* * * * *", &crate::PlanDueRoutes {})]
+    vec![
+        Entry::new("expire_reservations", "* * * * *", &ExpireReservations {}),
+        Entry::new("plan_due_routes", "* * * * *", &PlanDueRoutes {}),
+        Entry::new("prune_finished_jobs", "10 3 * * *", &PruneFinishedJobs {}),
+        Entry::new("prune_idempotency_keys", "20 * * * *", &PruneIdempotencyKeys {}),
+        Entry::new("prune_unique_keys", "40 3 * * *", &PruneUniqueKeys {}),
+        Entry::new("reconcile_payments", "* * * * *", &ReconcilePayments {}),
+    ]
 }

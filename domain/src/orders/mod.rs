@@ -154,6 +154,18 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
+/// Whether a text is formed like the gateway's token of a payment method. Card numbers are not.
+pub fn is_payment_method(text: &str) -> bool {
+    let is_word = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    text.strip_prefix("pm_").is_some_and(|rest| (1..=250).contains(&rest.len()) && is_word(rest))
+}
+
+/// What to say of a text that is not.
+pub fn payment_method_problem(pointer: &str) -> Problem {
+    let message = "the gateway's token of a payment method starts with pm_; card numbers are not accepted".to_owned();
+    Problem { pointer: pointer.to_owned(), code: "payment_method_invalid", message }
+}
+
 /// What the catalogue says about a product somebody ordered.
 #[derive(Debug, Clone)]
 pub struct Offer {
@@ -214,6 +226,9 @@ pub fn price(lines: &[NewLine], offers: &HashMap<String, Offer>) -> Result<(Vec<
         }
         total = total.and_then(|sum| sum.checked_add(offer.price.checked_mul(line.qty)?));
         priced.push(PricedLine { product_id: offer.id, unit_price: offer.price });
+    }
+    if total == Some(Cents::ZERO) && !priced.is_empty() {
+        problem("/lines".to_owned(), "nothing_to_pay", "the sum of the lines is zero".to_owned());
     }
     if total.is_none() {
         problem("/lines".to_owned(), "total_too_large", "the sum of the lines is too large to charge".to_owned());

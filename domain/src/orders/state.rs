@@ -168,9 +168,9 @@ impl PaymentStatus {
         use PaymentStatus::*;
         match self {
             None => &[Authorizing],
-            Authorizing => &[Authorized, Declined, Voiding, Voided, Captured, Unknown],
-            Authorized => &[Capturing, Captured, Voiding, Voided, Unknown],
-            Capturing => &[Captured, Authorized, Voiding, Voided, Unknown],
+            Authorizing => &[Authorized, Declined, Voiding, Voided, Captured, Refunding, Unknown],
+            Authorized => &[Capturing, Captured, Voiding, Voided, Refunding, Unknown],
+            Capturing => &[Captured, Authorized, Voiding, Voided, Refunding, Unknown],
             Captured => &[Refunding, Refunded],
             Voiding => &[Voided, Captured, Refunding, Unknown],
             Refunding => &[Refunded, Captured, Unknown],

@@ -24,7 +24,7 @@ use crate::{
 /// How an attempt to reserve ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reservation {
-    /// All lines are held until the time given.
+    /// All lines are held.
     Reserved,
     /// Too little is free; the order is rejected.
     Rejected(Vec<Shortage>),
@@ -65,11 +65,13 @@ macro_rules! orders {
 /// Writes an order, its lines with prices frozen, its history and its event; or says everything that is wrong with it.
 pub async fn submit(conn: &mut PgConnection, order: &NewOrder, cause: &Cause) -> Result<(Order, Announced), Error> {
     let (is_active, offers) = look_up(&mut *conn, order).await?;
-    let priced = super::price(&order.lines, &offers);
-    let (lines, currency, total) = match (is_active, priced) {
-        (Some(true), Ok(priced)) => priced,
-        (customer, priced) => {
-            let mut problems = customer_problem(customer);
+    let mut problems = customer_problem(is_active);
+    if order.confirm_with.as_deref().is_some_and(|method| !super::is_payment_method(method)) {
+        problems.push(super::payment_method_problem("/confirm_with"));
+    }
+    let (lines, currency, total) = match super::price(&order.lines, &offers) {
+        Ok(priced) if problems.is_empty() => priced,
+        priced => {
             problems.extend(priced.err().unwrap_or_default());
             return Err(Error::Invalid(problems));
         }
