@@ -68,23 +68,14 @@ pub struct Opened {
 
 impl Journal {
     /// Opens or creates the file, locks it, and hands every line in it to `each`.
-    pub fn open(
-        path: &Path,
-        mut each: impl FnMut(&str, Place) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Opened> {
+    pub fn open(path: &Path, mut each: impl FnMut(&str, Place) -> anyhow::Result<()>) -> anyhow::Result<Opened> {
         let mut file = locked(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)
             .with_context(|| format!("reading {}", path.display()))?;
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |at| at + 1);
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let mut offset = 0_usize;
-        for (index, line) in bytes[..whole]
-            .split_inclusive(|byte| *byte == b'\n')
-            .enumerate()
-        {
+        for (index, line) in bytes[..whole].split_inclusive(|byte| *byte == b'\n').enumerate() {
             let text = &line[..line.len() - 1];
             let place = Place {
                 offset: offset as u64,
@@ -96,8 +87,7 @@ impl Journal {
                 .with_context(|| format!("line {} of {} is damaged", index + 1, path.display()))?;
             offset += line.len();
         }
-        let torn =
-            (whole < bytes.len()).then(|| String::from_utf8_lossy(&bytes[whole..]).into_owned());
+        let torn = (whole < bytes.len()).then(|| String::from_utf8_lossy(&bytes[whole..]).into_owned());
         if torn.is_some() {
             file.set_len(whole as u64)
                 .with_context(|| format!("cutting the torn end off {}", path.display()))?;
@@ -215,26 +205,17 @@ impl Lines {
 /// The lines of a journal that another process may be writing: whole lines only.
 pub fn read(path: &Path) -> anyhow::Result<Vec<serde_json::Value>> {
     let text = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let whole = text
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     text[..whole]
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
-        .map(|line| {
-            serde_json::from_slice(line).with_context(|| format!("a line of {}", path.display()))
-        })
+        .map(|line| serde_json::from_slice(line).with_context(|| format!("a line of {}", path.display())))
         .collect()
 }
 
 fn locked(path: &Path) -> anyhow::Result<File> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("creating the folder {}", folder.display()))?;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating the folder {}", folder.display()))?;
     }
     let file = OpenOptions::new()
         .read(true)
@@ -250,9 +231,7 @@ fn locked(path: &Path) -> anyhow::Result<File> {
                 path.display()
             )
         }
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("locking {}", path.display()))
-        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
 }
 
@@ -268,12 +247,7 @@ fn sync_folder(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The writer thread: gather, write, sync, tell. Ends with the journal, or at the first failure.
-fn write_all(
-    file: &mut File,
-    path: &Path,
-    waiting: &Receiver<Vec<u8>>,
-    told: &watch::Sender<Progress>,
-) {
+fn write_all(file: &mut File, path: &Path, waiting: &Receiver<Vec<u8>>, told: &watch::Sender<Progress>) {
     let mut durable = 0_u64;
     let mut batch = Vec::new();
     while let Ok(first) = waiting.recv() {

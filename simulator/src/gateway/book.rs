@@ -161,9 +161,7 @@ impl Book {
     pub(super) fn open(ledger: &Path, seed: u64) -> anyhow::Result<(Self, Vec<String>)> {
         let mut memory = Memory::default();
         let opened = Journal::open(ledger, |line, place| memory.ledger_line(line, place))?;
-        let answers = Journal::open(&answers_path(ledger), |line, place| {
-            memory.answer_line(line, place)
-        })?;
+        let answers = Journal::open(&answers_path(ledger), |line, place| memory.answer_line(line, place))?;
         let torn = [opened.torn, answers.torn].into_iter().flatten().collect();
         let mut book = Self {
             intent_index: index(&memory.intents, |intent| &intent.id),
@@ -228,24 +226,12 @@ impl Book {
     /// Answers a question.
     pub(super) fn look(&self, query: &Query) -> Result<Value, Error> {
         match query {
-            Query::Intent { id, expand } => {
-                Ok(self.intents[self.intent_at(id, "intent")?].render(expand))
-            }
+            Query::Intent { id, expand } => Ok(self.intents[self.intent_at(id, "intent")?].render(expand)),
             Query::Intents { page, expand } => {
-                let all = self
-                    .intents
-                    .iter()
-                    .rev()
-                    .map(|intent| (intent.id.as_str(), intent));
-                listed("/v1/payment_intents", page, all, |intent| {
-                    intent.render(expand)
-                })
+                let all = self.intents.iter().rev().map(|intent| (intent.id.as_str(), intent));
+                listed("/v1/payment_intents", page, all, |intent| intent.render(expand))
             }
-            Query::Search {
-                terms,
-                limit,
-                offset,
-            } => Ok(self.search(terms, *limit, *offset)),
+            Query::Search { terms, limit, offset } => Ok(self.search(terms, *limit, *offset)),
             Query::Charge { id } => {
                 let at = self
                     .charge_index
@@ -291,9 +277,7 @@ impl Book {
                         intent.as_ref().is_none_or(|id| *id == refund.intent)
                             && charge.as_ref().is_none_or(|id| *id == refund.charge)
                     });
-                listed("/v1/refunds", page, all, |at| {
-                    self.render_refund(at, expand)
-                })
+                listed("/v1/refunds", page, all, |at| self.render_refund(at, expand))
             }
         }
     }
@@ -397,13 +381,7 @@ impl Book {
         Ok(self.confirmed(call, at, method, fault))
     }
 
-    fn confirmed(
-        &mut self,
-        call: &Call,
-        at: usize,
-        method: Option<&str>,
-        fault: Option<Fault>,
-    ) -> Outcome {
+    fn confirmed(&mut self, call: &Call, at: usize, method: Option<&str>, fault: Option<Fault>) -> Outcome {
         let charge_id = self.new_id("ch");
         let intent = &mut self.intents[at];
         let amount = intent.amount;
@@ -449,29 +427,17 @@ impl Book {
         reason: Option<&str>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Outcome, Error> {
-        // Stripe answers 404 only for an id in the path.
-        let in_body = |mut error: Error| {
-            error.status = axum::http::StatusCode::BAD_REQUEST;
-            error
-        };
         let at = match of {
-            RefundOf::Intent(id) => self.intent_at(id, "payment_intent").map_err(in_body)?,
+            RefundOf::Intent(id) => self.intent_at(id, "payment_intent").map_err(Error::in_parameters)?,
             RefundOf::Charge(id) => {
                 let at = self.charge_index.get(id).copied();
-                at.ok_or_else(|| in_body(Error::no_such("charge", id, "charge")))?
+                at.ok_or_else(|| Error::no_such("charge", id, "charge").in_parameters())?
             }
         };
         let (charge, amount) = match self.intents[at].refund(amount) {
             Ok(refunded) => refunded,
             Err(error) => {
-                return Ok(self.conclude(
-                    call,
-                    "refund",
-                    at,
-                    amount.unwrap_or(0),
-                    Err(error),
-                    None,
-                ));
+                return Ok(self.conclude(call, "refund", at, amount.unwrap_or(0), Err(error), None));
             }
         };
         let id = self.new_id("re");
@@ -546,13 +512,7 @@ impl Book {
     }
 
     /// Writes the ledger line with its answer and keeps the key.
-    fn record(
-        &mut self,
-        call: &Call,
-        entry: Entry<'_>,
-        body: &Value,
-        fault: Option<Fault>,
-    ) -> Outcome {
+    fn record(&mut self, call: &Call, entry: Entry<'_>, body: &Value, fault: Option<Fault>) -> Outcome {
         let status = entry.error.map_or(200, |error| error.status.as_u16());
         let answer = Answer {
             status,
@@ -602,8 +562,7 @@ impl Book {
 
     /// Keeps a 500 under the key without executing anything.
     fn store_error(&mut self, call: &Call, at: Option<usize>) -> Outcome {
-        let error =
-            Error::internal("An error occurred on our side: pm_card_error_stored asked for it.");
+        let error = Error::internal("An error occurred on our side: pm_card_error_stored asked for it.");
         let answer = Answer {
             status: error.status.as_u16(),
             body: error.body().to_string(),
@@ -641,10 +600,7 @@ impl Book {
     }
 
     fn forget_old_keys(&mut self, now: DateTime<Utc>) {
-        while let Some((_, scope)) = self
-            .keys_by_age
-            .pop_front_if(|(at, _)| *at <= now - KEY_KEPT)
-        {
+        while let Some((_, scope)) = self.keys_by_age.pop_front_if(|(at, _)| *at <= now - KEY_KEPT) {
             self.keys.remove(&scope);
         }
     }
@@ -697,8 +653,7 @@ impl Book {
 
 /// Reads an answer back from its line.
 pub(super) fn read_answer(lines: &Lines, place: Place) -> anyhow::Result<Answer> {
-    let AnswerOf { answer } =
-        serde_json::from_str(&lines.read(place)?).context("reading a kept answer")?;
+    let AnswerOf { answer } = serde_json::from_str(&lines.read(place)?).context("reading a kept answer")?;
     Ok(Answer {
         status: answer.status,
         body: answer.body.get().to_owned(),
@@ -813,13 +768,7 @@ impl Memory {
         }
         self.refunds.extend(line.refund_after);
         if line.answer.is_some() {
-            self.key(
-                line.key,
-                line.path,
-                line.params_sha256,
-                line.at,
-                (File::Ledger, place),
-            );
+            self.key(line.key, line.path, line.params_sha256, line.at, (File::Ledger, place));
         }
         Ok(())
     }
@@ -829,13 +778,7 @@ impl Memory {
         if let Some(at) = line.intent.and_then(|id| self.index.get(&id)) {
             self.intents[*at].has_stored_error = true;
         }
-        self.key(
-            line.key,
-            line.path,
-            line.params_sha256,
-            line.at,
-            (File::Answers, place),
-        );
+        self.key(line.key, line.path, line.params_sha256, line.at, (File::Answers, place));
         Ok(())
     }
 

@@ -1,11 +1,16 @@
 //! The gateway's errors, in Stripe's words.
 
+use std::ops::Deref;
+
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
-/// One error answer: `{"error": {type, code, decline_code, message, param, …}}`.
+/// One error answer: `{"error": {type, code, decline_code, message, param, …}}`. Boxed, since most requests have none.
 #[derive(Debug, Clone)]
-pub(super) struct Error {
+pub(super) struct Error(Box<Parts>);
+
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
     pub(super) status: StatusCode,
     kind: &'static str,
     pub(super) code: Option<&'static str>,
@@ -16,14 +21,17 @@ pub(super) struct Error {
     intent: Option<Value>,
 }
 
+impl Deref for Error {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
 impl Error {
-    fn new(
-        status: StatusCode,
-        kind: &'static str,
-        code: Option<&'static str>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
+    fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self(Box::new(Parts {
             status,
             kind,
             code,
@@ -32,17 +40,12 @@ impl Error {
             param: None,
             charge: None,
             intent: None,
-        }
+        }))
     }
 
     /// 400: the request itself is wrong.
     pub(super) fn invalid(code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_request_error",
-            code,
-            message,
-        )
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
     }
 
     /// 400: the intent's state forbids it.
@@ -52,51 +55,37 @@ impl Error {
 
     /// 400: a parameter is missing.
     pub(super) fn missing(param: &str) -> Self {
-        Self::invalid(
-            Some("parameter_missing"),
-            format!("Missing required param: {param}."),
-        )
-        .param(param)
+        Self::invalid(Some("parameter_missing"), format!("Missing required param: {param}.")).param(param)
     }
 
     /// 404: no such object in the path.
     pub(super) fn no_such(what: &str, id: &str, param: &str) -> Self {
-        let mut error =
-            Self::invalid(Some("resource_missing"), format!("No such {what}: '{id}'")).param(param);
-        error.status = StatusCode::NOT_FOUND;
+        let mut error = Self::invalid(Some("resource_missing"), format!("No such {what}: '{id}'")).param(param);
+        error.0.status = StatusCode::NOT_FOUND;
         error
+    }
+
+    /// Stripe answers 404 only for an id in the path, and 400 for one in the parameters.
+    pub(super) fn in_parameters(mut self) -> Self {
+        self.0.status = StatusCode::BAD_REQUEST;
+        self
     }
 
     /// 404: no such endpoint.
     pub(super) fn unknown_url(method: &str, path: &str) -> Self {
         let message = format!("Unrecognized request URL ({method}: {path}).");
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "invalid_request_error",
-            None,
-            message,
-        )
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message)
     }
 
     /// 401: no key, or one that isn't for testing.
     pub(super) fn unauthorized(message: &str) -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "invalid_request_error",
-            None,
-            message,
-        )
+        Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", None, message)
     }
 
     /// 413: more bytes than a request may have.
     pub(super) fn too_long(max: usize) -> Self {
         let message = format!("The request body is larger than {max} bytes.");
-        Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "invalid_request_error",
-            None,
-            message,
-        )
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", None, message)
     }
 
     /// 400: the key was used with other parameters.
@@ -122,44 +111,30 @@ impl Error {
     }
 
     /// 402: the card was refused.
-    pub(super) fn card(
-        code: &'static str,
-        decline_code: Option<&'static str>,
-        message: &str,
-    ) -> Self {
-        let mut error = Self::new(
-            StatusCode::PAYMENT_REQUIRED,
-            "card_error",
-            Some(code),
-            message,
-        );
-        error.decline_code = decline_code;
+    pub(super) fn card(code: &'static str, decline_code: Option<&'static str>, message: &str) -> Self {
+        let mut error = Self::new(StatusCode::PAYMENT_REQUIRED, "card_error", Some(code), message);
+        error.0.decline_code = decline_code;
         error
     }
 
     /// 500: something of the gateway's own.
     pub(super) fn internal(message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "api_error",
-            None,
-            message,
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "api_error", None, message)
     }
 
     pub(super) fn param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.0.param = Some(param.into());
         self
     }
 
     pub(super) fn charge(mut self, id: &str) -> Self {
-        self.charge = Some(id.to_owned());
+        self.0.charge = Some(id.to_owned());
         self
     }
 
     /// Shows the intent as it stands, as Stripe does whenever it knows which one is meant.
     pub(super) fn intent(mut self, intent: Value) -> Self {
-        self.intent = Some(intent);
+        self.0.intent = Some(intent);
         self
     }
 

@@ -47,11 +47,7 @@ impl Form {
                 ));
             }
             if !is_text(value) {
-                return Err(Error::invalid(
-                    None,
-                    format!("Invalid string: {key} is not UTF-8 text."),
-                )
-                .param(key));
+                return Err(Error::invalid(None, format!("Invalid string: {key} is not UTF-8 text.")).param(key));
             }
             let is_number_field = key.ends_with("[number]") || key == "number";
             if is_number_field && methods::looks_like_a_card_number(value) {
@@ -89,11 +85,7 @@ impl Form {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
-        let is_integer = !text.is_empty()
-            && text
-                .trim_start_matches('-')
-                .bytes()
-                .all(|byte| byte.is_ascii_digit());
+        let is_integer = !text.is_empty() && text.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
         if !is_integer {
             let message = format!("Invalid integer: {text}");
             return Err(Error::invalid(Some("parameter_invalid_integer"), message).param(name));
@@ -126,18 +118,12 @@ impl Form {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(other) => {
-                Err(Error::invalid(None, format!("Invalid boolean: {other}")).param(name))
-            }
+            Some(other) => Err(Error::invalid(None, format!("Invalid boolean: {other}")).param(name)),
         }
     }
 
     /// Takes one of a few words out.
-    pub(super) fn one_of(
-        &mut self,
-        name: &str,
-        allowed: &[&'static str],
-    ) -> Result<Option<&'static str>, Error> {
+    pub(super) fn one_of(&mut self, name: &str, allowed: &[&'static str]) -> Result<Option<&'static str>, Error> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
@@ -152,26 +138,18 @@ impl Form {
     pub(super) fn metadata(&mut self) -> Result<BTreeMap<String, String>, Error> {
         let mut metadata = BTreeMap::new();
         for (name, value) in self.take(|key| key.starts_with("metadata[")) {
-            let key = name
-                .trim_start_matches("metadata[")
-                .trim_end_matches(']')
-                .to_owned();
+            let key = name.trim_start_matches("metadata[").trim_end_matches(']').to_owned();
             let is_key = !key.is_empty() && !key.contains(['[', ']']) && name.ends_with(']');
             if !is_key || key.chars().count() > METADATA_KEY_CHARS_MAX {
-                let message = format!(
-                    "A metadata key has 1 to {METADATA_KEY_CHARS_MAX} characters and no brackets."
-                );
+                let message = format!("A metadata key has 1 to {METADATA_KEY_CHARS_MAX} characters and no brackets.");
                 return Err(Error::invalid(None, message).param(name));
             }
             if value.chars().count() > METADATA_VALUE_CHARS_MAX {
-                let message =
-                    format!("A metadata value has up to {METADATA_VALUE_CHARS_MAX} characters.");
+                let message = format!("A metadata value has up to {METADATA_VALUE_CHARS_MAX} characters.");
                 return Err(Error::invalid(None, message).param(name));
             }
             if metadata.insert(key, value).is_some() {
-                return Err(
-                    Error::invalid(None, format!("{name} was given more than once.")).param(name),
-                );
+                return Err(Error::invalid(None, format!("{name} was given more than once.")).param(name));
             }
         }
         if metadata.len() > METADATA_KEYS_MAX {
@@ -187,14 +165,10 @@ impl Form {
         asked
             .into_iter()
             .map(|(name, value)| {
-                allowed
-                    .iter()
-                    .find(|path| **path == value)
-                    .copied()
-                    .ok_or_else(|| {
-                        let message = format!("This property cannot be expanded ({value}).");
-                        Error::invalid(None, message).param(name)
-                    })
+                allowed.iter().find(|path| **path == value).copied().ok_or_else(|| {
+                    let message = format!("This property cannot be expanded ({value}).");
+                    Error::invalid(None, message).param(name)
+                })
             })
             .collect()
     }
@@ -221,9 +195,7 @@ impl Form {
     }
 
     fn take(&mut self, mut is_wanted: impl FnMut(&str) -> bool) -> Vec<(String, String)> {
-        self.params
-            .extract_if(.., |(key, _)| is_wanted(key))
-            .collect()
+        self.params.extract_if(.., |(key, _)| is_wanted(key)).collect()
     }
 }
 

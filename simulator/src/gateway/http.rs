@@ -46,26 +46,21 @@ impl Gateway {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().expect(
-            "a request that panicked left the book half changed: better none than a wrong answer",
-        )
+        self.book
+            .lock()
+            .expect("a request that panicked left the book half changed: better none than a wrong answer")
     }
 }
 
 /// Serves until `stop`, or until a journal can't be written.
-pub(super) async fn serve(
-    listener: Cuttable,
-    gateway: Arc<Gateway>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub(super) async fn serve(listener: Cuttable, gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
     let (ledger, answers) = gateway.book().durable();
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))
         .fallback(handle)
         .with_state(Arc::clone(&gateway));
     let service = router.into_make_service_with_connect_info::<Scissors>();
-    let server =
-        axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let result = tokio::select! {
         result = server => result.map_err(anyhow::Error::from),
         () = async { stop.cancelled().await; tokio::time::sleep(SHUTDOWN_GRACE).await } => Ok(()),
@@ -161,9 +156,7 @@ async fn work_on(gateway: Arc<Gateway>, work: Work) -> Reply {
     });
     match task.await {
         Ok(Ok(reply)) => reply,
-        Ok(Err(error)) => {
-            Error::internal(format!("The gateway simulator can't go on: {error:#}")).into()
-        }
+        Ok(Err(error)) => Error::internal(format!("The gateway simulator can't go on: {error:#}")).into(),
         Err(_) => Error::internal("The gateway simulator panicked; see its log.").into(),
     }
 }
@@ -189,22 +182,14 @@ async fn perform(gateway: &Gateway, call: Call) -> anyhow::Result<Reply> {
     let outcome = gateway.book().perform(&call);
     match outcome {
         Outcome::Refused(error) => Ok(error.into()),
-        Outcome::Replay {
-            lines,
-            place,
-            durable,
-        } => {
+        Outcome::Replay { lines, place, durable } => {
             durable.wait().await?;
             Ok(Reply {
                 is_replayed: true,
                 ..Reply::new(book::read_answer(&lines, place)?)
             })
         }
-        Outcome::Executed {
-            answer,
-            durable,
-            fault,
-        } => {
+        Outcome::Executed { answer, durable, fault } => {
             durable.wait().await?;
             if let Some(Fault::Slow(delay)) = fault {
                 tokio::time::sleep(delay).await;
@@ -235,19 +220,11 @@ fn authorize(headers: &HeaderMap) -> Result<(), Error> {
                 .decode(rest.trim())
                 .ok()
                 .and_then(|bytes| String::from_utf8(bytes).ok());
-            decoded
-                .unwrap_or_default()
-                .split(':')
-                .next()
-                .unwrap_or("")
-                .to_owned()
+            decoded.unwrap_or_default().split(':').next().unwrap_or("").to_owned()
         }
         _ => String::new(),
     };
-    match key
-        .strip_prefix("sk_test_")
-        .is_some_and(|rest| !rest.is_empty())
-    {
+    match key.strip_prefix("sk_test_").is_some_and(|rest| !rest.is_empty()) {
         true => Ok(()),
         false => Err(Error::unauthorized(
             "Invalid API Key provided: this simulator takes any key like sk_test_….",
@@ -260,18 +237,14 @@ async fn body_of(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Error> {
         Ok(Ok(bytes)) => bytes.to_vec(),
         Ok(Err(_)) => return Err(Error::too_long(BODY_BYTES_MAX)),
         Err(_) => {
-            return Err(Error::invalid(
-                None,
-                "The request body did not arrive in time.",
-            ));
+            return Err(Error::invalid(None, "The request body did not arrive in time."));
         }
     };
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or("");
-    let is_form =
-        content_type.split(';').next().unwrap_or("").trim() == "application/x-www-form-urlencoded";
+    let is_form = content_type.split(';').next().unwrap_or("").trim() == "application/x-www-form-urlencoded";
     match bytes.is_empty() || is_form {
         true => Ok(bytes),
         false => Err(Error::invalid(
@@ -289,8 +262,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
     match (1..=KEY_CHARS_MAX).contains(&key.len()) {
         true => Ok(Some(key.to_owned())),
         false => {
-            let message =
-                format!("An Idempotency-Key has 1 to {KEY_CHARS_MAX} visible ASCII characters.");
+            let message = format!("An Idempotency-Key has 1 to {KEY_CHARS_MAX} visible ASCII characters.");
             Err(Error::invalid(None, message))
         }
     }
@@ -298,14 +270,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
 
 fn respond(reply: Reply, request_id: &str, asked: &HeaderMap, is_post: bool) -> Response {
     let mut response = Response::new(Body::from(reply.answer.body));
-    *response.status_mut() =
-        StatusCode::from_u16(reply.answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(reply.answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert("request-id", value);
     }

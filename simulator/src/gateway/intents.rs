@@ -118,19 +118,10 @@ pub(super) struct Refund {
 
 impl Intent {
     /// Authorises the amount on a card and, when capture is automatic, takes it. A decline also changes the intent.
-    pub(super) fn confirm(
-        &mut self,
-        method: Option<&str>,
-        charge_id: String,
-        now: i64,
-    ) -> Result<(), Error> {
+    pub(super) fn confirm(&mut self, method: Option<&str>, charge_id: String, now: i64) -> Result<(), Error> {
         self.may_be_confirmed()?;
-        let Some(method) = method
-            .map(str::to_owned)
-            .or_else(|| self.payment_method.clone())
-        else {
-            let message =
-                "You cannot confirm this PaymentIntent because it's missing a payment method.";
+        let Some(method) = method.map(str::to_owned).or_else(|| self.payment_method.clone()) else {
+            let message = "You cannot confirm this PaymentIntent because it's missing a payment method.";
             return Err(Error::unexpected_state(message).param("payment_method"));
         };
         let mut charge = Charge {
@@ -246,9 +237,7 @@ impl Intent {
     /// Gives the authorisation back. From then on no confirm and no capture can succeed.
     pub(super) fn cancel(&mut self, reason: Option<&str>, now: i64) -> Result<(), Error> {
         match self.status {
-            Status::RequiresPaymentMethod
-            | Status::RequiresConfirmation
-            | Status::RequiresCapture => {}
+            Status::RequiresPaymentMethod | Status::RequiresConfirmation | Status::RequiresCapture => {}
             Status::Succeeded => {
                 return Err(Error::unexpected_state(
                     "You cannot cancel this PaymentIntent because it has a status of succeeded. Only a PaymentIntent \
@@ -296,12 +285,8 @@ impl Intent {
         let amount = amount.unwrap_or(left);
         if amount > left {
             // Stripe sends no code here.
-            let message = format!(
-                "Refund amount ({amount}) is greater than unrefunded amount on charge ({left})."
-            );
-            return Err(Error::invalid(None, message)
-                .param("amount")
-                .charge(&charge.id));
+            let message = format!("Refund amount ({amount}) is greater than unrefunded amount on charge ({left}).");
+            return Err(Error::invalid(None, message).param("amount").charge(&charge.id));
         }
         charge.amount_refunded += amount;
         Ok((charge.id.clone(), amount))
@@ -313,12 +298,12 @@ impl Intent {
 
     /// The intent as the wire shows it.
     pub(super) fn render(&self, expand: &[&str]) -> Value {
-        let latest_charge =
-            self.latest_charge()
-                .map(|charge| match expand.contains(&"latest_charge") {
-                    true => self.render_charge(charge),
-                    false => json!(charge.id),
-                });
+        let latest_charge = self
+            .latest_charge()
+            .map(|charge| match expand.contains(&"latest_charge") {
+                true => self.render_charge(charge),
+                false => json!(charge.id),
+            });
         json!({
             "id": self.id,
             "object": "payment_intent",
@@ -428,11 +413,7 @@ impl Refund {
             true => intent.render(&[]),
             false => json!(self.intent),
         };
-        let charge = match intent
-            .charges
-            .iter()
-            .find(|charge| charge.id == self.charge)
-        {
+        let charge = match intent.charges.iter().find(|charge| charge.id == self.charge) {
             Some(charge) if expand.contains(&"charge") => intent.render_charge(charge),
             _ => json!(self.charge),
         };

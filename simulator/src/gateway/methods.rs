@@ -196,16 +196,9 @@ pub(super) fn find(id: &str) -> Result<&'static Method, Error> {
     if looks_like_a_card_number(id) {
         return Err(card_number_refused("payment_method"));
     }
-    METHODS
-        .iter()
-        .find(|method| method.id == id)
-        .ok_or_else(|| {
-            Error::invalid(
-                Some("resource_missing"),
-                format!("No such PaymentMethod: '{id}'"),
-            )
-            .param("payment_method")
-        })
+    METHODS.iter().find(|method| method.id == id).ok_or_else(|| {
+        Error::invalid(Some("resource_missing"), format!("No such PaymentMethod: '{id}'")).param("payment_method")
+    })
 }
 
 /// The trouble the method called `id` makes at `step`; none when it isn't known.
@@ -229,10 +222,7 @@ pub(super) fn card_number_refused(param: &str) -> Error {
 /// Twelve to nineteen digits, perhaps grouped.
 pub(super) fn looks_like_a_card_number(value: &str) -> bool {
     let digits = value.chars().filter(char::is_ascii_digit).count();
-    (12..=19).contains(&digits)
-        && value
-            .chars()
-            .all(|c| c.is_ascii_digit() || c == ' ' || c == '-')
+    (12..=19).contains(&digits) && value.chars().all(|c| c.is_ascii_digit() || c == ' ' || c == '-')
 }
 
 #[cfg(test)]

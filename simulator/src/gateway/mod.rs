@@ -90,10 +90,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         .context("opening the ledger")??;
     for line in &torn {
         let bytes = line.len();
-        tracing::warn!(
-            bytes,
-            "a torn last line was cut off the ledger; nobody was told of it"
-        );
+        tracing::warn!(bytes, "a torn last line was cut off the ledger; nobody was told of it");
     }
     let stop = CancellationToken::new();
     let gateway = Arc::new(http::Gateway::new(book));

@@ -123,10 +123,7 @@ pub(super) enum Request {
 
 /// The endpoints.
 pub(super) fn read(method: &str, path: &str, form: Form) -> Result<Request, Error> {
-    let segments: Vec<&str> = path
-        .split('/')
-        .filter(|segment| !segment.is_empty())
-        .collect();
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match (method, segments.as_slice()) {
         ("POST", ["v1", "payment_intents"]) => create(form),
         ("GET", ["v1", "payment_intents"]) => intents(form),
@@ -146,14 +143,9 @@ pub(super) fn read(method: &str, path: &str, form: Form) -> Result<Request, Erro
 
 fn create(mut form: Form) -> Result<Request, Error> {
     refuse_raw_cards(&form)?;
-    let amount = form
-        .amount("amount")?
-        .ok_or_else(|| Error::missing("amount"))?;
+    let amount = form.amount("amount")?.ok_or_else(|| Error::missing("amount"))?;
     let currency = currency(form.required("currency")?)?;
-    let capture_method = match form.one_of(
-        "capture_method",
-        &["manual", "automatic", "automatic_async"],
-    )? {
+    let capture_method = match form.one_of("capture_method", &["manual", "automatic", "automatic_async"])? {
         Some("manual") => CaptureMethod::Manual,
         _ => CaptureMethod::Automatic,
     };
@@ -182,8 +174,7 @@ fn create(mut form: Form) -> Result<Request, Error> {
     ]);
     form.finish()?;
     if is_confirmed_at_once && method.is_none() {
-        let message =
-            "You cannot confirm this PaymentIntent because it's missing a payment method.";
+        let message = "You cannot confirm this PaymentIntent because it's missing a payment method.";
         return Err(Error::unexpected_state(message).param("payment_method"));
     }
     let new = NewIntent {
@@ -229,8 +220,7 @@ fn capture(id: &str, mut form: Form) -> Result<Request, Error> {
     let amount = form.amount("amount_to_capture")?;
     let metadata = form.metadata()?;
     if form.boolean("final_capture")? == Some(false) {
-        let message =
-            "This PaymentIntent can be captured only once: final_capture=false needs multicapture.";
+        let message = "This PaymentIntent can be captured only once: final_capture=false needs multicapture.";
         return Err(Error::invalid(None, message).param("final_capture"));
     }
     let expand = form.expand(&["latest_charge"])?;
@@ -249,12 +239,7 @@ fn capture(id: &str, mut form: Form) -> Result<Request, Error> {
 fn cancel(id: &str, mut form: Form) -> Result<Request, Error> {
     let reason = form.one_of(
         "cancellation_reason",
-        &[
-            "duplicate",
-            "fraudulent",
-            "requested_by_customer",
-            "abandoned",
-        ],
+        &["duplicate", "fraudulent", "requested_by_customer", "abandoned"],
     )?;
     let expand = form.expand(&["latest_charge"])?;
     form.finish()?;
@@ -281,10 +266,7 @@ fn refund(mut form: Form) -> Result<Request, Error> {
         }
     };
     let amount = form.amount("amount")?;
-    let reason = form.one_of(
-        "reason",
-        &["duplicate", "fraudulent", "requested_by_customer"],
-    )?;
+    let reason = form.one_of("reason", &["duplicate", "fraudulent", "requested_by_customer"])?;
     let metadata = form.metadata()?;
     let expand = form.expand(&["charge", "payment_intent"])?;
     form.finish()?;
@@ -322,20 +304,12 @@ fn search(mut form: Form) -> Result<Request, Error> {
     let offset = match form.text("page")? {
         None => 0,
         Some(page) => {
-            let offset = page
-                .strip_prefix("page_")
-                .and_then(|offset| offset.parse().ok());
-            offset.ok_or_else(|| {
-                Error::invalid(None, "Invalid page: send back next_page as it was.").param("page")
-            })?
+            let offset = page.strip_prefix("page_").and_then(|offset| offset.parse().ok());
+            offset.ok_or_else(|| Error::invalid(None, "Invalid page: send back next_page as it was.").param("page"))?
         }
     };
     form.finish()?;
-    Ok(Request::Query(Query::Search {
-        terms,
-        limit,
-        offset,
-    }))
+    Ok(Request::Query(Query::Search { terms, limit, offset }))
 }
 
 fn charge(id: &str, form: Form) -> Result<Request, Error> {
@@ -394,8 +368,7 @@ fn currency(text: String) -> Result<String, Error> {
     match text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_lowercase()) {
         true => Ok(text),
         false => {
-            let message =
-                format!("Invalid currency: {text}. Send a three-letter ISO code in lower case.");
+            let message = format!("Invalid currency: {text}. Send a three-letter ISO code in lower case.");
             Err(Error::invalid(None, message).param("currency"))
         }
     }
@@ -404,9 +377,7 @@ fn currency(text: String) -> Result<String, Error> {
 fn path_id(id: &str) -> Result<String, Error> {
     match id.len() <= ID_CHARS_MAX {
         true => Ok(id.to_owned()),
-        false => Err(
-            Error::invalid(None, format!("An id has up to {ID_CHARS_MAX} characters.")).param("id"),
-        ),
+        false => Err(Error::invalid(None, format!("An id has up to {ID_CHARS_MAX} characters.")).param("id")),
     }
 }
 
@@ -420,8 +391,7 @@ fn page(form: &mut Form) -> Result<Page, Error> {
     let starting_after = form.text("starting_after")?;
     let ending_before = form.text("ending_before")?;
     if starting_after.is_some() && ending_before.is_some() {
-        let message =
-            "You may only specify one of these parameters: starting_after, ending_before.";
+        let message = "You may only specify one of these parameters: starting_after, ending_before.";
         return Err(Error::invalid(None, message).param("ending_before"));
     }
     Ok(Page {
@@ -442,10 +412,15 @@ fn data_expand(form: &mut Form, allowed: &[&'static str]) -> Result<Vec<&'static
 
 /// Reads `metadata['payment_id']:'…' AND status:'…'`.
 fn terms(query: &str) -> Result<Vec<Term>, Error> {
-    query.split(" AND ").map(|text| term(text.trim())).collect::<Option<_>>().ok_or_else(|| {
-        let message = "Invalid query: this gateway reads metadata['key']:'value' and status:'value', joined by AND.";
-        Error::invalid(None, message).param("query")
-    })
+    query
+        .split(" AND ")
+        .map(|text| term(text.trim()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| {
+            let message =
+                "Invalid query: this gateway reads metadata['key']:'value' and status:'value', joined by AND.";
+            Error::invalid(None, message).param("query")
+        })
 }
 
 fn term(text: &str) -> Option<Term> {
@@ -472,8 +447,7 @@ mod tests {
 
     #[test]
     fn a_search_reads_metadata_and_status_in_either_quotes() {
-        let terms =
-            terms("metadata['payment_id']:'a:b' AND status:\"succeeded\"").expect("a valid query");
+        let terms = terms("metadata['payment_id']:'a:b' AND status:\"succeeded\"").expect("a valid query");
         let payment = Term::Metadata {
             key: "payment_id".into(),
             value: "a:b".into(),

@@ -147,25 +147,18 @@ struct Receiver {
 
 impl Receiver {
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book
-            .lock()
-            .expect("nothing panics while the log's lock is held")
+        self.book.lock().expect("nothing panics while the log's lock is held")
     }
 }
 
-async fn serve(
-    listener: Cuttable,
-    receiver: Arc<Receiver>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+async fn serve(listener: Cuttable, receiver: Arc<Receiver>, stop: CancellationToken) -> anyhow::Result<()> {
     let written = receiver.book().journal.durable();
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/hooks/{name}", post(receive))
         .with_state(Arc::clone(&receiver));
     let service = router.into_make_service_with_connect_info::<Scissors>();
-    let server =
-        axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(listener, service).with_graceful_shutdown(stop.clone().cancelled_owned());
     let result = tokio::select! {
         result = server => result.map_err(anyhow::Error::from),
         () = async { stop.cancelled().await; tokio::time::sleep(SHUTDOWN_GRACE).await } => Ok(()),
@@ -193,12 +186,7 @@ async fn receive(
     body: Body,
 ) -> Response {
     let mode = match mode {
-        Ok(Query(mode))
-            if mode.delay_ms <= DELAY_MS_MAX
-                && mode.status.is_none_or(|s| (200..600).contains(&s)) =>
-        {
-            mode
-        }
+        Ok(Query(mode)) if mode.delay_ms <= DELAY_MS_MAX && mode.status.is_none_or(|s| (200..600).contains(&s)) => mode,
         _ => {
             return (
                 StatusCode::BAD_REQUEST,
@@ -226,14 +214,7 @@ async fn receive(
             .unwrap_or(StatusCode::NO_CONTENT),
     };
     let bytes = received.unwrap_or_default();
-    let line = Line::new(
-        now,
-        format!("/hooks/{name}"),
-        &headers,
-        &bytes,
-        verified,
-        status,
-    );
+    let line = Line::new(now, format!("/hooks/{name}"), &headers, &bytes, verified, status);
     let durable = receiver.book().record(line);
     if let Err(error) = durable.wait().await {
         return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response();
@@ -310,12 +291,7 @@ impl Book {
         let mut seen = HashSet::new();
         let opened = Journal::open(path, |text, _| {
             let line: Line = serde_json::from_str(text)?;
-            ensure!(
-                line.n == n + 1,
-                "it has number {}, but {} was expected",
-                line.n,
-                n + 1
-            );
+            ensure!(line.n == n + 1, "it has number {}, but {} was expected", line.n, n + 1);
             n = line.n;
             if let Some(id) = line.webhook_id.filter(|_| line.verified) {
                 seen.insert((line.path, id));

@@ -37,15 +37,9 @@ async fn an_intent_goes_from_created_to_captured_to_refunded() {
         .await
         .ok();
     assert_eq!(part["amount"], 400);
-    let rest = http
-        .post("/v1/refunds", &[("payment_intent", id)])
-        .await
-        .ok();
+    let rest = http.post("/v1/refunds", &[("payment_intent", id)]).await.ok();
     assert_eq!(rest["amount"], 600);
-    let (code, _) = http
-        .post("/v1/refunds", &[("payment_intent", id)])
-        .await
-        .refused();
+    let (code, _) = http.post("/v1/refunds", &[("payment_intent", id)]).await.refused();
     assert_eq!(code, "charge_already_refunded");
 
     let intent = http
@@ -57,12 +51,7 @@ async fn an_intent_goes_from_created_to_captured_to_refunded() {
     let lines = sandbox.gateway.ledger().unwrap();
     let ops: Vec<_> = lines
         .iter()
-        .map(|line| {
-            (
-                line["op"].as_str().unwrap(),
-                line["outcome"].as_str().unwrap(),
-            )
-        })
+        .map(|line| (line["op"].as_str().unwrap(), line["outcome"].as_str().unwrap()))
         .collect();
     let expected = [
         ("create", "ok"),
@@ -90,10 +79,7 @@ async fn each_operation_is_refused_in_the_wrong_state() {
     assert_eq!(http.act(&new, "capture").await.refused().0, UNEXPECTED);
 
     let authorised = sandbox.authorised("pm_card_visa").await;
-    assert_eq!(
-        http.act(&authorised, "confirm").await.refused().0,
-        UNEXPECTED
-    );
+    assert_eq!(http.act(&authorised, "confirm").await.refused().0, UNEXPECTED);
     assert_eq!(
         http.post("/v1/refunds", &[("payment_intent", &authorised)])
             .await
@@ -126,10 +112,7 @@ async fn each_operation_is_refused_in_the_wrong_state() {
             );
         }
         assert_eq!(
-            http.post("/v1/refunds", &[("payment_intent", &id)])
-                .await
-                .refused()
-                .0,
+            http.post("/v1/refunds", &[("payment_intent", &id)]).await.refused().0,
             UNEXPECTED
         );
     }
@@ -165,11 +148,7 @@ async fn a_partial_capture_releases_the_rest() {
         (code.as_str(), param.as_str()),
         ("amount_too_large", "amount_to_capture")
     );
-    let captured = sandbox
-        .http
-        .post(&path, &[("amount_to_capture", "300")])
-        .await
-        .ok();
+    let captured = sandbox.http.post(&path, &[("amount_to_capture", "300")]).await.ok();
     assert_eq!(
         (
             captured["amount_received"].as_i64(),
@@ -189,22 +168,14 @@ async fn a_partial_capture_releases_the_rest() {
 async fn a_declined_card_can_be_replaced_by_another_one() {
     let sandbox = Sandbox::new().await;
     for (method, code, decline_code) in [
-        (
-            "pm_card_chargeDeclined",
-            "card_declined",
-            Some("generic_decline"),
-        ),
+        ("pm_card_chargeDeclined", "card_declined", Some("generic_decline")),
         (
             "pm_card_chargeDeclinedInsufficientFunds",
             "card_declined",
             Some("insufficient_funds"),
         ),
         ("pm_card_chargeDeclinedExpiredCard", "expired_card", None),
-        (
-            "pm_card_chargeDeclinedProcessingError",
-            "processing_error",
-            None,
-        ),
+        ("pm_card_chargeDeclinedProcessingError", "processing_error", None),
     ] {
         let id = sandbox.intent(method).await;
         let error = sandbox.http.act(&id, "confirm").await.error(402);
@@ -245,10 +216,7 @@ async fn a_capture_can_be_declined_and_then_given_up() {
         sandbox.http.act(&id, "capture").await.error(402)["decline_code"],
         "generic_decline"
     );
-    assert_eq!(
-        sandbox.http.act(&id, "cancel").await.ok()["status"],
-        "canceled"
-    );
+    assert_eq!(sandbox.http.act(&id, "cancel").await.ok()["status"], "canceled");
     assert_eq!(sandbox.count("capture", "declined"), 1);
 }
 
@@ -273,18 +241,12 @@ async fn lists_are_newest_first_and_page_without_gaps() {
         if page["has_more"] == false {
             break;
         }
-        path = format!(
-            "/v1/payment_intents?limit=2&starting_after={}",
-            seen.last().unwrap()
-        );
+        path = format!("/v1/payment_intents?limit=2&starting_after={}", seen.last().unwrap());
     }
     assert_eq!(seen, created);
     let before = sandbox
         .http
-        .get(&format!(
-            "/v1/payment_intents?limit=2&ending_before={}",
-            created[3]
-        ))
+        .get(&format!("/v1/payment_intents?limit=2&ending_before={}", created[3]))
         .await
         .ok();
     assert_eq!(before["data"][0]["id"], created[1].as_str());
@@ -309,24 +271,18 @@ async fn an_intent_is_found_by_its_metadata() {
             .request("GET", &format!("/v1/payment_intents/search?{query}"));
         async { sandbox.http.send(request).await.unwrap() }
     };
-    let found = search("query=metadata%5B%27payment_id%27%5D%3A%27b%27")
-        .await
-        .ok();
+    let found = search("query=metadata%5B%27payment_id%27%5D%3A%27b%27").await.ok();
     assert_eq!(found["object"], "search_result");
     assert_eq!(found["data"].as_array().unwrap().len(), 1);
     assert_eq!(found["data"][0]["metadata"]["payment_id"], "b");
     assert_eq!(
-        search("query=metadata%5B%27payment_id%27%5D%3A%27c%27")
-            .await
-            .ok()["data"]
+        search("query=metadata%5B%27payment_id%27%5D%3A%27c%27").await.ok()["data"]
             .as_array()
             .unwrap()
             .len(),
         0
     );
-    let page = search("query=status:%27requires_payment_method%27&limit=1")
-        .await
-        .ok();
+    let page = search("query=status:%27requires_payment_method%27&limit=1").await.ok();
     assert_eq!(page["has_more"], true);
     assert_eq!(page["data"][0]["metadata"]["payment_id"], "b");
     let next = search("query=status:%27requires_payment_method%27&limit=1&page=page_1")
@@ -370,10 +326,7 @@ async fn refunds_and_charges_are_found_by_intent() {
         .ok();
     assert_eq!(charges["data"].as_array().unwrap().len(), 1);
     assert_eq!(charges["data"][0]["id"], refund["charge"]);
-    let by_charge = [
-        ("charge", refund["charge"].as_str().unwrap()),
-        ("amount", "5"),
-    ];
+    let by_charge = [("charge", refund["charge"].as_str().unwrap()), ("amount", "5")];
     assert_eq!(
         sandbox.http.post("/v1/refunds", &by_charge).await.ok()["payment_intent"],
         ids[0].as_str()

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use simulator::gateway::{self, Running};
@@ -19,11 +20,7 @@ impl Sandbox {
         let folder = tempfile::tempdir().unwrap();
         let gateway = open(&folder.path().join("ledger.jsonl")).await.unwrap();
         let http = Client::new(gateway.url());
-        Self {
-            gateway,
-            http,
-            folder,
-        }
+        Self { gateway, http, folder }
     }
 
     /// Stops the gateway and starts another one on the same ledger.
@@ -84,6 +81,16 @@ pub(crate) async fn open(ledger: &Path) -> anyhow::Result<Running> {
     .await
 }
 
+/// Waits for a condition, and not for ever.
+pub(crate) async fn until(what: &str, is_met: impl Fn() -> bool) {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let deadline = Instant::now() + LIMIT;
+    while !is_met() {
+        assert!(Instant::now() < deadline, "no {what} within {LIMIT:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// An HTTP client with a key.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -112,37 +119,20 @@ impl Client {
     }
 
     pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> Reply {
-        self.send(self.request("POST", path).form(form))
-            .await
-            .unwrap()
+        self.send(self.request("POST", path).form(form)).await.unwrap()
     }
 
-    pub(crate) async fn post_with_key(
-        &self,
-        key: &str,
-        path: &str,
-        form: &[(&str, &str)],
-    ) -> reqwest::Result<Reply> {
-        self.send(
-            self.request("POST", path)
-                .header("idempotency-key", key)
-                .form(form),
-        )
-        .await
+    pub(crate) async fn post_with_key(&self, key: &str, path: &str, form: &[(&str, &str)]) -> reqwest::Result<Reply> {
+        self.send(self.request("POST", path).header("idempotency-key", key).form(form))
+            .await
     }
 
     /// Confirms, captures or cancels an intent.
     pub(crate) async fn act(&self, intent: &str, act: &str) -> Reply {
-        self.post(&format!("/v1/payment_intents/{intent}/{act}"), &[])
-            .await
+        self.post(&format!("/v1/payment_intents/{intent}/{act}"), &[]).await
     }
 
-    pub(crate) async fn act_with_key(
-        &self,
-        key: &str,
-        intent: &str,
-        act: &str,
-    ) -> reqwest::Result<Reply> {
+    pub(crate) async fn act_with_key(&self, key: &str, intent: &str, act: &str) -> reqwest::Result<Reply> {
         self.post_with_key(key, &format!("/v1/payment_intents/{intent}/{act}"), &[])
             .await
     }
@@ -172,15 +162,8 @@ impl Client {
 /// A client that never takes a connection twice into use, so that a cut one is seen by its own request only.
 pub(crate) fn plain_client() -> reqwest::Client {
     static PROVIDER: Once = Once::new();
-    PROVIDER.call_once(|| {
-        rustls::crypto::aws_lc_rs::default_provider()
-            .install_default()
-            .unwrap()
-    });
-    reqwest::Client::builder()
-        .pool_max_idle_per_host(0)
-        .build()
-        .unwrap()
+    PROVIDER.call_once(|| rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap());
+    reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap()
 }
 
 impl Reply {
