@@ -105,9 +105,17 @@ mod tests {
     #[test]
     fn a_setting_out_of_bounds_is_refused_by_name() {
         let eight_days = Duration::from_secs(8 * 24 * 60 * 60);
-        let refused = Settings { cancel_window: eight_days, ..Settings::default() }.check();
+        let refused = Settings {
+            cancel_window: eight_days,
+            ..Settings::default()
+        }
+        .check();
         assert_eq!(refused.map_err(|refused| refused.name), Err("cancel_window"));
-        let refused = Settings { road_factor: f64::NAN, ..Settings::default() }.check();
+        let refused = Settings {
+            road_factor: f64::NAN,
+            ..Settings::default()
+        }
+        .check();
         assert_eq!(refused.map_err(|refused| refused.name), Err("road_factor"));
     }
 }

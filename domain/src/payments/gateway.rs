@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::{Op, Payment};
+use super::{Op, Payment, STORED_FAILURE};
 use crate::money::Cents;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -150,7 +150,10 @@ impl Answer {
     }
 
     fn decline_code(&self) -> String {
-        let code = self.error("decline_code").or_else(|| self.error("code")).unwrap_or("declined");
+        let code = self
+            .error("decline_code")
+            .or_else(|| self.error("code"))
+            .unwrap_or("declined");
         code.chars().take(100).collect()
     }
 
@@ -191,6 +194,7 @@ impl Reply {
         match self {
             Reply::NotSent(_) => "not_sent".to_owned(),
             Reply::Lost(_) => "no_answer".to_owned(),
+            Reply::Answered(answer) if answer.replayed && answer.status >= 500 => STORED_FAILURE.to_owned(),
             Reply::Answered(answer) => match answer.error("code").or_else(|| answer.error("type")) {
                 Some(code) => code.chars().take(100).collect(),
                 None => format!("http_{}", answer.status),
@@ -202,9 +206,12 @@ impl Reply {
     pub fn message(&self) -> String {
         match self {
             Reply::NotSent(message) | Reply::Lost(message) => message.clone(),
-            Reply::Answered(answer) => {
-                answer.error("message").unwrap_or("no error message").chars().take(500).collect()
-            }
+            Reply::Answered(answer) => answer
+                .error("message")
+                .unwrap_or("no error message")
+                .chars()
+                .take(500)
+                .collect(),
         }
     }
 }
@@ -267,14 +274,19 @@ impl Intent {
         if body["object"] != "payment_intent" {
             return None;
         }
-        Self::deserialize(body).ok().filter(|intent| intent.id.starts_with("pi_"))
+        Self::deserialize(body)
+            .ok()
+            .filter(|intent| intent.id.starts_with("pi_"))
     }
 
     /// True when it is the intent of this payment and no other: amount, currency, our own mark and, once known, the id.
     pub fn belongs_to(&self, payment: &Payment) -> bool {
         self.amount == payment.amount.0
             && self.currency.eq_ignore_ascii_case(&payment.currency)
-            && self.metadata.get("payment_id").is_none_or(|id| *id == payment.id.to_string())
+            && self
+                .metadata
+                .get("payment_id")
+                .is_none_or(|id| *id == payment.id.to_string())
             && payment.gateway_ref.as_ref().is_none_or(|id| *id == self.id)
     }
 
@@ -307,7 +319,9 @@ impl Refund {
         if body["object"] != "refund" {
             return None;
         }
-        Self::deserialize(body).ok().filter(|refund: &Self| refund.id.starts_with("re_"))
+        Self::deserialize(body)
+            .ok()
+            .filter(|refund: &Self| refund.id.starts_with("re_"))
     }
 
     /// True unless the gateway gave up on it.
@@ -336,7 +350,12 @@ impl Gateway {
             .pool_idle_timeout(Duration::from_secs(30))
             .build()
             .map_err(|error| Unusable(format!("{error:?}")))?;
-        Ok(Self { client, base, key, pace: Mutex::default() })
+        Ok(Self {
+            client,
+            base,
+            key,
+            pace: Mutex::default(),
+        })
     }
 
     /// How long nothing should be sent, because the gateway asked for quiet or is not there. None: go on.
@@ -393,14 +412,21 @@ impl Gateway {
 
     /// Asks for an intent. Costs nothing and changes nothing.
     pub async fn intent(&self, id: &str, timeout: Duration) -> Reply {
-        self.call(Method::GET, &format!("v1/payment_intents/{id}"), &[], None, timeout).await
+        self.call(Method::GET, &format!("v1/payment_intents/{id}"), &[], None, timeout)
+            .await
     }
 
     /// The intents that carry this payment's mark. `Err` holds a reply that is no list.
     pub async fn search(&self, payment: &Payment, timeout: Duration) -> Result<Vec<Intent>, Reply> {
         let query = format!("metadata['payment_id']:'{}'", payment.id);
         let reply = self
-            .call(Method::GET, "v1/payment_intents/search", &[("query", &query)], None, timeout)
+            .call(
+                Method::GET,
+                "v1/payment_intents/search",
+                &[("query", &query)],
+                None,
+                timeout,
+            )
             .await;
         let found = list(reply, Intent::of)?;
         Ok(found.into_iter().filter(|intent| intent.belongs_to(payment)).collect())
@@ -410,7 +436,13 @@ impl Gateway {
     pub async fn refunds(&self, intent: &str, timeout: Duration) -> Result<Vec<Refund>, Reply> {
         let limit = LIST_MAX.to_string();
         let reply = self
-            .call(Method::GET, "v1/refunds", &[("payment_intent", intent), ("limit", &limit)], None, timeout)
+            .call(
+                Method::GET,
+                "v1/refunds",
+                &[("payment_intent", intent), ("limit", &limit)],
+                None,
+                timeout,
+            )
             .await;
         list(reply, Refund::of)
     }
@@ -423,7 +455,9 @@ impl Gateway {
         body: Option<(Form<'_>, &str)>,
         timeout: Duration,
     ) -> Reply {
-        let reply = self.exchange(method, path, query, body, timeout.min(CALL_TIMEOUT)).await;
+        let reply = self
+            .exchange(method, path, query, body, timeout.min(CALL_TIMEOUT))
+            .await;
         self.learn(&reply);
         reply
     }
@@ -443,7 +477,11 @@ impl Gateway {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.client.request(method, url).bearer_auth(self.key.expose_secret()).timeout(timeout);
+        let mut request = self
+            .client
+            .request(method, url)
+            .bearer_auth(self.key.expose_secret())
+            .timeout(timeout);
         if let Some((form, key)) = body {
             request = request.header("Idempotency-Key", key).form(&form);
         }
@@ -482,7 +520,13 @@ impl Gateway {
 }
 
 async fn read(mut response: reqwest::Response) -> Reply {
-    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let header = |name: &str| {
+        response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
     let mut answer = Answer {
         status: response.status().as_u16(),
         body: Value::Null,
@@ -510,7 +554,11 @@ async fn read(mut response: reqwest::Response) -> Reply {
 
 fn list<T>(reply: Reply, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>, Reply> {
     let items = match reply.answer() {
-        Some(Answer { status: 200..=299, body, .. }) => body["data"].as_array(),
+        Some(Answer {
+            status: 200..=299,
+            body,
+            ..
+        }) => body["data"].as_array(),
         _ => None,
     };
     match items {
@@ -521,7 +569,11 @@ fn list<T>(reply: Reply, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>, R
 
 /// The error and its causes in one line, without the address (which is configuration) and never with a header.
 fn plain(error: &reqwest::Error) -> String {
-    let mut line = if error.is_timeout() { "timed out".to_owned() } else { "failed".to_owned() };
+    let mut line = if error.is_timeout() {
+        "timed out".to_owned()
+    } else {
+        "failed".to_owned()
+    };
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         line.push_str(": ");
@@ -538,11 +590,18 @@ mod tests {
     use super::*;
 
     fn answered(status: u16, body: Value) -> Reply {
-        Reply::Answered(Answer { status, body, ..Answer::default() })
+        Reply::Answered(Answer {
+            status,
+            body,
+            ..Answer::default()
+        })
     }
 
     fn error(status: u16, kind: &str, code: &str) -> Reply {
-        answered(status, json!({ "error": { "type": kind, "code": code, "message": "m" } }))
+        answered(
+            status,
+            json!({ "error": { "type": kind, "code": code, "message": "m" } }),
+        )
     }
 
     fn intent() -> Value {
@@ -563,14 +622,19 @@ mod tests {
             let error = json!({ "type": "card_error", "code": "card_declined", "decline_code": "insufficient_funds" });
             answered(402, json!({ "error": error }))
         };
-        let refund = json!({ "object": "refund", "id": "re_1", "amount": 5, "status": "succeeded", "payment_intent": "pi_1" });
+        let refund =
+            json!({ "object": "refund", "id": "re_1", "amount": 5, "status": "succeeded", "payment_intent": "pi_1" });
         let invalid = "invalid_request_error";
         let table = [
             // 2xx
             (Op::Capture, answered(200, intent()), Ok),
             (Op::Refund, answered(200, refund.clone()), Ok),
             (Op::Capture, answered(200, Value::Null), Unknown),
-            (Op::Capture, answered(200, json!({ "object": "payment_intent" })), Unknown),
+            (
+                Op::Capture,
+                answered(200, json!({ "object": "payment_intent" })),
+                Unknown,
+            ),
             (Op::Capture, answered(200, refund), Unknown),
             (Op::Refund, answered(200, intent()), Unknown),
             // Before sending
@@ -584,8 +648,16 @@ mod tests {
             (Op::Capture, answered(599, Value::Null), Unknown),
             (Op::Capture, answered(302, Value::Null), Unknown),
             (Op::Capture, error(424, "api_error", ""), Unknown),
-            (Op::Capture, with(error(400, invalid, "x"), |answer| answer.should_retry = Some(true)), Unknown),
-            (Op::Capture, with(error(500, "api_error", ""), |answer| answer.should_retry = Some(false)), Unknown),
+            (
+                Op::Capture,
+                with(error(400, invalid, "x"), |answer| answer.should_retry = Some(true)),
+                Unknown,
+            ),
+            (
+                Op::Capture,
+                with(error(500, "api_error", ""), |answer| answer.should_retry = Some(false)),
+                Unknown,
+            ),
             (Op::Capture, answered(400, json!("a proxy's page")), Unknown),
             (Op::Capture, answered(404, Value::Null), Unknown),
             // A twin is being worked on
@@ -596,20 +668,34 @@ mod tests {
             (Op::Capture, error(429, invalid, "lock_timeout"), Throttled(None)),
             (
                 Op::Capture,
-                with(error(429, invalid, "rate_limit"), |answer| answer.retry_after = Some(Duration::from_secs(7))),
+                with(error(429, invalid, "rate_limit"), |answer| {
+                    answer.retry_after = Some(Duration::from_secs(7))
+                }),
                 Throttled(Some(Duration::from_secs(7))),
             ),
             // The bank
             (Op::Confirm, declined(), Declined("insufficient_funds".to_owned())),
             (Op::Capture, declined(), Declined("insufficient_funds".to_owned())),
-            (Op::Confirm, error(402, "card_error", "expired_card"), Declined("expired_card".to_owned())),
+            (
+                Op::Confirm,
+                error(402, "card_error", "expired_card"),
+                Declined("expired_card".to_owned()),
+            ),
             // Look
-            (Op::Capture, error(400, invalid, "payment_intent_unexpected_state"), Look),
+            (
+                Op::Capture,
+                error(400, invalid, "payment_intent_unexpected_state"),
+                Look,
+            ),
             (Op::Capture, error(400, invalid, "charge_already_captured"), Look),
             (Op::Refund, error(400, invalid, "charge_already_refunded"), Look),
             // Too old
             (Op::Capture, error(400, invalid, "charge_expired_for_capture"), Expired),
-            (Op::Capture, error(400, invalid, "capture_charge_authorization_expired"), Expired),
+            (
+                Op::Capture,
+                error(400, invalid, "capture_charge_authorization_expired"),
+                Expired,
+            ),
             (Op::Confirm, error(400, invalid, "charge_expired_for_capture"), Refused),
             // Ours
             (Op::Capture, error(400, "idempotency_error", ""), KeyMisused),
@@ -643,17 +729,45 @@ mod tests {
         };
         let ours = Intent::of(&intent()).expect("it is an intent");
         assert!(ours.belongs_to(&payment));
-        assert!(!Intent { amount: 6, ..ours.clone() }.belongs_to(&payment));
-        assert!(!Intent { currency: "eur".to_owned(), ..ours.clone() }.belongs_to(&payment));
-        assert!(!Intent { id: "pi_2".to_owned(), ..ours.clone() }.belongs_to(&payment));
+        assert!(
+            !Intent {
+                amount: 6,
+                ..ours.clone()
+            }
+            .belongs_to(&payment)
+        );
+        assert!(
+            !Intent {
+                currency: "eur".to_owned(),
+                ..ours.clone()
+            }
+            .belongs_to(&payment)
+        );
+        assert!(
+            !Intent {
+                id: "pi_2".to_owned(),
+                ..ours.clone()
+            }
+            .belongs_to(&payment)
+        );
         let marked = [("payment_id".to_owned(), "another".to_owned())].into();
-        assert!(!Intent { metadata: marked, ..ours }.belongs_to(&payment));
+        assert!(
+            !Intent {
+                metadata: marked,
+                ..ours
+            }
+            .belongs_to(&payment)
+        );
     }
 
     #[tokio::test]
     async fn a_refused_connection_is_certainly_not_sent_and_many_of_them_silence_the_rest() {
         // A port that was free a moment ago and that nobody listens on.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .expect("a port")
+            .local_addr()
+            .expect("its address")
+            .port();
         let base = format!("http://127.0.0.1:{port}/").parse().expect("an address");
         let gateway = Gateway::new(base, SecretString::from("sk_test_x")).expect("a client");
         for _ in 0..SILENCE_MAX {

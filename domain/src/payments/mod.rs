@@ -17,6 +17,9 @@ use crate::{
 
 pub use gateway::{Answer, Class, Gateway, Intent, IntentStatus, Refund, Reply, Unusable, classify};
 
+/// The error code of an attempt whose key the gateway answers with a stored failure: it replays that for ever.
+pub const STORED_FAILURE: &str = "stored_failure";
+
 /// Where a payment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]

@@ -36,10 +36,9 @@ pub async fn create(
 
 /// Locks the order of a payment, then the payment: nothing of either changes until the transaction ends.
 pub async fn lock_with_order(conn: &mut PgConnection, id: PaymentId) -> Result<Option<(Order, Payment)>, sqlx::Error> {
-    let Some(order_id) =
-        sqlx::query_scalar!(r#"select order_id as "id: OrderId" from payments where id = $1"#, id.0)
-            .fetch_optional(&mut *conn)
-            .await?
+    let Some(order_id) = sqlx::query_scalar!(r#"select order_id as "id: OrderId" from payments where id = $1"#, id.0)
+        .fetch_optional(&mut *conn)
+        .await?
     else {
         return Ok(None);
     };
@@ -258,9 +257,12 @@ pub async fn note(conn: &mut PgConnection, id: AttemptId, reply: &Reply, unsent:
 
 /// Marks an attempt as in doubt for good: only the gateway can tell.
 pub async fn doubt(conn: &mut PgConnection, id: AttemptId) -> Result<(), sqlx::Error> {
-    sqlx::query!("update payment_attempts set state = 'unknown' where id = $1 and state = 'pending'", id.0)
-        .execute(conn)
-        .await?;
+    sqlx::query!(
+        "update payment_attempts set state = 'unknown' where id = $1 and state = 'pending'",
+        id.0
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -351,7 +353,9 @@ pub async fn overdue(conn: &mut PgConnection, limit: i64) -> Result<Vec<PaymentI
 
 /// The database's clock: the only one that decides whether a window is closed.
 pub async fn clock(conn: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
-    sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#).fetch_one(conn).await
+    sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
+        .fetch_one(conn)
+        .await
 }
 
 type Facts = (Option<i32>, Option<String>, Option<String>, Option<String>);
