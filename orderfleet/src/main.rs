@@ -1,1 +1,22 @@
-fn main() {}
+//! `orderfleet`: see `orderfleet --help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use orderfleet::cli::Cli;
+use orderfleet::{logging, run};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let carried_out = logging::start(&cli.log).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let carried_out = runtime.block_on(run(cli));
+        // A thread that reads standard input, or a lost query, must not hold up the end.
+        runtime.shutdown_background();
+        carried_out
+    });
+    carried_out.unwrap_or_else(|error| {
+        eprintln!("orderfleet: {error:#}");
+        ExitCode::FAILURE
+    })
+}

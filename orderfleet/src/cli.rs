@@ -1,0 +1,530 @@
+//! The command tree: what can be said, with the help that teaches it. What is done is in the module each command names.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use url::Url;
+
+use crate::settings::{duration, percent};
+
+/// Orderfleet takes orders in and carries each one through: stock, payment, webhooks, routes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orderfleet",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Start here:\n  \
+        orderfleet up --data-dir /tmp/fleet --api-port 8080   everything on this machine, with demo orders\n  \
+        . /tmp/fleet/env                                      lets the commands below find it\n  \
+        orderfleet jobs                                       what is waiting, running and retrying\n  \
+        orderfleet doctor                                     what is wrong here, and what to do about it\n\n\
+        Every command that needs the database reads DATABASE_URL (or DATABASE_URL_FILE) from the environment."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// What is logged, to stderr: a level, or `target=level` pairs with commas.
+    #[arg(long, global = true, env = "ORDERFLEET_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// Each role of a process, and each thing an operator does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything on this machine: PostgreSQL, the API, every pool, a gateway simulator and a webhook receiver
+    Up(Up),
+    /// Run the HTTP API
+    Api(Api),
+    /// Run workers for one or more pools
+    Worker(Worker),
+    /// Bring the database's schema up to date
+    Migrate(Migrate),
+    /// Import orders through the API, as a client would
+    Import(Import),
+    /// Wait until nothing is due or running
+    Drain(Drain),
+    /// Check the invariants of stock, orders, payments, webhooks, jobs and routes, changing nothing
+    Verify(Verify),
+    /// See jobs: what waits, runs, retries, or is done, and why
+    Jobs(Jobs),
+    /// See dead letters; redrive or discard them
+    Dead(Dead),
+    /// See queues; pause or resume them
+    Queues(Queues),
+    /// See the timetable
+    Schedule(Schedule),
+    /// Say what is wrong with this installation, and what to do
+    Doctor(Doctor),
+    /// Run the payment gateway simulator (speaks Stripe's wire format)
+    GatewaySimulator(GatewaySimulator),
+    /// Run the demo webhook receiver: verifies and logs what it is sent
+    WebhookReceiver(WebhookReceiver),
+    /// Print shell completions
+    Completions(Completions),
+}
+
+/// Settings of `up`.
+#[derive(Debug, Args)]
+#[command(after_help = "With DATABASE_URL set, that server is used; otherwise a private PostgreSQL keeps its files in DIR/postgres.\n\
+    Written to DIR: env (source it), pids.json, gateway-ledger.jsonl, receiver.jsonl, logs/.\n\
+    Ctrl-C or SIGTERM drains and stops all of it; the same DIR starts again with the same orders and keys.")]
+pub struct Up {
+    /// Where everything is kept: database, logs, ledger, env
+    #[arg(long, env = "ORDERFLEET_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// The port of the API and the page at /
+    #[arg(long, default_value_t = 8080, value_name = "PORT")]
+    pub api_port: u16,
+
+    /// Send no demo orders
+    #[arg(long)]
+    pub no_demo: bool,
+
+    /// How long a confirmed order can be cancelled before its payment is captured; 0 captures at once
+    #[arg(long, env = "ORDERFLEET_CANCEL_WINDOW", default_value = "10m", value_name = "DURATION",
+          value_parser = duration("ORDERFLEET_CANCEL_WINDOW"))]
+    pub cancel_window: Duration,
+}
+
+/// What a process that meets the outside world needs to know: the API and the workers share it.
+#[derive(Debug, Args, Clone)]
+pub struct Outside {
+    /// The payment gateway's address
+    #[arg(long, env = "ORDERFLEET_GATEWAY_URL", default_value = "http://127.0.0.1:12111", value_name = "URL")]
+    pub gateway_url: Url,
+
+    /// How long a confirmed order can be cancelled before its payment is captured; 0 captures at once
+    #[arg(long, env = "ORDERFLEET_CANCEL_WINDOW", default_value = "10m", value_name = "DURATION",
+          value_parser = duration("ORDERFLEET_CANCEL_WINDOW"))]
+    pub cancel_window: Duration,
+
+    /// How long reserved stock waits for a confirmation
+    #[arg(long, env = "ORDERFLEET_RESERVATION_TTL", default_value = "15m", value_name = "DURATION",
+          value_parser = duration("ORDERFLEET_RESERVATION_TTL"))]
+    pub reservation_ttl: Duration,
+
+    /// Let webhooks go to private and loopback addresses (development only)
+    #[arg(long, env = "ORDERFLEET_ALLOW_PRIVATE_WEBHOOKS", value_name = "BOOL",
+          num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub allow_private_webhooks: bool,
+}
+
+/// Settings of the API process.
+#[derive(Debug, Args)]
+#[command(after_help = "Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, \
+    each also as NAME_FILE with the path of a file that holds it.")]
+pub struct Api {
+    /// Where to listen
+    #[arg(long, env = "ORDERFLEET_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// Connections to the database, at most
+    #[arg(long, env = "ORDERFLEET_API_CONNECTIONS", default_value_t = 16, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub connections: u32,
+
+    #[command(flatten)]
+    pub outside: Outside,
+}
+
+/// Settings of a worker process.
+#[derive(Debug, Args)]
+#[command(after_help = "Pools: stock, payments, webhooks, routes, maintenance.\n\
+    Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, each also as NAME_FILE.\n\
+    SIGTERM takes no new jobs and waits for the running ones; a second one stops at once, and others take over.")]
+pub struct Worker {
+    /// A pool to serve; repeat it for several
+    #[arg(long = "pool", required = true, value_name = "NAME")]
+    pub pools: Vec<String>,
+
+    /// Jobs at once in each pool
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub slots: u16,
+
+    /// What this process is called in `doctor` and in failures; host and pid by default
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// A worker whose heartbeat is older than this loses its jobs to others
+    #[arg(long, env = "ORDERFLEET_LEASE", default_value = "15s", value_name = "DURATION",
+          value_parser = duration("ORDERFLEET_LEASE"))]
+    pub lease: Duration,
+
+    /// How long running jobs may take to end after SIGTERM
+    #[arg(long, env = "ORDERFLEET_SHUTDOWN_GRACE", default_value = "25s", value_name = "DURATION",
+          value_parser = duration("ORDERFLEET_SHUTDOWN_GRACE"))]
+    pub shutdown_grace: Duration,
+
+    /// Where to serve /livez, /readyz and /metrics
+    #[arg(long, value_name = "ADDRESS")]
+    pub health: Option<SocketAddr>,
+
+    #[command(flatten)]
+    pub outside: Outside,
+}
+
+/// `migrate`, or `migrate status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Several may run at once: an advisory lock lets one work while the others wait.")]
+pub struct Migrate {
+    #[command(subcommand)]
+    pub action: Option<MigrateAction>,
+}
+
+/// What `migrate` can do besides migrating.
+#[derive(Debug, Subcommand)]
+pub enum MigrateAction {
+    /// Say which migrations are applied and which are pending; exit 1 when one is pending
+    Status {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// `import FORMAT FILE`.
+#[derive(Debug, Args)]
+pub struct Import {
+    #[command(subcommand)]
+    pub format: ImportFormat,
+}
+
+/// The formats that can be imported.
+#[derive(Debug, Subcommand)]
+pub enum ImportFormat {
+    /// The UCI "Online Retail" CSV, plain or gzip: one order per invoice
+    OnlineRetail(OnlineRetail),
+}
+
+/// Settings of `import online-retail`.
+#[derive(Debug, Args)]
+#[command(after_help = "Reads ORDERFLEET_API_URL and ORDERFLEET_API_KEY (source DIR/env).\n\n\
+    Each input row gets exactly one result row: imported, or rejected with its reason.\n\
+    Every request carries a key made of the file's hash and the invoice, so nothing is imported twice, whatever is\n\
+    started again. A second start sends everything again and counts the replays; --resume skips what is known to be done.")]
+pub struct OnlineRetail {
+    /// The CSV file, plain or gzip
+    pub file: PathBuf,
+
+    /// Orders a second, at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: Option<u32>,
+
+    /// Skip the invoices that an earlier run of the same file finished
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Where the result rows go [default: FILE's name with .results.csv, in ORDERFLEET_DATA_DIR or here]
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+
+    /// Requests at once
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+
+    #[command(flatten)]
+    pub client: Client,
+}
+
+/// Where the API is.
+#[derive(Debug, Args, Clone)]
+pub struct Client {
+    /// The API's address
+    #[arg(long, env = "ORDERFLEET_API_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub api_url: Url,
+}
+
+/// Settings of `drain`.
+#[derive(Debug, Args)]
+#[command(after_help = "A capture still in its cancel window is not due, nor is anything else scheduled for later; a retry\n\
+    that comes due within the timeout is waited for. Exit 1, with what is left and why, when the time runs out.")]
+pub struct Drain {
+    /// How long to wait, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub timeout: u64,
+}
+
+/// Settings of `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "One line for each invariant: ok, FAIL with the ids concerned, or skipped with the reason.\n\
+    Exit 1 on any violation. Reads in one read-only snapshot; safe on a running fleet, but meant for a drained one:\n\
+    what began or came due within the last ten seconds is not held against it.")]
+pub struct Verify {
+    /// The gateway's own ledger (JSON lines), for P1, P2, P4 and P5
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+
+    /// The webhook receiver's log (JSON lines), for W2 and W3
+    #[arg(long, value_name = "FILE")]
+    pub receiver: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How a table is printed.
+#[derive(Debug, Args, Clone, Copy, Default)]
+pub struct Output {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `jobs [list|show|why]`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Jobs {
+    #[command(subcommand)]
+    pub action: Option<JobsAction>,
+
+    #[command(flatten)]
+    pub list: JobsList,
+}
+
+/// What can be asked about jobs.
+#[derive(Debug, Subcommand)]
+pub enum JobsAction {
+    /// List jobs, newest first (the default)
+    List(JobsList),
+    /// Show one job whole: arguments, attempts, failures
+    Show {
+        /// The job's number
+        id: i64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say in one paragraph why a job has not run, or why it ended as it did
+    Why {
+        /// The job's number
+        id: i64,
+    },
+}
+
+/// Which jobs to list.
+#[derive(Debug, Args)]
+pub struct JobsList {
+    /// Only this queue
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
+
+    /// Only this kind
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+
+    /// Only this state: available, scheduled, retryable, running, completed, discarded, cancelled or dead
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<String>,
+
+    /// How many
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=1000))]
+    pub limit: i64,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `dead [list|show|redrive|discard]`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Dead {
+    #[command(subcommand)]
+    pub action: Option<DeadAction>,
+
+    #[command(flatten)]
+    pub list: DeadList,
+}
+
+/// What can be done about dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadAction {
+    /// List dead letters, newest first (the default)
+    List(DeadList),
+    /// Show one dead letter with its whole report
+    Show {
+        /// The job's number
+        id: i64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Try again, as the same job: it keeps its id and its keys
+    Redrive {
+        /// The jobs' numbers
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        #[command(flatten)]
+        because: Because,
+        /// New arguments, as a JSON object (one job only)
+        #[arg(long, value_name = "JSON")]
+        edit: Option<String>,
+    },
+    /// Give up on it for good
+    Discard {
+        /// The jobs' numbers
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+/// Which dead letters to list.
+#[derive(Debug, Args)]
+pub struct DeadList {
+    /// Only this kind
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+
+    /// How many
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=1000))]
+    pub limit: i64,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Who acts and why: it is kept.
+#[derive(Debug, Args, Clone)]
+pub struct Because {
+    /// Why; kept in the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+
+    /// Who acts; kept in the audit
+    #[arg(long, env = "USER", default_value = "operator", value_name = "NAME")]
+    pub actor: String,
+}
+
+/// `queues [list|pause|resume]`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Queues {
+    #[command(subcommand)]
+    pub action: Option<QueuesAction>,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What can be done to queues.
+#[derive(Debug, Subcommand)]
+pub enum QueuesAction {
+    /// List queues with their counts (the default)
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take no more jobs from a queue, or of a kind; running ones go on
+    Pause {
+        #[command(flatten)]
+        target: PauseTarget,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Take jobs again
+    Resume {
+        #[command(flatten)]
+        target: PauseTarget,
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+/// What to pause or resume.
+#[derive(Debug, Args)]
+pub struct PauseTarget {
+    /// The queue's name, or the kind's with --kind
+    pub name: String,
+
+    /// NAME is a kind of job, not a queue
+    #[arg(long)]
+    pub kind: bool,
+}
+
+/// `schedule [list]`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Schedule {
+    #[command(subcommand)]
+    pub action: Option<ScheduleAction>,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What can be asked about the timetable.
+#[derive(Debug, Subcommand)]
+pub enum ScheduleAction {
+    /// List the timetable (the default)
+    List {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Settings of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The payment gateway's address; not asked when absent
+    #[arg(long, env = "ORDERFLEET_GATEWAY_URL", value_name = "URL")]
+    pub gateway_url: Option<Url>,
+
+    /// The API's address; not asked when absent
+    #[arg(long, env = "ORDERFLEET_API_URL", value_name = "URL")]
+    pub api_url: Option<Url>,
+
+    /// Whose disk is looked at
+    #[arg(long, env = "ORDERFLEET_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// A disk fuller than this is reported, in percent
+    #[arg(long, default_value = "90", value_name = "PERCENT", value_parser = percent)]
+    pub disk_full_at: u8,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Settings of the gateway simulator.
+#[derive(Debug, Args)]
+pub struct GatewaySimulator {
+    /// The port to listen on, loopback only
+    #[arg(long, value_name = "PORT")]
+    pub port: u16,
+
+    /// Where each executed operation is written, before it is answered
+    #[arg(long, value_name = "FILE")]
+    pub ledger: PathBuf,
+
+    /// The seed of its ids and delays
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+}
+
+/// Settings of the webhook receiver.
+#[derive(Debug, Args)]
+pub struct WebhookReceiver {
+    /// The port to listen on, loopback only
+    #[arg(long, value_name = "PORT")]
+    pub port: u16,
+
+    /// Where each request is written
+    #[arg(long, value_name = "FILE")]
+    pub log: PathBuf,
+
+    /// A signing secret that is accepted, whsec_…; repeat it for several
+    #[arg(long = "secret", env = "ORDERFLEET_RECEIVER_SECRET", hide_env_values = true, required = true,
+          value_delimiter = ',', value_name = "SECRET")]
+    pub secrets: Vec<String>,
+}
+
+/// Which shell's completions.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}

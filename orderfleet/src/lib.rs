@@ -1,0 +1,79 @@
+//! The executable's parts. `orderfleet` is the only one there is; each subcommand is a role.
+//!
+//! In reading order:
+//!
+//! 1. [`cli`] is the command tree with its help; [`run`] sends each command to its module.
+//! 2. [`settings`], [`logging`], [`database`] and [`signals`] are what every role starts with.
+//! 3. [`roles`] are the processes of a fleet: the API, the workers, the two simulators.
+//! 4. [`up`] starts all of them as real child processes and keeps them running.
+//! 5. [`import`] sends orders through the API, as a [`client`] would; [`drain`] waits until the fleet is idle.
+//! 6. [`verify`] checks the invariants from outside; [`doctor`] says what is wrong with an installation.
+//! 7. [`operator`] lists and mends: jobs, dead letters, queues, the timetable. [`table`] prints.
+
+pub mod cli;
+pub mod client;
+pub mod database;
+pub mod doctor;
+pub mod drain;
+pub mod import;
+pub mod logging;
+pub mod migrate;
+pub mod operator;
+pub mod roles;
+pub mod settings;
+pub mod signals;
+pub mod table;
+pub mod up;
+pub mod verify;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::CommandFactory;
+
+use cli::{Cli, Command};
+
+/// Carries out a command; its exit code is 1 when what was asked does not hold.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Up(args) => up::run(args).await?,
+        Command::Api(args) => roles::api(args).await?,
+        Command::Worker(args) => roles::worker(args).await?,
+        Command::GatewaySimulator(args) => roles::gateway_simulator(args).await?,
+        Command::WebhookReceiver(args) => roles::webhook_receiver(args).await?,
+        Command::Migrate(args) => migrate::run(args).await?,
+        Command::Import(args) => import::run(args).await?,
+        Command::Jobs(args) => operator::jobs(args).await?,
+        Command::Dead(args) => operator::dead(args).await?,
+        Command::Queues(args) => operator::queues(args).await?,
+        Command::Schedule(args) => operator::schedule(args).await?,
+        Command::Drain(args) => return drained(&args).await,
+        Command::Verify(args) => return verified(&args).await,
+        Command::Doctor(args) => return doctor::run(args).await,
+        Command::Completions(args) => {
+            clap_complete::generate(args.shell, &mut Cli::command(), "orderfleet", &mut std::io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn drained(args: &cli::Drain) -> anyhow::Result<ExitCode> {
+    let pool = database::pool("orderfleet drain", 1).await?;
+    let left = drain::drain(&pool, Duration::from_secs(args.timeout)).await?;
+    let lines: Vec<String> = left.iter().map(|reason| format!("{reason}\n")).collect();
+    table::say(&lines.concat())?;
+    Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn verified(args: &cli::Verify) -> anyhow::Result<ExitCode> {
+    let records = verify::Records::read(args.ledger.as_deref(), args.receiver.as_deref())?;
+    let mut conn = database::connect("orderfleet verify").await?;
+    let checks = verify::verify(&mut conn, &records).await?;
+    match args.output.json {
+        true => table::say(&format!("{}\n", serde_json::to_string_pretty(&checks).context("writing JSON")?))?,
+        false => table::say(&checks.iter().map(|check| check.line() + "\n").collect::<String>())?,
+    }
+    let is_violated = checks.iter().any(verify::Check::is_violated);
+    Ok(if is_violated { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

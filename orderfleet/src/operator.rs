@@ -1,0 +1,267 @@
+//! The operator's verbs: jobs, dead letters, queues, the timetable. They speak to the database, so they also work while
+//! the API does not.
+
+use anyhow::{Context, bail};
+use chrono::{DateTime, Utc};
+use queue::JobId;
+use queue::inspect::{self, DeadFilter, DeadLetterView, JobFilter, JobView};
+use queue::operate::{self, Target};
+use sqlx::PgConnection;
+
+use crate::cli::{self, DeadAction, JobsAction, QueuesAction, ScheduleAction};
+use crate::table::{self, Table};
+use crate::database;
+
+/// `orderfleet jobs …`.
+pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
+    let mut conn = connect().await?;
+    match args.action.unwrap_or(JobsAction::List(args.list)) {
+        JobsAction::List(list) => list_jobs(&mut conn, list).await,
+        JobsAction::Show { id, output } => {
+            let job = inspect::job(&mut conn, JobId(id)).await.context("reading the job")?;
+            let job = job.with_context(|| format!("there is no job {id}; finished ones are kept for some days only"))?;
+            table::print(output.json, &job, show_job)
+        }
+        JobsAction::Why { id } => {
+            let why = inspect::why(&mut conn, JobId(id)).await.context("asking about the job")?;
+            if why.is_empty() {
+                bail!("there is no job {id}; finished ones are kept for some days only");
+            }
+            table::say(&(why.join("\n") + "\n"))
+        }
+    }
+}
+
+async fn list_jobs(conn: &mut PgConnection, list: cli::JobsList) -> anyhow::Result<()> {
+    let filter = JobFilter { queue: list.queue, kind: list.kind, state: list.state, limit: list.limit, ..JobFilter::default() };
+    let jobs = inspect::jobs(conn, &filter).await.context("listing jobs")?;
+    table::print(list.output.json, &jobs, |jobs| {
+        let mut table = Table::new(&["ID", "QUEUE", "KIND", "STATE", "TRY", "DUE", "KEY", "WHY"]);
+        for job in jobs {
+            table.row([
+                job.id.to_string(),
+                job.queue.clone(),
+                job.kind.clone(),
+                job.state.clone(),
+                tries(job),
+                job.run_at.map_or_else(String::new, moment),
+                job.unique_key.clone().unwrap_or_default(),
+                job.waiting.clone().unwrap_or_default(),
+            ]);
+        }
+        table
+    })
+}
+
+fn tries(job: &JobView) -> String {
+    match job.attempts_max {
+        Some(max) => format!("{}/{max}", job.attempt),
+        None => job.attempt.to_string(),
+    }
+}
+
+fn show_job(job: &JobView) -> Table {
+    let mut table = Table::new(&["FIELD", "VALUE"]);
+    let mut line = |name: &str, value: String| table.row([name.to_owned(), value]);
+    line("id", job.id.to_string());
+    line("queue", job.queue.clone());
+    line("kind", format!("{} (version {})", job.kind, job.args_version));
+    line("state", job.state.clone());
+    line("arguments", job.args.to_string());
+    line("tries", tries(job));
+    line("claims", job.fence.to_string());
+    for (name, value) in [("due", job.run_at), ("claimed", job.claimed_at), ("ended", job.ended_at)] {
+        if let Some(value) = value {
+            line(name, moment(value));
+        }
+    }
+    line("enqueued", moment(job.created_at));
+    for (name, value) in [("unique key", &job.unique_key), ("group", &job.group_key), ("why", &job.waiting)] {
+        if let Some(value) = value {
+            line(name, value.clone());
+        }
+    }
+    if let Some(worker) = job.worker_id {
+        line("worker", worker.to_string());
+    }
+    for (name, value) in [("progress", &job.progress), ("result", &job.result)] {
+        if let Some(value) = value {
+            line(name, value.to_string());
+        }
+    }
+    for failure in job.failures.as_array().into_iter().flatten() {
+        line("failure", failure.to_string());
+    }
+    table
+}
+
+/// `orderfleet dead …`.
+pub async fn dead(args: cli::Dead) -> anyhow::Result<()> {
+    let mut conn = connect().await?;
+    match args.action.unwrap_or(DeadAction::List(args.list)) {
+        DeadAction::List(list) => {
+            let filter = DeadFilter { kind: list.kind, limit: list.limit, ..DeadFilter::default() };
+            let letters = inspect::dead_letters(&mut conn, &filter).await.context("listing dead letters")?;
+            table::print(list.output.json, &letters, dead_table)
+        }
+        DeadAction::Show { id, output } => {
+            let letter = inspect::dead_letter(&mut conn, JobId(id)).await.context("reading the dead letter")?;
+            let letter = letter.with_context(|| format!("there is no dead letter {id}: `orderfleet jobs show {id}` may know it"))?;
+            table::print(output.json, &letter, show_letter)
+        }
+        DeadAction::Redrive { ids, because, edit } => redrive(&mut conn, &ids, &because, edit.as_deref()).await,
+        DeadAction::Discard { ids, because } => {
+            for id in ids {
+                operate::discard(&mut conn, JobId(id), &because.actor, &because.reason)
+                    .await
+                    .with_context(|| format!("discarding dead letter {id}"))?;
+                table::say(&format!("discarded {id}\n"))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn redrive(conn: &mut PgConnection, ids: &[i64], because: &cli::Because, edit: Option<&str>) -> anyhow::Result<()> {
+    let edit: Option<serde_json::Value> = edit.map(serde_json::from_str).transpose().context("--edit is not JSON")?;
+    match (&edit, ids) {
+        (Some(edit), _) if !edit.is_object() => bail!("--edit must be a JSON object: the new arguments of the job"),
+        (Some(_), [_, _, ..]) => bail!("--edit goes with one job, not with several"),
+        _ => {}
+    }
+    for &id in ids {
+        let job = operate::redrive(conn, JobId(id), &because.actor, &because.reason, edit.clone())
+            .await
+            .with_context(|| format!("redriving dead letter {id}"))?;
+        table::say(&format!("redriven {job}\n"))?;
+    }
+    Ok(())
+}
+
+fn dead_table(letters: &Vec<DeadLetterView>) -> Table {
+    let mut table = Table::new(&["ID", "KIND", "REASON", "CLASS", "CODE", "TRIES", "DEAD SINCE", "MESSAGE"]);
+    for letter in letters {
+        table.row([
+            letter.id.to_string(),
+            letter.kind.clone(),
+            letter.reason.clone(),
+            letter.error_class.clone(),
+            letter.error_code.clone(),
+            format!("{}/{}", letter.attempt, letter.attempts_max),
+            moment(letter.dead_at),
+            letter.message.chars().take(100).collect(),
+        ]);
+    }
+    table
+}
+
+fn show_letter(letter: &DeadLetterView) -> Table {
+    let mut table = Table::new(&["FIELD", "VALUE"]);
+    let mut line = |name: &str, value: String| table.row([name.to_owned(), value]);
+    line("id", letter.id.to_string());
+    line("kind", format!("{} (version {}) in {}", letter.kind, letter.args_version, letter.queue));
+    line("dead since", moment(letter.dead_at));
+    line("reason", letter.reason.clone());
+    line("last failure", format!("{} {}: {}", letter.error_class, letter.error_code, letter.message));
+    line("arguments", letter.args.to_string());
+    line("tries", format!("{}/{}", letter.attempt, letter.attempts_max));
+    for (name, value) in letter.report.as_object().into_iter().flatten() {
+        match value.as_array() {
+            Some(items) if !items.is_empty() => {
+                for item in items {
+                    line(name, item.to_string());
+                }
+            }
+            _ => line(name, value.to_string()),
+        }
+    }
+    table
+}
+
+/// `orderfleet queues …`.
+pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
+    let mut conn = connect().await?;
+    match args.action.unwrap_or(QueuesAction::List { output: args.output }) {
+        QueuesAction::List { output } => {
+            let queues = inspect::queues(&mut conn).await.context("listing queues")?;
+            table::print(output.json, &queues, |queues| {
+                let mut table = Table::new(&["QUEUE", "DUE", "RUNNING", "RETRYING", "SCHEDULED", "DEAD", "OLDEST DUE", "PAUSED"]);
+                for queue in queues {
+                    let paused = queue.paused.as_ref().map(|pause| format!("by {}: {}", pause.actor, pause.reason));
+                    let kinds = queue.paused_kinds.iter().map(|kind| format!("kind {kind}"));
+                    table.row([
+                        queue.name.clone(),
+                        queue.available.to_string(),
+                        queue.running.to_string(),
+                        queue.retryable.to_string(),
+                        queue.scheduled.to_string(),
+                        queue.dead.to_string(),
+                        queue.oldest_due_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s")),
+                        paused.into_iter().chain(kinds).collect::<Vec<_>>().join(", "),
+                    ]);
+                }
+                table
+            })
+        }
+        QueuesAction::Pause { target, because } => {
+            let (kind, word) = meant(&target)?;
+            operate::pause(&mut conn, kind, &target.name, &because.reason, &because.actor).await.context("pausing")?;
+            table::say(&format!("paused {word} {}\n", target.name))
+        }
+        QueuesAction::Resume { target, because } => {
+            let (kind, word) = meant(&target)?;
+            let was_paused =
+                operate::resume(&mut conn, kind, &target.name, &because.reason, &because.actor).await.context("resuming")?;
+            let words = if was_paused { "resumed" } else { "was not paused:" };
+            table::say(&format!("{words} {word} {}\n", target.name))
+        }
+    }
+}
+
+/// A misspelt name would pause nothing, silently.
+fn meant(target: &cli::PauseTarget) -> anyhow::Result<(Target, &'static str)> {
+    let kinds = jobs::catalogue().kinds();
+    let (what, word, mut known): (_, _, Vec<&str>) = match target.kind {
+        true => (Target::Kind, "kind", kinds.iter().map(|kind| kind.kind).collect()),
+        false => (Target::Queue, "queue", kinds.iter().map(|kind| kind.queue).collect()),
+    };
+    known.sort_unstable();
+    known.dedup();
+    match known.contains(&target.name.as_str()) {
+        true => Ok((what, word)),
+        false => bail!("there is no {word} {}; there are {}", target.name, known.join(", ")),
+    }
+}
+
+/// `orderfleet schedule …`.
+pub async fn schedule(args: cli::Schedule) -> anyhow::Result<()> {
+    let mut conn = connect().await?;
+    let ScheduleAction::List { output } = args.action.unwrap_or(ScheduleAction::List { output: args.output });
+    let schedules = inspect::schedules(&mut conn).await.context("listing the timetable")?;
+    table::print(output.json, &schedules, |schedules| {
+        let mut table = Table::new(&["NAME", "KIND", "CRON", "ZONE", "MISSED", "LAST TICK", "NEXT", "PAUSED"]);
+        for schedule in schedules {
+            table.row([
+                schedule.name.clone(),
+                schedule.kind.clone(),
+                schedule.cron.clone(),
+                schedule.time_zone.clone(),
+                schedule.missed.clone(),
+                schedule.last_tick_at.map_or_else(String::new, moment),
+                schedule.next.first().copied().map_or_else(String::new, moment),
+                if schedule.paused { "yes" } else { "" }.to_owned(),
+            ]);
+        }
+        table
+    })
+}
+
+async fn connect() -> anyhow::Result<PgConnection> {
+    let mut conn = database::connect("orderfleet operator").await?;
+    crate::migrate::refuse_pending(&mut conn).await?;
+    Ok(conn)
+}
+
+fn moment(at: DateTime<Utc>) -> String {
+    at.format("%Y-%m-%d %H:%M:%SZ").to_string()
+}

@@ -1,0 +1,99 @@
+//! The long-running roles: each reads its settings once, makes what it needs, and serves until told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use domain::services::Settings;
+use domain::{Services, payments, webhooks};
+use secrecy::ExposeSecret;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+
+use crate::cli;
+use crate::settings::{environment, required_secret};
+use crate::{database, migrate, signals};
+
+/// What this build calls itself in reports.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// Serves the API.
+pub async fn api(args: cli::Api) -> anyhow::Result<()> {
+    let stop = signals::stop_token()?;
+    let url = database::url()?;
+    let options = database::options(&url, "orderfleet-api")?;
+    let services = services(&args.outside)?;
+    current_schema(&options).await?;
+    let config = api::Config::new(args.listen, api::CursorKey::derived_from(url.expose_secret()));
+    api::serve(config, api::pool(options, args.connections), services, stop).await
+}
+
+/// Serves pools of jobs.
+pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
+    let stop = signals::stop_token()?;
+    let name = args.name.unwrap_or_else(|| format!("{}-{}", args.pools.join("+"), std::process::id()));
+    let options = database::options(&database::url()?, &format!("orderfleet-worker {name}"))?;
+    let services = services(&args.outside)?;
+    known_pools(&args.pools)?;
+    current_schema(&options).await?;
+    let config = workers::Config {
+        name,
+        pools: args.pools,
+        slots: usize::from(args.slots),
+        lease: args.lease,
+        shutdown_grace: args.shutdown_grace,
+        build: BUILD.to_owned(),
+        health: args.health,
+    };
+    workers::run(config, options, services, stop).await
+}
+
+/// Serves the payment gateway simulator.
+pub async fn gateway_simulator(args: cli::GatewaySimulator) -> anyhow::Result<()> {
+    let stop = signals::stop_token()?;
+    let config = simulator::gateway::Config { port: args.port, ledger: args.ledger, seed: args.seed };
+    simulator::gateway::run(config, stop.cancelled_owned()).await
+}
+
+/// Serves the demo webhook receiver.
+pub async fn webhook_receiver(args: cli::WebhookReceiver) -> anyhow::Result<()> {
+    let stop = signals::stop_token()?;
+    let config = simulator::receiver::Config { port: args.port, log: args.log, secrets: args.secrets };
+    simulator::receiver::run(config, stop.cancelled_owned()).await
+}
+
+/// The outside world, from the settings that the API and the workers share.
+fn services(outside: &cli::Outside) -> anyhow::Result<Arc<Services>> {
+    let hint = "set it to the gateway's secret key; the simulator accepts any sk_test_…";
+    let key = required_secret("ORDERFLEET_GATEWAY_KEY", hint, &environment)?;
+    let gateway = payments::Gateway::new(outside.gateway_url.clone(), key).context("ORDERFLEET_GATEWAY_URL")?;
+    let sender = webhooks::Sender::new(outside.allow_private_webhooks).context("making the sender of webhooks")?;
+    let settings =
+        Settings { cancel_window: outside.cancel_window, reservation_ttl: outside.reservation_ttl, ..Settings::default() };
+    settings.check()?;
+    Ok(Arc::new(Services { gateway, sender, settings }))
+}
+
+/// Waits for the database and refuses a schema that is behind.
+async fn current_schema(options: &PgConnectOptions) -> anyhow::Result<()> {
+    database::wait_for(options, database::PATIENCE).await?;
+    let mut conn = PgConnection::connect_with(options).await.map_err(|error| database::explain(error, options))?;
+    migrate::refuse_pending(&mut conn).await?;
+    conn.close().await.context("closing a connection")
+}
+
+/// Refuses a pool that no kind of job uses: a misspelt one would idle for ever.
+fn known_pools(pools: &[String]) -> anyhow::Result<()> {
+    let mut known: Vec<&str> = jobs::catalogue().kinds().iter().map(|kind| kind.queue).collect();
+    known.sort_unstable();
+    known.dedup();
+    match pools.iter().find(|pool| !known.contains(&pool.as_str())) {
+        Some(pool) => anyhow::bail!("--pool {pool}: there is no such pool; the pools are {}", known.join(", ")),
+        None => Ok(()),
+    }
+}
+
+/// Where a role on this machine is reached.
+pub fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

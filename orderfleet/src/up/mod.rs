@@ -1,0 +1,257 @@
+//! Everything on one machine: PostgreSQL, and each role as a real child process of its own.
+//!
+//! The order of starting is the order of need, and stopping is the reverse: no new orders, then no new jobs, then the
+//! world outside, and PostgreSQL last.
+
+mod demo;
+mod directory;
+mod postgres;
+mod seed;
+mod supervise;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use domain::access;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::client::ApiClient;
+use crate::roles::loopback;
+use crate::{cli, database, migrate, signals, table};
+use directory::{Directory, Kept};
+use postgres::Postgres;
+use supervise::{Fleet, Pids, Role};
+
+/// Each pool with its slots: what two cores can carry.
+const POOLS: [(&str, u16); 5] = [("stock", 4), ("payments", 8), ("webhooks", 16), ("routes", 1), ("maintenance", 2)];
+/// How long all roles together may take to get ready.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How often it is asked whether they are.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// `orderfleet up`.
+pub async fn run(args: cli::Up) -> anyhow::Result<()> {
+    let stop = signals::stop_token()?;
+    let directory = Directory::take(&args.data_dir)?;
+    free_port(args.api_port)?;
+    let mut kept = directory.kept()?;
+    let pids = Pids::new(directory.file("pids.json"));
+    pids.set("up", Some(std::process::id()));
+
+    let mut postgres = Postgres::start(&directory, &mut kept, pids.clone()).await?;
+    let database_url = postgres.url().clone();
+    let options = database::options(&database_url, "orderfleet up")?;
+    database::wait_for(&options, database::PATIENCE).await?;
+    let mut conn = PgConnection::connect_with(&options).await.map_err(|error| database::explain(error, &options))?;
+    migrate::apply(&mut conn).await?;
+    let api_key = api_key(&mut conn, &mut kept).await?;
+    directory.keep(&kept)?;
+
+    let urls = Urls::new(&args, &kept)?;
+    write_env(&directory, &database_url, &urls, &api_key, &kept)?;
+    let mut fleet = Fleet::new(directory.file("logs"), pids);
+    for role in roles(&args, &directory, &database_url, &urls, &kept) {
+        fleet.start(role)?;
+    }
+    let client = ApiClient::new(urls.api.clone(), api_key)?;
+    let prepared = async {
+        ready(&mut conn, &urls).await.with_context(|| format!("the logs are in {}", directory.file("logs").display()))?;
+        seed::load(&client).await.context("loading the catalogue")?;
+        seed::endpoint(&client, &urls.receiver, &kept.receiver_secret).await.context("registering the webhook endpoint")?;
+        conn.close().await.context("closing a connection")
+    };
+    let served = tokio::select! {
+        prepared = prepared => match prepared {
+            Ok(()) => {
+                announce(&args, &directory, &urls, postgres.is_private())?;
+                serve(&args, client, &mut postgres, &stop).await
+            }
+            Err(error) => Err(error),
+        },
+        () = stop.cancelled() => Ok(()),
+    };
+
+    tracing::info!("stopping");
+    fleet.stop(&["api"]).await;
+    fleet.stop(&["worker"]).await;
+    fleet.stop(&[""]).await;
+    postgres.stop().await;
+    served
+}
+
+/// Serves until told to stop: keeps PostgreSQL alive, and sends demo orders if asked to.
+async fn serve(args: &cli::Up, client: ApiClient, postgres: &mut Postgres, stop: &CancellationToken) -> anyhow::Result<()> {
+    let demo = (!args.no_demo).then(|| tokio::spawn(demo::send_orders(client)));
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = postgres.keep_running() => {}
+    }
+    if let Some(demo) = demo {
+        demo.abort();
+    }
+    Ok(())
+}
+
+/// Where everything is.
+struct Urls {
+    api: Url,
+    gateway: Url,
+    receiver: Url,
+}
+
+impl Urls {
+    fn new(args: &cli::Up, kept: &Kept) -> anyhow::Result<Urls> {
+        let local = |port: u16, path: &str| Url::parse(&format!("http://127.0.0.1:{port}{path}")).context("making a URL");
+        Ok(Urls {
+            api: local(args.api_port, "")?,
+            gateway: local(kept.gateway_port, "")?,
+            receiver: local(kept.receiver_port, "/hooks/demo")?,
+        })
+    }
+}
+
+/// The children, in the order of their start.
+fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, urls: &Urls, kept: &Kept) -> Vec<Role> {
+    let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let path = |name: &str| directory.file(name).display().to_string();
+    let cancel_window = humantime::format_duration(args.cancel_window).to_string();
+    let outside = text(&[
+        "--gateway-url",
+        urls.gateway.as_str(),
+        "--cancel-window",
+        &cancel_window,
+        "--allow-private-webhooks",
+        "true",
+    ]);
+    let secrets = vec![
+        ("DATABASE_URL".to_owned(), database_url.expose_secret().to_owned()),
+        ("ORDERFLEET_GATEWAY_KEY".to_owned(), kept.gateway_key.clone()),
+    ];
+
+    let mut roles = vec![
+        Role {
+            name: "gateway-simulator".to_owned(),
+            args: text(&["gateway-simulator", "--port", &kept.gateway_port.to_string(), "--ledger", &path("gateway-ledger.jsonl")]),
+            env: Vec::new(),
+        },
+        Role {
+            name: "webhook-receiver".to_owned(),
+            args: text(&["webhook-receiver", "--port", &kept.receiver_port.to_string(), "--log", &path("receiver.jsonl")]),
+            env: vec![("ORDERFLEET_RECEIVER_SECRET".to_owned(), kept.receiver_secret.clone())],
+        },
+        Role {
+            name: "api".to_owned(),
+            args: [text(&["api", "--listen", &loopback(args.api_port).to_string()]), outside.clone()].concat(),
+            env: secrets.clone(),
+        },
+    ];
+    roles.extend(POOLS.iter().map(|(pool, slots)| Role {
+        name: format!("worker-{pool}"),
+        args: [text(&["worker", "--pool", pool, "--slots", &slots.to_string(), "--name", pool]), outside.clone()].concat(),
+        env: secrets.clone(),
+    }));
+    roles
+}
+
+/// Refuses early and in plain words; the API itself would only say so in its log.
+fn free_port(port: u16) -> anyhow::Result<()> {
+    match TcpListener::bind(loopback(port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("port {port} is in use: stop what uses it, or choose another with --api-port")
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            bail!("port {port} needs more rights than this user has: choose one above 1024 with --api-port")
+        }
+        Err(error) => Err(error).with_context(|| format!("trying port {port}")),
+    }
+}
+
+/// The kept key while this database knows it, else a new one.
+async fn api_key(conn: &mut PgConnection, kept: &mut Kept) -> anyhow::Result<SecretString> {
+    if let Some(key) = &kept.api_key
+        && access::verify(conn, key).await.context("checking the kept API key")?.is_some()
+    {
+        return Ok(key.clone().into());
+    }
+    let (_, secret) = access::create(conn, "up", &[access::Scope::Admin], None).await.context("creating an API key")?;
+    let key = secret.reveal().to_owned();
+    kept.api_key = Some(key.clone());
+    Ok(key.into())
+}
+
+fn write_env(directory: &Directory, database_url: &SecretString, urls: &Urls, api_key: &SecretString, kept: &Kept) -> anyhow::Result<()> {
+    let data_dir = directory.file("").display().to_string();
+    directory.write_env(&[
+        ("DATABASE_URL", database_url.expose_secret()),
+        ("ORDERFLEET_API_URL", urls.api.as_str().trim_end_matches('/')),
+        ("ORDERFLEET_API_KEY", api_key.expose_secret()),
+        ("ORDERFLEET_DATA_DIR", data_dir.trim_end_matches('/')),
+        ("ORDERFLEET_GATEWAY_URL", urls.gateway.as_str().trim_end_matches('/')),
+        ("ORDERFLEET_GATEWAY_KEY", &kept.gateway_key),
+        ("ORDERFLEET_LEDGER", &directory.file("gateway-ledger.jsonl").display().to_string()),
+        ("ORDERFLEET_RECEIVER_LOG", &directory.file("receiver.jsonl").display().to_string()),
+        ("ORDERFLEET_RECEIVER_URL", urls.receiver.as_str()),
+    ])
+}
+
+/// Waits until the API, both simulators and a worker of each pool answer.
+async fn ready(conn: &mut PgConnection, urls: &Urls) -> anyhow::Result<()> {
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().context("making an HTTP client")?;
+    let started = Instant::now();
+    loop {
+        let missing = missing(conn, &http, urls).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if started.elapsed() > READY_MAX {
+            bail!("not ready after {} s: {}", READY_MAX.as_secs(), missing.join(", "));
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+async fn missing(conn: &mut PgConnection, http: &reqwest::Client, urls: &Urls) -> anyhow::Result<Vec<String>> {
+    let mut missing = Vec::new();
+    let asked = [("api", urls.api.join("/readyz")?), ("gateway-simulator", urls.gateway.join("/livez")?), ("webhook-receiver", urls.receiver.join("/livez")?)];
+    for (name, url) in asked {
+        // A receiver that says 404 is there all the same.
+        let is_there = http.get(url).send().await.is_ok_and(|answer| !answer.status().is_server_error());
+        if !is_there {
+            missing.push(name.to_owned());
+        }
+    }
+    let workers = queue::inspect::workers(conn).await.context("listing the workers")?;
+    let now = chrono::Utc::now();
+    let is_served = |pool: &str| workers.iter().any(|worker| worker.lease_until > now && worker.pools.iter().any(|served| served == pool));
+    missing.extend(POOLS.iter().filter(|(pool, _)| !is_served(pool)).map(|(pool, _)| format!("worker-{pool}")));
+    Ok(missing)
+}
+
+/// What to look at, and the line that scripts wait for.
+fn announce(args: &cli::Up, directory: &Directory, urls: &Urls, is_private: bool) -> anyhow::Result<()> {
+    let dir = directory.file("");
+    let dir = dir.display().to_string();
+    let dir = Path::new(dir.trim_end_matches('/')).display();
+    let api = urls.api.as_str().trim_end_matches('/');
+    let database = if is_private { format!("private, in {dir}/postgres") } else { "the one of DATABASE_URL".to_owned() };
+    let orders = if args.no_demo { "none are sent (--no-demo)" } else { "about one a second, some declined, some cancelled" };
+    table::say(&format!(
+        "the page         {api}/\n\
+         the API          {api}/api/v1, documented at {api}/docs\n\
+         the gateway      {gateway}, its ledger {dir}/gateway-ledger.jsonl\n\
+         the receiver     {receiver}, its log {dir}/receiver.jsonl\n\
+         PostgreSQL       {database}\n\
+         logs             {dir}/logs/, processes {dir}/pids.json\n\
+         demo orders      {orders}\n\
+         in another shell . {dir}/env && orderfleet jobs    (or: dead, queues, schedule, doctor, verify)\n\
+         ready {api}\n",
+        gateway = urls.gateway,
+        receiver = urls.receiver,
+    ))
+}
