@@ -73,7 +73,10 @@ impl Attempt {
         if held.is_none() {
             return Err(self.fence_lost().into());
         }
-        Ok(Effects { tx, attempt: self.clone() })
+        Ok(Effects {
+            tx,
+            attempt: self.clone(),
+        })
     }
 
     /// For reads that need no fence.
@@ -86,7 +89,9 @@ impl Attempt {
         if self.stop.is_cancelled() {
             return Duration::ZERO;
         }
-        self.ends_at.saturating_duration_since(Instant::now()).min(self.registration.time_left())
+        self.ends_at
+            .saturating_duration_since(Instant::now())
+            .min(self.registration.time_left())
     }
 
     /// Ends when the attempt should: its lease is lost or the worker stops.
@@ -116,7 +121,10 @@ impl Attempt {
 
     fn fence_lost(&self) -> FenceLost {
         metrics::counter!(crate::metric::FENCED, "kind" => self.kind.clone()).increment(1);
-        FenceLost { job_id: self.job_id, fence: self.fence }
+        FenceLost {
+            job_id: self.job_id,
+            fence: self.fence,
+        }
     }
 }
 
@@ -205,7 +213,11 @@ pub struct Runner<'a, S> {
 ///
 /// Nothing that happens in here ends the caller: failures, panics and time-outs become outcomes, and trouble with the
 /// database is waited out for as long as the lease is ours.
-pub async fn run<S: Send + Sync + 'static>(runner: &Runner<'_, S>, claimed: Claimed, registration: Arc<Registration>) -> Settled {
+pub async fn run<S: Send + Sync + 'static>(
+    runner: &Runner<'_, S>,
+    claimed: Claimed,
+    registration: Arc<Registration>,
+) -> Settled {
     let span = tracing::info_span!(
         "attempt",
         job.id = claimed.id.0,
@@ -217,7 +229,8 @@ pub async fn run<S: Send + Sync + 'static>(runner: &Runner<'_, S>, claimed: Clai
     async {
         let started = Instant::now();
         let (verdict, is_completed) = judge(runner, &claimed, &registration).await;
-        metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone()).record(started.elapsed().as_secs_f64());
+        metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
+            .record(started.elapsed().as_secs_f64());
         let settled = if is_completed {
             Settled::Completed
         } else {
@@ -235,8 +248,15 @@ enum Verdict {
     Done,
     Snooze(Duration),
     Discard(String),
-    Failed { failure: Failure, wait: Option<Duration> },
-    Dead { reason: &'static str, failure: Failure, was_run: bool },
+    Failed {
+        failure: Failure,
+        wait: Option<Duration>,
+    },
+    Dead {
+        reason: &'static str,
+        failure: Failure,
+        was_run: bool,
+    },
     Infrastructure(String),
     HandBack,
     Lost,
@@ -256,7 +276,16 @@ async fn judge<S: Send + Sync + 'static>(
     };
     let job = match decode(kind, claimed) {
         Ok(job) => job,
-        Err(failure) => return (Verdict::Dead { reason: "poison", failure, was_run: true }, false),
+        Err(failure) => {
+            return (
+                Verdict::Dead {
+                    reason: "poison",
+                    failure,
+                    was_run: true,
+                },
+                false,
+            );
+        }
     };
     let wait = job.delay_after(claimed.attempt);
     let timeout = kind.info().timeout;
@@ -296,15 +325,25 @@ fn refuse(claimed: &Claimed) -> Option<Verdict> {
     } else {
         return None;
     };
-    Some(Verdict::Dead { reason, failure, was_run: false })
+    Some(Verdict::Dead {
+        reason,
+        failure,
+        was_run: false,
+    })
 }
 
 fn decode<S>(kind: &dyn Kind<S>, claimed: &Claimed) -> Result<Box<dyn Decoded<S>>, Failure> {
     // A payload's own code may panic as well.
     match std::panic::catch_unwind(AssertUnwindSafe(|| kind.decode(claimed.args_version, &claimed.args))) {
         Ok(Ok(job)) => Ok(job),
-        Ok(Err(error)) => Err(Failure::poison("undecodable", crate::failure::excerpt(&format!("{error:#}")))),
-        Err(panic) => Err(Failure::poison("undecodable", format!("panicked: {}", panic_message(&*panic)))),
+        Ok(Err(error)) => Err(Failure::poison(
+            "undecodable",
+            crate::failure::excerpt(&format!("{error:#}")),
+        )),
+        Err(panic) => Err(Failure::poison(
+            "undecodable",
+            format!("panicked: {}", panic_message(&*panic)),
+        )),
     }
 }
 
@@ -347,8 +386,16 @@ fn classify(error: &anyhow::Error, wait: Option<Duration>, claimed: &Claimed) ->
     }
     let failure = Failure::from_error(error);
     match failure.class {
-        Class::Permanent => Verdict::Dead { reason: "permanent", failure, was_run: true },
-        Class::Poison => Verdict::Dead { reason: "poison", failure, was_run: true },
+        Class::Permanent => Verdict::Dead {
+            reason: "permanent",
+            failure,
+            was_run: true,
+        },
+        Class::Poison => Verdict::Dead {
+            reason: "poison",
+            failure,
+            was_run: true,
+        },
         Class::Throttled | Class::Config => Verdict::Failed { failure, wait },
         Class::Transient | Class::Unknown => exhaust(Verdict::Failed { failure, wait }, claimed),
     }
@@ -357,9 +404,11 @@ fn classify(error: &anyhow::Error, wait: Option<Duration>, claimed: &Claimed) ->
 /// A failure of the last try is the end.
 fn exhaust(verdict: Verdict, claimed: &Claimed) -> Verdict {
     match verdict {
-        Verdict::Failed { failure, .. } if claimed.attempt >= claimed.attempts_max => {
-            Verdict::Dead { reason: "exhausted", failure, was_run: true }
-        }
+        Verdict::Failed { failure, .. } if claimed.attempt >= claimed.attempts_max => Verdict::Dead {
+            reason: "exhausted",
+            failure,
+            was_run: true,
+        },
         other => other,
     }
 }
@@ -371,7 +420,11 @@ async fn settle<S: Send + Sync + 'static>(
     registration: &Registration,
     verdict: Verdict,
 ) -> Settled {
-    let held = Held { job_id: claimed.id, fence: claimed.fence, worker_id: claimed.worker_id };
+    let held = Held {
+        job_id: claimed.id,
+        fence: claimed.fence,
+        worker_id: claimed.worker_id,
+    };
     let mut trouble = Trouble::default();
     loop {
         let error = match write(runner, claimed, registration, held, &verdict).await {
@@ -399,26 +452,36 @@ async fn write<S: Send + Sync + 'static>(
 ) -> anyhow::Result<Settled> {
     let (is_written, settled) = match verdict {
         Verdict::Lost => (false, Settled::Lost),
-        Verdict::Done => {
-            (finish::complete(&mut *runner.pool.acquire().await?, held, None).await?, Settled::Completed)
-        }
+        Verdict::Done => (
+            finish::complete(&mut *runner.pool.acquire().await?, held, None).await?,
+            Settled::Completed,
+        ),
         Verdict::Snooze(wait) => {
             let conn = &mut *runner.pool.acquire().await?;
-            (finish::postpone(conn, held, *wait, "it asked to come back later").await?, Settled::Postponed)
+            (
+                finish::postpone(conn, held, *wait, "it asked to come back later").await?,
+                Settled::Postponed,
+            )
         }
-        Verdict::Discard(reason) => {
-            (finish::discard(&mut *runner.pool.acquire().await?, held, reason).await?, Settled::Discarded)
-        }
+        Verdict::Discard(reason) => (
+            finish::discard(&mut *runner.pool.acquire().await?, held, reason).await?,
+            Settled::Discarded,
+        ),
         Verdict::HandBack => (finish::hand_back(runner.pool, held).await?, Settled::Postponed),
         Verdict::Infrastructure(message) => {
             let wait = Duration::from_millis(20) + Duration::from_secs(2).mul_f64(rand::random());
             let conn = &mut *runner.pool.acquire().await?;
-            (finish::postpone(conn, held, wait, &format!("trouble with the database: {message}")).await?, Settled::Postponed)
+            (
+                finish::postpone(conn, held, wait, &format!("trouble with the database: {message}")).await?,
+                Settled::Postponed,
+            )
         }
         Verdict::Failed { failure, wait } => fail(runner, claimed, registration, held, failure, *wait).await?,
-        Verdict::Dead { reason, failure, was_run } => {
-            bury(runner, claimed, registration, held, reason, failure, *was_run).await?
-        }
+        Verdict::Dead {
+            reason,
+            failure,
+            was_run,
+        } => bury(runner, claimed, registration, held, reason, failure, *was_run).await?,
     };
     if is_written {
         return Ok(settled);
@@ -446,11 +509,18 @@ async fn fail<S: Send + Sync + 'static>(
     let written = match failure.class {
         Class::Throttled => {
             // Everybody was told the same time: spread the return.
-            let wait = failure.retry_after.unwrap_or_default().mul_f64(1.0 + 0.1 * rand::random::<f64>());
-            (finish::postpone(&mut tx, held, wait, &format!("throttled: {failure}")).await?, Settled::Postponed)
+            let wait = failure
+                .retry_after
+                .unwrap_or_default()
+                .mul_f64(1.0 + 0.1 * rand::random::<f64>());
+            (
+                finish::postpone(&mut tx, held, wait, &format!("throttled: {failure}")).await?,
+                Settled::Postponed,
+            )
         }
         Class::Config => {
-            let is_written = finish::postpone(&mut tx, held, Duration::ZERO, &format!("its kind is paused: {failure}")).await?;
+            let is_written =
+                finish::postpone(&mut tx, held, Duration::ZERO, &format!("its kind is paused: {failure}")).await?;
             if is_written {
                 finish::pause_kind(&mut tx, &claimed.kind, &failure.to_string(), held).await?;
                 tracing::error!(job.kind = claimed.kind, "the kind paused itself: {failure}");
@@ -459,18 +529,30 @@ async fn fail<S: Send + Sync + 'static>(
             (is_written, Settled::Postponed)
         }
         _ => {
-            let retry = runner.catalogue.kind(&claimed.kind).map(|kind| kind.info().retry).unwrap_or(DEFAULT_RETRY);
+            let retry = runner
+                .catalogue
+                .kind(&claimed.kind)
+                .map(|kind| kind.info().retry)
+                .unwrap_or(DEFAULT_RETRY);
             let wait = wait
                 .unwrap_or_else(|| backoff::after_attempt(retry, claimed.attempt, &mut rand::rng()))
                 .max(failure.retry_after.unwrap_or_default());
             let record = finish::failure_record(claimed, &registration.build, failure);
             let waiting = format!("attempt {} failed: {failure}", claimed.attempt);
-            (finish::retry(&mut tx, held, wait, &waiting, &record).await?, Settled::Retried)
+            (
+                finish::retry(&mut tx, held, wait, &waiting, &record).await?,
+                Settled::Retried,
+            )
         }
     };
     tx.commit().await?;
     if written.0 {
-        tracing::warn!(class = failure.class.as_str(), code = failure.code, "the attempt failed: {}", failure.message);
+        tracing::warn!(
+            class = failure.class.as_str(),
+            code = failure.code,
+            "the attempt failed: {}",
+            failure.message
+        );
     }
     Ok(written)
 }
@@ -542,13 +624,22 @@ async fn unburied<S: Send + Sync + 'static>(
     let conn = &mut *runner.pool.acquire().await?;
     if is_infrastructure(error) {
         let wait = Duration::from_secs(1).mul_f64(rand::random());
-        return Ok((finish::postpone(conn, held, wait, "trouble with the database at its burial").await?, Settled::Postponed));
+        return Ok((
+            finish::postpone(conn, held, wait, "trouble with the database at its burial").await?,
+            Settled::Postponed,
+        ));
     }
     tracing::error!("the job is dead but cannot be buried: {error:#}");
-    let failure = Failure::transient("unburied", crate::failure::excerpt(&format!("cannot be buried: {error:#}")));
+    let failure = Failure::transient(
+        "unburied",
+        crate::failure::excerpt(&format!("cannot be buried: {error:#}")),
+    );
     let record = finish::failure_record(claimed, &registration.build, &failure);
     let wait = backoff::bound(DEFAULT_RETRY, claimed.attempt);
-    Ok((finish::retry(conn, held, wait, &failure.message, &record).await?, Settled::Retried))
+    Ok((
+        finish::retry(conn, held, wait, &failure.message, &record).await?,
+        Settled::Retried,
+    ))
 }
 
 fn count(claimed: &Claimed, settled: Settled) {
@@ -591,6 +682,10 @@ impl Attempt {
     }
 
     fn held(&self) -> Held {
-        Held { job_id: self.job_id, fence: self.fence, worker_id: self.worker_id }
+        Held {
+            job_id: self.job_id,
+            fence: self.fence,
+            worker_id: self.worker_id,
+        }
     }
 }

@@ -97,7 +97,11 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
     }
 
     fn decode(&self, version: i16, args: &Value) -> anyhow::Result<Box<dyn Decoded<J::Services>>> {
-        let args = if version == J::VERSION { args.clone() } else { J::upcast(version, args.clone())? };
+        let args = if version == J::VERSION {
+            args.clone()
+        } else {
+            J::upcast(version, args.clone())?
+        };
         Ok(Box::new(One(serde_json::from_value::<J>(args)?)))
     }
 }

@@ -60,7 +60,11 @@ impl Known {
     /// What the catalogue knows of a queue.
     pub fn of<S: Send + Sync + 'static>(catalogue: &Catalogue<S>, queue: &str) -> Self {
         const STEP_OF_PRIORITY_SECS: f64 = 30.0;
-        let kinds: Vec<_> = catalogue.kinds().into_iter().filter(|kind| kind.queue == queue).collect();
+        let kinds: Vec<_> = catalogue
+            .kinds()
+            .into_iter()
+            .filter(|kind| kind.queue == queue)
+            .collect();
         let lowest = kinds.iter().map(|kind| kind.priority).min().unwrap_or(0).min(0);
         Self {
             queue: queue.to_owned(),
@@ -187,7 +191,9 @@ pub async fn next_due(pool: &PgPool, known: &Known, longest: Duration) -> sqlx::
     )
     .fetch_optional(pool)
     .await?;
-    Ok(seconds.map_or(longest, |seconds| Duration::from_secs_f64(seconds.max(0.0)).min(longest)))
+    Ok(seconds.map_or(longest, |seconds| {
+        Duration::from_secs_f64(seconds.max(0.0)).min(longest)
+    }))
 }
 
 /// Two claims that meet in one group: the loser's claim is refused whole, and comes again.

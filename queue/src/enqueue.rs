@@ -89,7 +89,18 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
     .fetch_all(conn)
     .await?;
 
-    let mut answers: Vec<_> = rows.into_iter().map(|row| (row.place, Enqueued { id: JobId(row.id), is_new: row.is_new })).collect();
+    let mut answers: Vec<_> = rows
+        .into_iter()
+        .map(|row| {
+            (
+                row.place,
+                Enqueued {
+                    id: JobId(row.id),
+                    is_new: row.is_new,
+                },
+            )
+        })
+        .collect();
     answers.sort_by_key(|(place, _)| *place);
     metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(answers.len() as u64);
     Ok(answers.into_iter().map(|(_, enqueued)| enqueued).collect())
@@ -127,7 +138,10 @@ async fn insert<J: Job>(
     if row.is_new {
         metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
     }
-    Ok(Enqueued { id: JobId(row.id), is_new: row.is_new })
+    Ok(Enqueued {
+        id: JobId(row.id),
+        is_new: row.is_new,
+    })
 }
 
 fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {

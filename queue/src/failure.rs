@@ -109,7 +109,13 @@ impl Failure {
     }
 
     fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { class, code: code.into(), message: message.into(), retry_after: None, http: None }
+        Self {
+            class,
+            code: code.into(),
+            message: message.into(),
+            retry_after: None,
+            http: None,
+        }
     }
 
     /// What an error of `run` means: a [`Failure`] speaks for itself, anything else is worth another try.
@@ -131,14 +137,21 @@ impl std::error::Error for Failure {}
 
 /// Whether an error is the database's trouble rather than the job's: it burns no attempt, and the worker backs off.
 pub fn is_infrastructure(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<sqlx::Error>().is_some_and(is_database_trouble))
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<sqlx::Error>().is_some_and(is_database_trouble))
 }
 
 /// Whether the database, not the statement, is at fault: connections, resources, shutdowns, conflicts, lock time-outs.
 pub fn is_database_trouble(error: &sqlx::Error) -> bool {
     use sqlx::Error;
     match error {
-        Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed | Error::Protocol(_) => true,
+        Error::Io(_)
+        | Error::Tls(_)
+        | Error::PoolTimedOut
+        | Error::PoolClosed
+        | Error::WorkerCrashed
+        | Error::Protocol(_) => true,
         Error::Database(database) => database.code().is_some_and(|code| {
             ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25006"
         }),

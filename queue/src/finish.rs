@@ -340,8 +340,13 @@ pub(crate) fn failure_record(claimed: &crate::claim::Claimed, build: &str, failu
 
 /// What the payload points at: its ids, under the names of the things.
 fn refs(args: &Value) -> Value {
-    let Some(fields) = args.as_object() else { return json!({}) };
-    fields.iter().filter_map(|(name, value)| Some((name.strip_suffix("_id")?.to_owned(), value.clone()))).collect()
+    let Some(fields) = args.as_object() else {
+        return json!({});
+    };
+    fields
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_suffix("_id")?.to_owned(), value.clone())))
+        .collect()
 }
 
 /// A payload without what must not be read: payloads hold ids, so this is a second net.
@@ -352,7 +357,14 @@ fn redacted(args: &Value) -> Value {
             .iter()
             .map(|(name, value)| {
                 let is_secret = SECRET.iter().any(|word| name.to_ascii_lowercase().contains(word));
-                (name.clone(), if is_secret { json!("[redacted]") } else { redacted(value) })
+                (
+                    name.clone(),
+                    if is_secret {
+                        json!("[redacted]")
+                    } else {
+                        redacted(value)
+                    },
+                )
             })
             .collect(),
         Value::Array(items) => items.iter().map(redacted).collect(),

@@ -383,7 +383,11 @@ pub async fn queues(conn: &mut PgConnection) -> sqlx::Result<Vec<QueueView>> {
             dead: row.dead,
             oldest_due_seconds: row.oldest_due_seconds,
             paused: match (row.reason, row.actor, row.paused_at) {
-                (Some(reason), Some(actor), Some(paused_at)) => Some(PauseView { reason, actor, paused_at }),
+                (Some(reason), Some(actor), Some(paused_at)) => Some(PauseView {
+                    reason,
+                    actor,
+                    paused_at,
+                }),
                 _ => None,
             },
             paused_kinds: row.paused_kinds,
@@ -470,15 +474,21 @@ pub async fn not_idle(conn: &mut PgConnection) -> sqlx::Result<NotIdle> {
 
 /// Why a job is not running, one line per cause; empty when there is no such job.
 pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>> {
-    let Some(view) = job(&mut *conn, id).await? else { return Ok(Vec::new()) };
+    let Some(view) = job(&mut *conn, id).await? else {
+        return Ok(Vec::new());
+    };
     match view.state.as_str() {
         "running" => {
-            let worker = view.worker_id.map_or_else(String::new, |worker| format!(" on worker {worker}"));
+            let worker = view
+                .worker_id
+                .map_or_else(String::new, |worker| format!(" on worker {worker}"));
             return Ok(vec![format!("it is running{worker}, attempt {}", view.attempt)]);
         }
         "dead" => {
             let message = view.waiting.unwrap_or_default();
-            return Ok(vec![format!("it is dead: {message}; look at the dead letter, mend the cause, redrive it")]);
+            return Ok(vec![format!(
+                "it is dead: {message}; look at the dead letter, mend the cause, redrive it"
+            )]);
         }
         "completed" | "discarded" | "cancelled" => return Ok(vec![format!("it has ended: {}", view.state)]),
         _ => {}

@@ -65,15 +65,15 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Turns the payload of an older version into today's.
     fn upcast(version: i16, args: Value) -> anyhow::Result<Value> {
         let _ = args;
-        anyhow::bail!("{} version {version} has no way to version {}", Self::KIND, Self::VERSION)
+        anyhow::bail!(
+            "{} version {version} has no way to version {}",
+            Self::KIND,
+            Self::VERSION
+        )
     }
 
     /// Does the work of one attempt.
-    fn run(
-        self,
-        attempt: &Attempt,
-        services: &Self::Services,
-    ) -> impl Future<Output = anyhow::Result<Outcome>> + Send;
+    fn run(self, attempt: &Attempt, services: &Self::Services) -> impl Future<Output = anyhow::Result<Outcome>> + Send;
 
     /// Leaves what the job was about in a named state, in the transaction that makes the job a dead letter.
     fn bury(
@@ -112,7 +112,11 @@ pub struct Retry {
 impl Retry {
     /// A policy of that many attempts.
     pub const fn new(base: Duration, cap: Duration, attempts_max: i32) -> Self {
-        Self { base, cap, attempts_max }
+        Self {
+            base,
+            cap,
+            attempts_max,
+        }
     }
 }
 
@@ -126,12 +130,18 @@ pub struct Unique {
 impl Unique {
     /// Taken until the job ends.
     pub fn live(key: impl Into<String>) -> Self {
-        Self { key: key.into(), scope: "live" }
+        Self {
+            key: key.into(),
+            scope: "live",
+        }
     }
 
     /// Taken also after the job completed, until it is pruned.
     pub fn kept(key: impl Into<String>) -> Self {
-        Self { key: key.into(), scope: "kept" }
+        Self {
+            key: key.into(),
+            scope: "kept",
+        }
     }
 }
 

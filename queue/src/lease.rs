@@ -38,7 +38,12 @@ pub struct Registration {
 
 impl Registration {
     fn new(id: i64, build: String, valid_until: Instant) -> Self {
-        Self { id, build, lost: CancellationToken::new(), valid_until: Mutex::new(valid_until) }
+        Self {
+            id,
+            build,
+            lost: CancellationToken::new(),
+            valid_until: Mutex::new(valid_until),
+        }
     }
 
     /// How long the lease can still be trusted, by this machine's monotonic clock.
@@ -84,13 +89,26 @@ impl Heart {
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn({
-            let beats = Beats { identity, database, sender, pulse: Arc::clone(&pulse), stop: stop.clone() };
+            let beats = Beats {
+                identity,
+                database,
+                sender,
+                pulse: Arc::clone(&pulse),
+                stop: stop.clone(),
+            };
             move || {
-                let _fail_stop = FailStop { stop: beats.stop.clone() };
+                let _fail_stop = FailStop {
+                    stop: beats.stop.clone(),
+                };
                 runtime.block_on(beats.run());
             }
         })?;
-        Ok(Self { current, pulse, stop, thread: Some(thread) })
+        Ok(Self {
+            current,
+            pulse,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// The registration in force, none while there is none yet.
@@ -150,7 +168,9 @@ impl Beats {
     async fn run(self) {
         let mut trouble = Trouble::default();
         while !self.stop.is_cancelled() {
-            let Err(error) = self.live(&mut trouble).await else { continue };
+            let Err(error) = self.live(&mut trouble).await else {
+                continue;
+            };
             let wait = trouble.next();
             if trouble.is_first() {
                 tracing::warn!("the heartbeat lost its connection: {error}");
@@ -237,12 +257,19 @@ impl Beats {
     async fn register_anew(&self, conn: &mut PgConnection) -> sqlx::Result<Arc<Registration>> {
         if let Some(old) = self.current() {
             if !old.lost.is_cancelled() {
-                tracing::warn!(worker.id = old.id, "others declared this worker lost: its jobs are cancelled");
+                tracing::warn!(
+                    worker.id = old.id,
+                    "others declared this worker lost: its jobs are cancelled"
+                );
             }
             old.lost.cancel();
         }
         let registration = Arc::new(in_time(register(conn, &self.identity)).await?);
-        tracing::info!(worker.id = registration.id, worker.name = self.identity.name, "registered");
+        tracing::info!(
+            worker.id = registration.id,
+            worker.name = self.identity.name,
+            "registered"
+        );
         self.sender.send_replace(Some(Arc::clone(&registration)));
         Ok(registration)
     }
@@ -270,22 +297,29 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
 
 /// Says that a worker is on its way out: it claims nothing more.
 pub async fn stopping(pool: &sqlx::PgPool, worker_id: i64) -> sqlx::Result<()> {
-    sqlx::query!("update queue.workers set stopping = true where id = $1", worker_id).execute(pool).await?;
+    sqlx::query!("update queue.workers set stopping = true where id = $1", worker_id)
+        .execute(pool)
+        .await?;
     Ok(())
 }
 
 /// Removes a worker's row.
 pub async fn deregister(conn: &mut PgConnection, worker_id: i64) -> sqlx::Result<()> {
-    sqlx::query!("delete from queue.workers where id = $1", worker_id).execute(conn).await?;
+    sqlx::query!("delete from queue.workers where id = $1", worker_id)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
 fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 async fn in_time<T>(work: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    tokio::time::timeout(BEAT_TIMEOUT, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    tokio::time::timeout(BEAT_TIMEOUT, work)
+        .await
+        .unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 /// Watches the pulse of the runtime that runs the handlers.
@@ -302,7 +336,10 @@ impl Watched {
         if now == 0 || now != self.pulse || self.since.is_none() {
             self.pulse = now;
             self.since = Some(Instant::now());
-        } else if self.since.is_some_and(|since| since.elapsed() > lease.max(Duration::from_secs(10))) {
+        } else if self
+            .since
+            .is_some_and(|since| since.elapsed() > lease.max(Duration::from_secs(10)))
+        {
             abort("the runtime of the handlers stands still");
         }
     }

@@ -43,7 +43,13 @@ pub enum Error {
 }
 
 /// Stops claims of a queue or a kind; what runs goes on.
-pub async fn pause(conn: &mut PgConnection, target: Target, name: &str, reason: &str, actor: &str) -> Result<(), Error> {
+pub async fn pause(
+    conn: &mut PgConnection,
+    target: Target,
+    name: &str,
+    reason: &str,
+    actor: &str,
+) -> Result<(), Error> {
     let mut tx = conn.begin().await?;
     sqlx::query!(
         "insert into queue.pauses (target, name, reason, actor) values ($1, $2, $3, $4)
@@ -55,35 +61,76 @@ pub async fn pause(conn: &mut PgConnection, target: Target, name: &str, reason: 
     )
     .execute(&mut *tx)
     .await?;
-    audit(&mut tx, actor, "pause", &format!("{} {name}", target.as_str()), json!({ "reason": reason })).await?;
+    audit(
+        &mut tx,
+        actor,
+        "pause",
+        &format!("{} {name}", target.as_str()),
+        json!({ "reason": reason }),
+    )
+    .await?;
     Ok(tx.commit().await?)
 }
 
 /// Ends a pause; false when there was none.
-pub async fn resume(conn: &mut PgConnection, target: Target, name: &str, reason: &str, actor: &str) -> Result<bool, Error> {
+pub async fn resume(
+    conn: &mut PgConnection,
+    target: Target,
+    name: &str,
+    reason: &str,
+    actor: &str,
+) -> Result<bool, Error> {
     let mut tx = conn.begin().await?;
-    let ended = sqlx::query!("delete from queue.pauses where target = $1 and name = $2", target.as_str(), name)
-        .execute(&mut *tx)
-        .await?;
+    let ended = sqlx::query!(
+        "delete from queue.pauses where target = $1 and name = $2",
+        target.as_str(),
+        name
+    )
+    .execute(&mut *tx)
+    .await?;
     if ended.rows_affected() == 0 {
         return Ok(false);
     }
-    audit(&mut tx, actor, "resume", &format!("{} {name}", target.as_str()), json!({ "reason": reason })).await?;
+    audit(
+        &mut tx,
+        actor,
+        "resume",
+        &format!("{} {name}", target.as_str()),
+        json!({ "reason": reason }),
+    )
+    .await?;
     tx.commit().await?;
     Ok(true)
 }
 
 /// Pauses a line of the timetable, or ends the pause; false when there is no such line.
-pub async fn pause_schedule(conn: &mut PgConnection, name: &str, is_paused: bool, reason: &str, actor: &str) -> Result<bool, Error> {
+pub async fn pause_schedule(
+    conn: &mut PgConnection,
+    name: &str,
+    is_paused: bool,
+    reason: &str,
+    actor: &str,
+) -> Result<bool, Error> {
     let mut tx = conn.begin().await?;
-    let changed = sqlx::query!("update queue.schedules set paused = $2 where name = $1", name, is_paused)
-        .execute(&mut *tx)
-        .await?;
+    let changed = sqlx::query!(
+        "update queue.schedules set paused = $2 where name = $1",
+        name,
+        is_paused
+    )
+    .execute(&mut *tx)
+    .await?;
     if changed.rows_affected() == 0 {
         return Ok(false);
     }
     let action = if is_paused { "pause" } else { "resume" };
-    audit(&mut tx, actor, action, &format!("schedule {name}"), json!({ "reason": reason })).await?;
+    audit(
+        &mut tx,
+        actor,
+        action,
+        &format!("schedule {name}"),
+        json!({ "reason": reason }),
+    )
+    .await?;
     tx.commit().await?;
     Ok(true)
 }
@@ -106,7 +153,10 @@ pub async fn redrive(
     if let Some(key) = &letter.unique_key {
         reclaim_key(&mut tx, id, &letter.kind, key).await?;
     }
-    let edited_fields = edit.as_ref().map(|edit| changed_fields(&letter.args, edit)).unwrap_or_default();
+    let edited_fields = edit
+        .as_ref()
+        .map(|edit| changed_fields(&letter.args, edit))
+        .unwrap_or_default();
     let args = edit.unwrap_or_else(|| letter.args.clone());
     sqlx::query!(
         r#"with revived as (
@@ -128,7 +178,9 @@ pub async fn redrive(
     )
     .execute(&mut *tx)
     .await?;
-    sqlx::query!("select pg_notify('queue_jobs', $1)", letter.queue).execute(&mut *tx).await?;
+    sqlx::query!("select pg_notify('queue_jobs', $1)", letter.queue)
+        .execute(&mut *tx)
+        .await?;
     let detail = json!({ "reason": reason, "edited_fields": edited_fields, "kind": letter.kind, "before": letter.args, "after": args });
     audit(&mut tx, actor, "redrive", &format!("job {id}"), detail).await?;
     tx.commit().await?;
@@ -164,7 +216,14 @@ pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
     if ended.rows_affected() == 0 {
         return Err(Error::NotFound(id));
     }
-    audit(&mut tx, actor, "discard", &format!("job {id}"), json!({ "reason": reason })).await?;
+    audit(
+        &mut tx,
+        actor,
+        "discard",
+        &format!("job {id}"),
+        json!({ "reason": reason }),
+    )
+    .await?;
     Ok(tx.commit().await?)
 }
 
@@ -185,7 +244,10 @@ async fn reclaim_key(conn: &mut PgConnection, id: JobId, kind: &str, key: &str) 
     .fetch_optional(conn)
     .await?;
     match owner {
-        Some(owner) if owner != id.0 => Err(Error::KeyTaken { id, other: JobId(owner) }),
+        Some(owner) if owner != id.0 => Err(Error::KeyTaken {
+            id,
+            other: JobId(owner),
+        }),
         _ => Ok(()),
     }
 }
@@ -206,8 +268,16 @@ async fn audit(conn: &mut PgConnection, actor: &str, action: &str, subject: &str
 /// The names of the fields that an edit adds, changes or takes away.
 fn changed_fields(before: &Value, after: &Value) -> Vec<String> {
     let empty = serde_json::Map::new();
-    let (before, after) = (before.as_object().unwrap_or(&empty), after.as_object().unwrap_or(&empty));
-    let mut names: Vec<String> = before.keys().chain(after.keys()).filter(|name| before.get(*name) != after.get(*name)).cloned().collect();
+    let (before, after) = (
+        before.as_object().unwrap_or(&empty),
+        after.as_object().unwrap_or(&empty),
+    );
+    let mut names: Vec<String> = before
+        .keys()
+        .chain(after.keys())
+        .filter(|name| before.get(*name) != after.get(*name))
+        .cloned()
+        .collect();
     names.sort();
     names.dedup();
     names
@@ -215,5 +285,7 @@ fn changed_fields(before: &Value, after: &Value) -> Vec<String> {
 
 /// Makes the partitions of the days ahead; returns how many are new.
 pub async fn ensure_partitions(pool: &sqlx::PgPool) -> sqlx::Result<i32> {
-    sqlx::query_scalar!(r#"select queue.ensure_partitions() as "made!""#).fetch_one(pool).await
+    sqlx::query_scalar!(r#"select queue.ensure_partitions() as "made!""#)
+        .fetch_one(pool)
+        .await
 }

@@ -43,7 +43,10 @@ pub struct Rescuer {
 impl Rescuer {
     /// One that trusts leases of this length.
     pub fn new(lease: Duration) -> Self {
-        Self { lease, contact_since: None }
+        Self {
+            lease,
+            contact_since: None,
+        }
     }
 
     /// One round.
@@ -128,7 +131,9 @@ pub async fn rescue(pool: &PgPool, may_expire: bool, lease: Duration) -> sqlx::R
         .execute(&mut *tx)
         .await?
         .rows_affected();
-        sqlx::query!("delete from queue.workers where id = any($1)", &ids).execute(&mut *tx).await?;
+        sqlx::query!("delete from queue.workers where id = any($1)", &ids)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query!("delete from queue.losses where lost_at < clock_timestamp() - interval '1 day'")
             .execute(&mut *tx)
             .await?;
@@ -147,12 +152,20 @@ pub async fn rescue(pool: &PgPool, may_expire: bool, lease: Duration) -> sqlx::R
     tx.commit().await?;
 
     for worker in &lost {
-        tracing::warn!(worker.id = worker.id, worker.name = worker.name, how = worker.how, "a worker was lost");
+        tracing::warn!(
+            worker.id = worker.id,
+            worker.name = worker.name,
+            how = worker.how,
+            "a worker was lost"
+        );
         metrics::counter!(crate::metric::WORKERS_LOST, "how" => worker.how.clone()).increment(1);
     }
     if jobs > 0 {
         tracing::warn!(jobs, "jobs of lost workers are available again");
         metrics::counter!(crate::metric::RESCUED).increment(jobs);
     }
-    Ok(Rescued { workers: lost.len(), jobs })
+    Ok(Rescued {
+        workers: lost.len(),
+        jobs,
+    })
 }

@@ -73,7 +73,10 @@ impl Entry {
             args: serde_json::to_value(job).expect("a payload of the timetable is plain data"),
             args_version: J::VERSION,
             // A kept key would let the first tick be the last one.
-            unique_key: job.unique().filter(|unique| unique.scope == "live").map(|unique| unique.key),
+            unique_key: job
+                .unique()
+                .filter(|unique| unique.scope == "live")
+                .map(|unique| unique.key),
             priority: J::PRIORITY,
             attempts_max: J::RETRY.attempts_max,
         }
@@ -125,8 +128,12 @@ pub async fn install(conn: &mut PgConnection, entries: &[Entry]) -> Result<(), E
         .await?;
     }
     let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
-    sqlx::query!("delete from queue.schedules where name <> all($1)", &names).execute(&mut *conn).await?;
-    sqlx::query!("delete from queue.ticks where tick_at < clock_timestamp() - interval '30 days'").execute(conn).await?;
+    sqlx::query!("delete from queue.schedules where name <> all($1)", &names)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query!("delete from queue.ticks where tick_at < clock_timestamp() - interval '30 days'")
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -164,7 +171,11 @@ fn due(line: &Line) -> Vec<DateTime<Utc>> {
     const FRESH: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
     const TICKS_AT_ONCE: usize = 1000;
     let Some((cron, zone)) = parse(&line.cron, &line.time_zone) else {
-        tracing::error!(name = line.name, cron = line.cron, "the timetable has a line that cannot be read");
+        tracing::error!(
+            name = line.name,
+            cron = line.cron,
+            "the timetable has a line that cannot be read"
+        );
         return Vec::new();
     };
     if line.missed == "all" {
@@ -175,7 +186,10 @@ fn due(line: &Line) -> Vec<DateTime<Utc>> {
             .take(TICKS_AT_ONCE)
             .collect();
     }
-    let last = cron.find_previous_occurrence(&line.now.with_timezone(&zone), true).ok().map(|at| at.to_utc());
+    let last = cron
+        .find_previous_occurrence(&line.now.with_timezone(&zone), true)
+        .ok()
+        .map(|at| at.to_utc());
     last.filter(|at| *at > line.settled_at)
         .filter(|at| line.missed == "once" || line.now - *at <= FRESH)
         .into_iter()
@@ -209,14 +223,23 @@ async fn fire(pool: &PgPool, name: &str, tick_at: DateTime<Utc>) -> Result<u64, 
         )
         .fetch_one(&mut *tx)
         .await?;
-        sqlx::query!("update queue.ticks set job_id = $3 where name = $1 and tick_at = $2", name, tick_at, job.id)
-            .execute(&mut *tx)
-            .await?;
-        fired = u64::from(job.is_new);
-    }
-    sqlx::query!("update queue.schedules set settled_at = $2 where name = $1 and settled_at < $2", name, tick_at)
+        sqlx::query!(
+            "update queue.ticks set job_id = $3 where name = $1 and tick_at = $2",
+            name,
+            tick_at,
+            job.id
+        )
         .execute(&mut *tx)
         .await?;
+        fired = u64::from(job.is_new);
+    }
+    sqlx::query!(
+        "update queue.schedules set settled_at = $2 where name = $1 and settled_at < $2",
+        name,
+        tick_at
+    )
+    .execute(&mut *tx)
+    .await?;
     tx.commit().await?;
     if is_ours {
         metrics::counter!(crate::metric::TICKS_FIRED, "name" => name.to_owned()).increment(1);
@@ -226,8 +249,13 @@ async fn fire(pool: &PgPool, name: &str, tick_at: DateTime<Utc>) -> Result<u64, 
 
 /// The next ticks after a time, for people.
 pub(crate) fn next(cron: &str, time_zone: &str, after: DateTime<Utc>, count: usize) -> Vec<DateTime<Utc>> {
-    let Some((cron, zone)) = parse(cron, time_zone) else { return Vec::new() };
-    cron.iter_after(after.with_timezone(&zone)).take(count).map(|at| at.to_utc()).collect()
+    let Some((cron, zone)) = parse(cron, time_zone) else {
+        return Vec::new();
+    };
+    cron.iter_after(after.with_timezone(&zone))
+        .take(count)
+        .map(|at| at.to_utc())
+        .collect()
 }
 
 fn parse(cron: &str, time_zone: &str) -> Option<(Cron, chrono_tz::Tz)> {

@@ -36,7 +36,11 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     services: &Arc<S>,
 ) -> anyhow::Result<Ran> {
     const ATTEMPTS_MAX: u64 = 100_000;
-    let mut queues: Vec<_> = catalogue.kinds().into_iter().map(|kind| kind.queue.to_owned()).collect();
+    let mut queues: Vec<_> = catalogue
+        .kinds()
+        .into_iter()
+        .map(|kind| kind.queue.to_owned())
+        .collect();
     queues.sort();
     queues.dedup();
     let known: Vec<_> = queues.iter().map(|queue| Known::of(catalogue, queue)).collect();
@@ -51,7 +55,12 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     };
     let registration = Arc::new(lease::register(&mut session, &identity).await?);
     let stop = CancellationToken::new();
-    let runner = Runner { pool, catalogue, services: services.as_ref(), stop: &stop };
+    let runner = Runner {
+        pool,
+        catalogue,
+        services: services.as_ref(),
+        stop: &stop,
+    };
     let mut ran = Ran::default();
     let mut attempts = 0;
     loop {

@@ -40,7 +40,9 @@ async fn hear(pool: &PgPool, queues: &[(String, Arc<Notify>)], trouble: &mut Tro
     loop {
         trouble.over();
         // None: the connection was lost, and hints with it.
-        let Some(hint) = listener.try_recv().await? else { return Ok(()) };
+        let Some(hint) = listener.try_recv().await? else {
+            return Ok(());
+        };
         for (queue, notify) in queues {
             if hint.payload() == queue {
                 notify.notify_one();

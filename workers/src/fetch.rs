@@ -106,13 +106,20 @@ async fn claim_round<S: Send + Sync + 'static>(
         () = stopped => return Ok(Claims::None),
         ready = ready => ready,
     };
-    let (Some(mut free), Some(registration)) = (free, registration) else { return Ok(Claims::None) };
+    let (Some(mut free), Some(registration)) = (free, registration) else {
+        return Ok(Claims::None);
+    };
 
     if recounted.elapsed() >= RECOUNT_EVERY {
         *recounted = Instant::now();
-        let strays = finish::hand_back_strays(&site.pool, registration.id, known.queue(), &site.held(known.queue())).await?;
+        let strays =
+            finish::hand_back_strays(&site.pool, registration.id, known.queue(), &site.held(known.queue())).await?;
         if strays > 0 {
-            tracing::warn!(strays, queue = known.queue(), "handed back jobs whose claim was never answered");
+            tracing::warn!(
+                strays,
+                queue = known.queue(),
+                "handed back jobs whose claim was never answered"
+            );
         }
     }
     let wanted = free.num_permits();
@@ -122,7 +129,12 @@ async fn claim_round<S: Send + Sync + 'static>(
     for job in claimed {
         let Some(slot) = free.split(1) else { break };
         site.hold(&job);
-        let flight = InFlight { job, registration: Arc::clone(&registration), slot, company: Arc::clone(&company) };
+        let flight = InFlight {
+            job,
+            registration: Arc::clone(&registration),
+            slot,
+            company: Arc::clone(&company),
+        };
         // Only a pool that ended does not take it; its job goes back with everything else.
         _ = sender.send(flight).await;
     }
@@ -138,5 +150,8 @@ async fn idle<S: Send + Sync + 'static>(site: &Site<S>, known: &Known, wait: Dur
     if wait < SHORT_WAIT {
         return wait;
     }
-    claim::next_due(&site.pool, known, wait).await.unwrap_or(wait).max(Duration::from_millis(1))
+    claim::next_due(&site.pool, known, wait)
+        .await
+        .unwrap_or(wait)
+        .max(Duration::from_millis(1))
 }

@@ -29,9 +29,15 @@ pub(crate) async fn serve<S: Send + Sync + 'static>(listen: SocketAddr, site: Ar
     let router = Router::new()
         .route("/livez", get(|| async { "alive" }))
         .route("/readyz", get(ready::<S>))
-        .route("/metrics", get(move || async move { recorder.map(PrometheusHandle::render).unwrap_or_default() }))
+        .route(
+            "/metrics",
+            get(move || async move { recorder.map(PrometheusHandle::render).unwrap_or_default() }),
+        )
         .with_state(site);
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(ended.cancelled_owned()).await {
+    if let Err(error) = axum::serve(listener, router)
+        .with_graceful_shutdown(ended.cancelled_owned())
+        .await
+    {
         tracing::error!("health checks ended: {error}");
     }
 }
@@ -42,7 +48,10 @@ async fn ready<S: Send + Sync + 'static>(State(site): State<Arc<Site<S>>>) -> (S
     }
     match site.current() {
         Some(registration) if !registration.time_left().is_zero() => (StatusCode::OK, "ready"),
-        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "the lease has run out: no contact with the database"),
+        Some(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the lease has run out: no contact with the database",
+        ),
         None => (StatusCode::SERVICE_UNAVAILABLE, "not registered yet"),
     }
 }
@@ -50,7 +59,9 @@ async fn ready<S: Send + Sync + 'static>(State(site): State<Arc<Site<S>>>) -> (S
 /// The process's metrics; none when somebody else records them.
 fn recorder() -> Option<&'static PrometheusHandle> {
     static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-    RECORDER.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).as_ref()
+    RECORDER
+        .get_or_init(|| PrometheusBuilder::new().install_recorder().ok())
+        .as_ref()
 }
 
 /// Histograms grow until somebody drains them.

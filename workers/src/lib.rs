@@ -121,7 +121,11 @@ pub async fn run_with<S: Send + Sync + 'static>(
 }
 
 /// Nothing new is claimed by now. What runs may end within the grace; the rest goes back with its try.
-async fn bring_down<S: Send + Sync + 'static>(site: &Arc<Site<S>>, config: &Config, mut slots: JoinSet<anyhow::Result<()>>) {
+async fn bring_down<S: Send + Sync + 'static>(
+    site: &Arc<Site<S>>,
+    config: &Config,
+    mut slots: JoinSet<anyhow::Result<()>>,
+) {
     const HAND_BACK: Duration = Duration::from_secs(3);
     tracing::info!(in_flight = site.in_flight(), "stopping");
     let registration = site.current();
@@ -130,7 +134,10 @@ async fn bring_down<S: Send + Sync + 'static>(site: &Arc<Site<S>>, config: &Conf
     }
     let drained = async { while slots.join_next().await.is_some() {} };
     if tokio::time::timeout(config.shutdown_grace, drained).await.is_err() {
-        tracing::warn!(in_flight = site.in_flight(), "the grace is over: handing back what still runs");
+        tracing::warn!(
+            in_flight = site.in_flight(),
+            "the grace is over: handing back what still runs"
+        );
         site.hand_back.cancel();
         let drained = async { while slots.join_next().await.is_some() {} };
         _ = tokio::time::timeout(HAND_BACK, drained).await;
@@ -153,7 +160,10 @@ async fn pulse(pulse: Arc<std::sync::atomic::AtomicU64>, ended: CancellationToke
 fn check<S: Send + Sync + 'static>(config: &Config, catalogue: &Catalogue<S>) -> anyhow::Result<()> {
     anyhow::ensure!(!config.pools.is_empty(), "a worker needs at least one pool");
     anyhow::ensure!((1..=1024).contains(&config.slots), "slots must be from 1 to 1024");
-    anyhow::ensure!(config.lease >= Duration::from_secs(1), "the lease must be at least one second");
+    anyhow::ensure!(
+        config.lease >= Duration::from_secs(1),
+        "the lease must be at least one second"
+    );
     for pool in &config.pools {
         if Known::of(catalogue, pool).is_empty() {
             let known: std::collections::BTreeSet<_> = catalogue.kinds().into_iter().map(|kind| kind.queue).collect();

@@ -35,8 +35,13 @@ pub(crate) async fn serve<S: Send + Sync + 'static>(
         });
         async move { _ = attempt.await }
     };
-    let worker = WorkerBuilder::new(name.as_str()).backend(Claims { claimed }).build(handler);
-    worker.run().await.map_err(|error| anyhow::anyhow!("the pool {name} failed: {error}"))
+    let worker = WorkerBuilder::new(name.as_str())
+        .backend(Claims { claimed })
+        .build(handler);
+    worker
+        .run()
+        .await
+        .map_err(|error| anyhow::anyhow!("the pool {name} failed: {error}"))
 }
 
 /// Jobs the fetcher has claimed. A claim takes only as many as there are free slots, so a job here starts at once.

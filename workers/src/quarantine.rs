@@ -59,7 +59,9 @@ async fn turn<S: Send + Sync + 'static>(site: &Arc<Site<S>>, known: &[Known]) ->
     for known in known {
         while started.elapsed() < SLICE && !site.stop.is_cancelled() {
             let Some(registration) = site.current() else { return ran };
-            let Ok(Some(job)) = claim::claim_suspect(&site.pool, known, registration.id).await else { break };
+            let Ok(Some(job)) = claim::claim_suspect(&site.pool, known, registration.id).await else {
+                break;
+            };
             site.hold(&job);
             tracing::warn!(job.id = job.id.0, job.kind = job.kind, "running a suspect alone");
             let site = Arc::clone(site);

@@ -61,7 +61,10 @@ impl<S: Send + Sync + 'static> Site<S> {
 
     /// The registration in force, if there is one.
     pub(crate) fn current(&self) -> Option<Arc<Registration>> {
-        self.registration.borrow().clone().filter(|registration| !registration.lost.is_cancelled())
+        self.registration
+            .borrow()
+            .clone()
+            .filter(|registration| !registration.lost.is_cancelled())
     }
 
     /// Waits for a registration in force.
@@ -78,8 +81,12 @@ impl<S: Send + Sync + 'static> Site<S> {
     /// Runs one job to its settlement.
     pub(crate) async fn attempt(&self, job: Claimed, registration: Arc<Registration>) {
         let id = job.id.0;
-        let runner =
-            Runner { pool: &self.pool, catalogue: &self.catalogue, services: self.services.as_ref(), stop: &self.hand_back };
+        let runner = Runner {
+            pool: &self.pool,
+            catalogue: &self.catalogue,
+            services: self.services.as_ref(),
+            stop: &self.hand_back,
+        };
         attempt::run(&runner, job, registration).await;
         self.holding().remove(&id);
     }
@@ -91,7 +98,11 @@ impl<S: Send + Sync + 'static> Site<S> {
 
     /// The jobs of a queue in this process's hands.
     pub(crate) fn held(&self, queue: &str) -> Vec<i64> {
-        self.holding().iter().filter(|(_, of)| *of == queue).map(|(id, _)| *id).collect()
+        self.holding()
+            .iter()
+            .filter(|(_, of)| *of == queue)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     pub(crate) fn in_flight(&self) -> usize {

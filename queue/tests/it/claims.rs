@@ -1,0 +1,169 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kinds::*;
+use queue::Job;
+use testkit::Database;
+
+#[tokio::test]
+async fn a_group_runs_one_at_a_time_in_order() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let jobs: Vec<_> = (0..3)
+        .map(|n| Act {
+            group: Some("g".to_owned()),
+            order_id: n.to_string(),
+            ..act(Fate::Done)
+        })
+        .collect();
+    queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
+        .await
+        .unwrap();
+    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let claimed = worker.claim(&db.pool, 10).await;
+    assert_eq!(claimed.len(), 1, "the head of the group only");
+    assert_eq!(claimed[0].args["order_id"], "0");
+    assert!(worker.claim(&db.pool, 10).await.is_empty());
+    queue::finish::hand_back_all(&db.pool, worker.registration.id)
+        .await
+        .unwrap();
+    assert_eq!(run(&db.pool, &world).await.completed, 3);
+    assert_eq!(*world.order.lock().unwrap(), ["0", "1", "2"]);
+}
+
+#[tokio::test]
+async fn a_redriven_job_waits_for_the_one_of_its_group_that_runs() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let grouped = |fate| Act {
+        group: Some("g".to_owned()),
+        ..act(fate)
+    };
+    let first = enqueue(&db.pool, &grouped(Fate::Permanent)).await;
+    assert_eq!(run(&db.pool, &world).await.buried, 1);
+    enqueue(&db.pool, &grouped(Fate::Done)).await;
+    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    assert_eq!(worker.claim(&db.pool, 10).await.len(), 1);
+    queue::operate::redrive(&mut db.pool.acquire().await.unwrap(), first, "ann", "mended", None)
+        .await
+        .unwrap();
+    assert!(worker.claim(&db.pool, 10).await.is_empty());
+}
+
+#[tokio::test]
+async fn priority_counts_but_nothing_starves() {
+    let db = Database::new().await;
+    for (priority, age_secs, name) in [(0, 0, "new"), (1, 0, "urgent"), (-1, 0, "idle"), (0, 40, "old")] {
+        sqlx::query(
+            "select queue.enqueue('stage', 'act', $1, clock_timestamp() - make_interval(secs => $2), p_priority => $3)",
+        )
+        .bind(
+            serde_json::to_value(Act {
+                order_id: name.to_owned(),
+                ..act(Fate::Done)
+            })
+            .unwrap(),
+        )
+        .bind(f64::from(age_secs))
+        .bind(priority)
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    }
+    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let mut order = Vec::new();
+    while let Some(job) = worker.claim(&db.pool, 1).await.pop() {
+        order.push(job.args["order_id"].as_str().unwrap().to_owned());
+        if order.len() == 3 {
+            break;
+        }
+    }
+    assert_eq!(order, ["old", "urgent", "new"]);
+    queue::testing::fast_forward(&db.pool, Duration::from_secs(31))
+        .await
+        .unwrap();
+    assert_eq!(
+        worker.claim(&db.pool, 1).await.len(),
+        1,
+        "thirty seconds later the idle one has its turn"
+    );
+}
+
+#[tokio::test]
+async fn unknown_kinds_and_newer_versions_stay_in_line() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    sqlx::query(
+        "select queue.enqueue('stage', 'dance', '{}'), queue.enqueue('stage', 'act', '{}', p_args_version => 2)",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    assert_eq!(run(&db.pool, &world).await, Default::default());
+    assert_eq!(queue::testing::enqueued(&db.pool, "dance").await.unwrap()[0].attempt, 0);
+    assert_eq!(
+        queue::testing::enqueued(&db.pool, Act::KIND).await.unwrap()[0].attempt,
+        0
+    );
+}
+
+#[tokio::test]
+async fn two_workers_never_claim_one_job() {
+    let db = Database::new().await;
+    let jobs: Vec<_> = (0..200).map(|_| act(Fate::Done)).collect();
+    queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
+        .await
+        .unwrap();
+    let (one, other) = (
+        worker(&db.pool, Duration::from_secs(3600)).await,
+        worker(&db.pool, Duration::from_secs(3600)).await,
+    );
+    let drain = |worker: Worker| {
+        let pool = db.pool.clone();
+        async move {
+            let mut ids = Vec::new();
+            loop {
+                let claimed = worker.claim(&pool, 7).await;
+                if claimed.is_empty() {
+                    return ids;
+                }
+                ids.extend(claimed.into_iter().map(|job| job.id));
+            }
+        }
+    };
+    let (mut ids, more) = tokio::join!(tokio::spawn(drain(one)), tokio::spawn(drain(other)));
+    let ids = ids.as_mut().unwrap();
+    ids.extend(more.unwrap());
+    assert_eq!(ids.len(), 200);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 200);
+}
+
+#[tokio::test]
+async fn a_stopping_or_unknown_worker_claims_nothing() {
+    let db = Database::new().await;
+    enqueue(&db.pool, &act(Fate::Done)).await;
+    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    queue::lease::stopping(&db.pool, worker.registration.id).await.unwrap();
+    assert!(worker.claim(&db.pool, 1).await.is_empty());
+    queue::lease::deregister(&mut db.pool.acquire().await.unwrap(), worker.registration.id)
+        .await
+        .unwrap();
+    assert!(worker.claim(&db.pool, 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_handed_back() {
+    let db = Database::new().await;
+    let lost = enqueue(&db.pool, &act(Fate::Done)).await;
+    let in_hand = enqueue(&db.pool, &act(Fate::Done)).await;
+    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    worker.claim(&db.pool, 10).await;
+    let strays = queue::finish::hand_back_strays(&db.pool, worker.registration.id, Act::QUEUE, &[in_hand.0])
+        .await
+        .unwrap();
+    assert_eq!(strays, 1);
+    assert_eq!(job(&db.pool, lost).await.attempt, 0);
+    assert_eq!(job(&db.pool, in_hand).await.state, "running");
+}

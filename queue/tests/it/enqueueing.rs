@@ -1,0 +1,105 @@
+use std::sync::Arc;
+
+use crate::kinds::*;
+use queue::Job;
+use testkit::Database;
+
+#[tokio::test]
+async fn a_rolled_back_transaction_leaves_no_job() {
+    let db = Database::new().await;
+    let mut tx = db.pool.begin().await.unwrap();
+    queue::enqueue(&mut tx, &act(Fate::Done)).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert!(queue::testing::enqueued(&db.pool, Act::KIND).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_live_key_is_free_again_when_its_job_ends() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let job = Act {
+        key: Some("k".to_owned()),
+        ..act(Fate::Done)
+    };
+    let first = enqueue(&db.pool, &job).await;
+    let twin = queue::enqueue(&mut db.pool.acquire().await.unwrap(), &job)
+        .await
+        .unwrap();
+    assert_eq!((twin.id, twin.is_new), (first, false));
+    assert_eq!(run(&db.pool, &world).await.completed, 1);
+    assert_ne!(enqueue(&db.pool, &job).await, first);
+}
+
+#[tokio::test]
+async fn a_kept_key_stays_taken_after_its_job_completed() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let job = Act {
+        key: Some("k".to_owned()),
+        kept: true,
+        ..act(Fate::DoneInEffects)
+    };
+    let first = enqueue(&db.pool, &job).await;
+    run(&db.pool, &world).await;
+    assert_eq!(enqueue(&db.pool, &job).await, first);
+    assert_eq!(world.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_duplicate_key_does_not_fail_its_batch() {
+    let db = Database::new().await;
+    let keyed = |key: &str| Act {
+        key: Some(key.to_owned()),
+        ..act(Fate::Done)
+    };
+    let jobs = [keyed("a"), keyed("b"), keyed("a")];
+    let enqueued = queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
+        .await
+        .unwrap();
+    assert_eq!(
+        enqueued.iter().map(|one| one.is_new).collect::<Vec<_>>(),
+        [true, true, false]
+    );
+    assert_eq!(enqueued[0].id, enqueued[2].id);
+}
+
+#[tokio::test]
+async fn two_transactions_with_one_key_make_one_job() {
+    let db = Database::new().await;
+    let job = Act {
+        key: Some("k".to_owned()),
+        ..act(Fate::Done)
+    };
+    let mut first = db.pool.begin().await.unwrap();
+    let winner = queue::enqueue(&mut first, &job).await.unwrap();
+    let twin = tokio::spawn({
+        let (pool, job) = (db.pool.clone(), job.clone());
+        async move { enqueue(&pool, &job).await }
+    });
+    first.commit().await.unwrap();
+    assert_eq!(twin.await.unwrap(), winner.id);
+}
+
+#[tokio::test]
+async fn a_payload_over_64_kib_is_refused() {
+    let db = Database::new().await;
+    let noise: String = (0..200_000u32)
+        .map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26))
+        .collect();
+    let refused = queue::enqueue(
+        &mut db.pool.acquire().await.unwrap(),
+        &Act {
+            order_id: noise,
+            ..act(Fate::Done)
+        },
+    )
+    .await;
+    assert!(refused.is_err());
+    assert_eq!(
+        queue::inspect::jobs(&mut db.pool.acquire().await.unwrap(), &Default::default())
+            .await
+            .unwrap()
+            .len(),
+        0
+    );
+}

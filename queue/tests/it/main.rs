@@ -1,0 +1,12 @@
+//! What the engine promises, each promise on a real database.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod attempts;
+mod claims;
+mod dead_letters;
+mod enqueueing;
+mod kinds;
+mod plans;
+mod rescues;
+mod schedules;

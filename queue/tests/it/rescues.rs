@@ -1,0 +1,123 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kinds::*;
+use queue::rescue::{Rescued, rescue};
+use testkit::Database;
+
+/// The server of the tests may be younger than any real lease.
+const LEASE: Duration = Duration::from_millis(1);
+
+#[tokio::test]
+async fn a_killed_workers_jobs_run_again_alone_with_their_try() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let ids = [
+        enqueue(&db.pool, &act(Fate::Done)).await,
+        enqueue(&db.pool, &act(Fate::Done)).await,
+    ];
+    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
+    assert_eq!(dead.claim(&db.pool, 10).await.len(), 2);
+    assert_eq!(
+        rescue(&db.pool, true, LEASE).await.unwrap(),
+        Rescued::default(),
+        "it lives"
+    );
+    dead.die(&db.pool).await;
+
+    assert_eq!(
+        rescue(&db.pool, false, LEASE).await.unwrap(),
+        Rescued { workers: 1, jobs: 2 }
+    );
+    for id in ids {
+        let job = job(&db.pool, id).await;
+        assert_eq!((job.attempt, job.crashes, job.suspect), (0, 1, true));
+    }
+    let other = worker(&db.pool, Duration::from_secs(3600)).await;
+    assert!(
+        other.claim(&db.pool, 10).await.is_empty(),
+        "suspects are not claimed with others"
+    );
+    assert_eq!(run(&db.pool, &world).await.completed, 2);
+}
+
+#[tokio::test]
+async fn a_silent_worker_is_lost_only_to_somebody_with_long_contact() {
+    let db = Database::new().await;
+    enqueue(&db.pool, &act(Fate::Done)).await;
+    let silent = worker(&db.pool, Duration::ZERO).await;
+    silent.claim(&db.pool, 10).await;
+    assert_eq!(rescue(&db.pool, false, LEASE).await.unwrap(), Rescued::default());
+    assert_eq!(
+        rescue(&db.pool, true, LEASE).await.unwrap(),
+        Rescued { workers: 1, jobs: 1 }
+    );
+}
+
+#[tokio::test]
+async fn a_missing_session_means_nothing_while_the_server_is_younger_than_a_lease() {
+    let db = Database::new().await;
+    enqueue(&db.pool, &act(Fate::Done)).await;
+    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
+    dead.claim(&db.pool, 10).await;
+    dead.die(&db.pool).await;
+    let decade = Duration::from_secs(10 * 365 * 24 * 3600);
+    assert_eq!(rescue(&db.pool, false, decade).await.unwrap(), Rescued::default());
+}
+
+#[tokio::test]
+async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neighbours_are_not() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let poison = enqueue(&db.pool, &act(Fate::Done)).await;
+    let innocent = enqueue(&db.pool, &act(Fate::Done)).await;
+    let first = worker(&db.pool, Duration::from_secs(3600)).await;
+    first.claim(&db.pool, 10).await;
+    first.die(&db.pool).await;
+    rescue(&db.pool, false, LEASE).await.unwrap();
+    for crash in 1..=3 {
+        let next = worker(&db.pool, Duration::from_secs(3600)).await;
+        let suspect = next.claim_suspect(&db.pool).await.unwrap();
+        assert_eq!(suspect.id, poison, "crash {crash}");
+        next.die(&db.pool).await;
+        rescue(&db.pool, false, LEASE).await.unwrap();
+        let view = job(&db.pool, poison).await;
+        assert_eq!(
+            (view.attempt, view.crashes),
+            (crash, crash + 1),
+            "a crash alone uses its try"
+        );
+        // Its pause after the crash is over, and it is first in line again.
+        sqlx::query("update queue.jobs set run_at = run_at - interval '1 h' where id = $1")
+            .bind(poison.0)
+            .execute(&db.pool)
+            .await
+            .unwrap();
+    }
+    let ran = run(&db.pool, &world).await;
+    assert_eq!((ran.buried, ran.completed), (1, 1));
+    assert_eq!(world.buried.lock().unwrap()[0].reason, "poison");
+    assert_eq!(job(&db.pool, innocent).await.state, "completed");
+}
+
+#[tokio::test]
+async fn a_death_alone_proves_nothing_while_other_workers_are_being_killed() {
+    let db = Database::new().await;
+    let innocent = enqueue(&db.pool, &act(Fate::Done)).await;
+    let first = worker(&db.pool, Duration::from_secs(3600)).await;
+    first.claim(&db.pool, 10).await;
+    first.die(&db.pool).await;
+    rescue(&db.pool, false, LEASE).await.unwrap();
+    let bystander = worker(&db.pool, Duration::from_secs(3600)).await;
+    bystander.die(&db.pool).await;
+    let alone = worker(&db.pool, Duration::from_secs(3600)).await;
+    alone.claim_suspect(&db.pool).await.unwrap();
+    alone.die(&db.pool).await;
+    rescue(&db.pool, false, LEASE).await.unwrap();
+    let crashes_alone: i32 = sqlx::query_scalar("select crashes_alone from queue.jobs where id = $1")
+        .bind(innocent.0)
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(crashes_alone, 0);
+}
