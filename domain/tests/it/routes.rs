@@ -1,0 +1,5 @@
+//! Routes: the solver against the checker, against published instances, and the store on a real database.
+
+mod instances;
+mod solving;
+mod storing;

@@ -1,0 +1,251 @@
+//! Whatever the day, a plan is valid, leaves nobody out without need, and is the same again.
+
+use std::ops::ControlFlow;
+
+use domain::routes::checker;
+use domain::routes::problem::{Load, Matrix, Problem, Reason, Solution, Stop, Vehicle, Window};
+use domain::routes::solver::{self, Budget, Control, Progress, Unhurried};
+use proptest::prelude::*;
+
+const DAY: i32 = 86_400;
+
+fn a_load(most: i64) -> impl Strategy<Value = Load> {
+    (1..most, 1..most).prop_map(|(grams, cm3)| Load { grams, cm3 })
+}
+
+fn a_stop() -> impl Strategy<Value = Stop> {
+    (a_load(120), 0..DAY - 1, 1..DAY / 2, 0..3_600, 1..3_u32).prop_map(|(load, start, length, service, weight)| Stop {
+        load,
+        window: Window { start, end: (start + length).min(DAY) },
+        service,
+        weight,
+    })
+}
+
+fn a_vehicle() -> impl Strategy<Value = Vehicle> {
+    (a_load(400), 0..DAY / 2, 1..DAY, 1..8_usize, prop::bool::weighted(0.85)).prop_map(
+        |(capacity, start, length, stops_max, available)| Vehicle {
+            capacity,
+            shift: Window { start, end: (start + length).min(DAY) },
+            stops_max,
+            available,
+        },
+    )
+}
+
+/// Small days of every kind: too few vans, none, doors at one place, one-way streets, and places nobody can reach.
+fn a_problem() -> impl Strategy<Value = Problem> {
+    let sizes = (0..14_usize, 0..5_usize, 0..10_u8);
+    sizes.prop_flat_map(|(stops, vehicles, gaps)| {
+        let points = prop::collection::vec((0..60_u32, 0..60_u32), stops + 1);
+        let noise = prop::collection::vec(0..100_u8, (stops + 1) * (stops + 1));
+        let fleet = prop::collection::vec(a_vehicle(), vehicles);
+        (prop::collection::vec(a_stop(), stops), fleet, points, noise, 0..30_000_i64).prop_map(
+            move |(stops, vehicles, points, noise, vehicle_cost)| {
+                let matrix = Matrix::from_fn(points.len(), |from, to| {
+                    let ((ax, ay), (bx, by)) = (points[from], points[to]);
+                    let noise = noise[from * points.len() + to];
+                    if from != to && noise < gaps {
+                        return (Matrix::NO_WAY, Matrix::NO_WAY);
+                    }
+                    let metres = (ax.abs_diff(bx) + ay.abs_diff(by)) * 500;
+                    (metres + u32::from(noise), metres / 10 + u32::from(noise))
+                });
+                Problem { stops, vehicles, matrix, range_metres: 50_000, vehicle_cost }
+            },
+        )
+    })
+}
+
+fn budget(seed: u64) -> Budget {
+    Budget { iterations: 150, seed }
+}
+
+/// Whether the stop has a place on one of the routes, or alone in a van that is not used.
+fn has_a_place(problem: &Problem, solution: &Solution, stop: usize) -> bool {
+    let fits = |vehicle: usize, stops: &[usize]| {
+        let route = solver::timetable(problem, vehicle, stops);
+        route.is_some_and(|route| checker::check_route(problem, &route).is_empty())
+    };
+    let on_a_route = solution.routes.iter().any(|route| {
+        let stops: Vec<usize> = route.stops.iter().map(|stop| stop.stop).collect();
+        (0..=stops.len()).any(|at| {
+            let mut longer = stops.clone();
+            longer.insert(at, stop);
+            fits(route.vehicle, &longer)
+        })
+    });
+    let is_used = |vehicle: usize| solution.routes.iter().any(|route| route.vehicle == vehicle);
+    on_a_route || (0..problem.vehicles.len()).any(|vehicle| !is_used(vehicle) && fits(vehicle, &[stop]))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_stop_is_on_one_valid_route_or_left_out_for_a_true_reason(problem in a_problem(), seed: u64) {
+        let solution = solver::solve(&problem, &budget(seed), &Unhurried);
+        let violations = checker::check(&problem, &solution.routes, &solution.unassigned);
+        prop_assert!(violations.is_empty(), "{violations:?}\n{solution:?}");
+        for (stop, reason) in &solution.unassigned {
+            // What nobody can reach straight from the warehouse is refused, though a detour might exist.
+            let has_no_place = reason.is_final() || !has_a_place(&problem, &solution, *stop);
+            prop_assert!(has_no_place, "stop {stop} has a place: {reason:?}\n{solution:?}");
+            let mut whole = problem.clone();
+            whole.vehicles.iter_mut().for_each(|vehicle| vehicle.available = true);
+            let alone = (0..whole.vehicles.len()).any(|vehicle| {
+                let route = solver::timetable(&whole, vehicle, &[*stop]);
+                route.is_some_and(|route| checker::check_route(&whole, &route).is_empty())
+            });
+            let is_near = problem.matrix.metres(0, stop + 1) <= i64::from(problem.range_metres);
+            prop_assert_eq!(reason.is_final(), !(alone && is_near), "stop {}: {:?}", stop, reason);
+        }
+        let metres: i64 = solution.routes.iter().map(|route| route.metres).sum();
+        prop_assert_eq!(metres, solution.metres);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes(problem in a_problem(), seed: u64) {
+        let bytes = || serde_json::to_vec(&solver::solve(&problem, &budget(seed), &Unhurried)).expect("plain data");
+        prop_assert_eq!(bytes(), bytes());
+    }
+}
+
+fn van(grams: i64) -> Vehicle {
+    Vehicle {
+        capacity: Load { grams, cm3: 1_000 },
+        shift: Window { start: 28_800, end: 64_800 },
+        stops_max: 3,
+        available: true,
+    }
+}
+
+fn stop(grams: i64) -> Stop {
+    Stop { load: Load { grams, cm3: 10 }, window: Window { start: 30_000, end: 60_000 }, service: 300, weight: 1 }
+}
+
+/// Stops on a line, a kilometre and two minutes apart.
+fn on_a_line(stops: Vec<Stop>, vehicles: Vec<Vehicle>) -> Problem {
+    let matrix = Matrix::from_fn(stops.len() + 1, |from, to| {
+        let steps = from.abs_diff(to) as u32;
+        (steps * 1_000, steps * 120)
+    });
+    Problem { stops, vehicles, matrix, range_metres: 200_000, vehicle_cost: 0 }
+}
+
+fn reasons(problem: &Problem) -> Vec<Reason> {
+    solver::solve(problem, &budget(1), &Unhurried).unassigned.into_iter().map(|(_, reason)| reason).collect()
+}
+
+#[test]
+fn what_is_too_big_says_by_how_much_for_the_nearest_van() {
+    let problem = on_a_line(vec![stop(900)], vec![van(500), van(700)]);
+    assert_eq!(reasons(&problem), [Reason::TooBig { over_grams: 200, over_cm3: 0 }]);
+}
+
+#[test]
+fn without_vehicles_that_is_the_reason() {
+    assert_eq!(reasons(&on_a_line(vec![stop(1)], vec![])), [Reason::NoVehicles]);
+}
+
+#[test]
+fn when_all_vans_are_out_another_day_would_help() {
+    let problem = on_a_line(vec![stop(1)], vec![Vehicle { available: false, ..van(10) }]);
+    assert_eq!(reasons(&problem), [Reason::NoVehicleLeft]);
+    assert!(!Reason::NoVehicleLeft.is_final());
+}
+
+#[test]
+fn a_window_before_the_shift_is_impossible_by_the_seconds_missed() {
+    let early = Stop { window: Window { start: 20_000, end: 28_800 }, ..stop(1) };
+    let problem = on_a_line(vec![early], vec![van(10)]);
+    assert_eq!(reasons(&problem), [Reason::WindowImpossible { late_seconds: 120 }]);
+}
+
+#[test]
+fn beyond_the_range_or_without_a_way_is_out_of_range() {
+    let mut problem = on_a_line(vec![stop(1)], vec![van(10)]);
+    problem.range_metres = 999;
+    assert_eq!(reasons(&problem), [Reason::OutOfRange { metres: 1_000 }]);
+    problem.range_metres = 200_000;
+    problem.matrix = Matrix::from_fn(2, |_, _| (Matrix::NO_WAY, 10));
+    assert!(matches!(reasons(&problem)[..], [Reason::OutOfRange { .. }]));
+}
+
+#[test]
+fn full_vans_say_what_is_missing_in_the_nearest_one() {
+    let problem = on_a_line(vec![stop(60), stop(60)], vec![van(100)]);
+    assert_eq!(reasons(&problem), [Reason::NoCapacityLeft { vehicle: 0, over_grams: 20, over_cm3: 0 }]);
+    let problem = on_a_line(vec![stop(1); 4], vec![van(100)]);
+    assert_eq!(reasons(&problem), [Reason::StopsMax]);
+}
+
+#[test]
+fn a_day_without_time_says_how_late_the_nearest_van_would_be() {
+    let at_once = Stop { window: Window { start: 30_000, end: 30_000 }, ..stop(1) };
+    let problem = on_a_line(vec![at_once.clone(), at_once], vec![van(100)]);
+    assert_eq!(reasons(&problem), [Reason::NoTimeLeft { vehicle: 0, late_seconds: 420 }]);
+}
+
+#[test]
+fn the_heavier_stop_is_served_when_only_one_can_be() {
+    let mut stops = vec![stop(60), stop(60)];
+    stops[1].weight = 2;
+    let solution = solver::solve(&on_a_line(stops, vec![van(100)]), &budget(1), &Unhurried);
+    assert_eq!(solution.routes[0].stops[0].stop, 1);
+}
+
+#[test]
+fn a_search_that_is_stopped_at_once_still_has_a_valid_plan() {
+    struct Stopped;
+    impl Control for Stopped {
+        fn tick(&self, progress: &Progress) -> ControlFlow<()> {
+            assert_eq!(progress.iterations, 0);
+            ControlFlow::Break(())
+        }
+    }
+    let problem = on_a_line(vec![stop(10); 5], vec![van(100), van(100)]);
+    let solution = solver::solve(&problem, &budget(1), &Stopped);
+    assert!(solution.truncated);
+    assert!(solution.unassigned.is_empty());
+    assert_eq!(checker::check(&problem, &solution.routes, &solution.unassigned), []);
+}
+
+#[test]
+fn a_van_leaves_as_late_as_its_first_stop_allows() {
+    let solution = solver::solve(&on_a_line(vec![stop(10)], vec![van(100)]), &budget(1), &Unhurried);
+    let route = &solution.routes[0];
+    assert_eq!((route.departs_at, route.stops[0].starts_at, route.returns_at), (29_880, 30_000, 30_420));
+}
+
+#[test]
+fn the_checker_sees_every_number_that_is_wrong() {
+    let problem = on_a_line(vec![stop(10); 3], vec![van(100)]);
+    let solution = solver::solve(&problem, &budget(1), &Unhurried);
+    let sound = &solution.routes[0];
+    assert_eq!(checker::check(&problem, &solution.routes, &[]), []);
+
+    type Spoil = fn(&mut domain::routes::problem::PlannedRoute);
+    let spoils: [(&str, Spoil); 10] = [
+        ("R1", |route| route.vehicle = 1),
+        ("R2", |route| route.load.grams += 1),
+        ("R2", |route| route.load.cm3 -= 1),
+        ("R3", |route| route.departs_at -= 1),
+        ("R3", |route| route.returns_at += 1),
+        ("R3", |route| route.stops[1].starts_at += 1),
+        ("R3", |route| route.stops[2].arrives_at -= 1),
+        ("R4", |route| route.stops[1].stop = route.stops[0].stop),
+        ("R5", |route| route.stops[0].metres_from_previous += 2),
+        ("R5", |route| route.metres -= 2),
+    ];
+    for (rule, spoil) in spoils {
+        let mut route = sound.clone();
+        spoil(&mut route);
+        let violations = checker::check(&problem, &[route.clone()], &[]);
+        assert!(violations.iter().any(|violation| violation.rule == rule), "{rule} not seen in {route:?}: {violations:?}");
+    }
+    let twice = [sound.clone(), sound.clone()];
+    assert!(checker::check(&problem, &twice, &[]).iter().any(|violation| violation.rule == "R1"));
+    let lost = checker::check(&problem, &[], &[(0, Reason::StopsMax), (1, Reason::StopsMax)]);
+    assert_eq!(lost.len(), 1);
+}
