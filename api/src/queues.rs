@@ -1,0 +1,235 @@
+//! Queues and the timetable: seen, paused and resumed.
+
+use axum::extract;
+use chrono::{DateTime, Utc};
+use queue::inspect::{self, PauseView, QueueView, ScheduleView};
+use queue::operate::{self, Target};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::State;
+use crate::answer::Answer;
+use crate::call::{Call, Keyed};
+use crate::fields::{self, text};
+use crate::paging::{Page, Params};
+use crate::problem::Problem;
+use crate::view::view;
+
+/// The queues there are, so that an idle one is seen as well, and a mistyped one is refused.
+const QUEUES: [&str; 5] = ["stock", "payments", "webhooks", "routes", "maintenance"];
+
+view! {
+    /// A pause and its reason.
+    Pause of PauseView {
+        /// Why.
+        reason: String as String,
+        /// By whom.
+        actor: String as String,
+        /// Since when.
+        paused_at: DateTime<Utc> as DateTime<Utc>,
+    }
+}
+
+/// A line of jobs at a glance.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Queue {
+    /// Its name.
+    name: String,
+    /// Due and waiting.
+    available: i64,
+    /// Due later, never tried.
+    scheduled: i64,
+    /// Due later, after a failure.
+    retryable: i64,
+    /// Held by a worker.
+    running: i64,
+    /// Given up.
+    dead: i64,
+    /// How long the longest-waiting due job has waited.
+    oldest_due_seconds: Option<f64>,
+    /// The pause, if there is one.
+    paused: Option<Pause>,
+    /// The kinds of this queue that are paused.
+    paused_kinds: Vec<String>,
+}
+
+impl From<QueueView> for Queue {
+    fn from(queue: QueueView) -> Queue {
+        Queue {
+            name: queue.name,
+            available: queue.available,
+            scheduled: queue.scheduled,
+            retryable: queue.retryable,
+            running: queue.running,
+            dead: queue.dead,
+            oldest_due_seconds: queue.oldest_due_seconds,
+            paused: queue.paused.map(Pause::from),
+            paused_kinds: queue.paused_kinds,
+        }
+    }
+}
+
+impl Queue {
+    fn idle(name: &str) -> Queue {
+        Queue {
+            name: name.to_owned(),
+            available: 0,
+            scheduled: 0,
+            retryable: 0,
+            running: 0,
+            dead: 0,
+            oldest_due_seconds: None,
+            paused: None,
+            paused_kinds: Vec::new(),
+        }
+    }
+}
+
+view! {
+    /// A line of the timetable.
+    Schedule of ScheduleView {
+        /// Its name.
+        name: String as String,
+        /// The kind it enqueues.
+        kind: String as String,
+        /// The queue it enqueues into.
+        queue: String as String,
+        /// When.
+        cron: String as String,
+        /// In which zone.
+        time_zone: String as String,
+        /// What happens to missed ticks: skip, once or all.
+        missed: String as String,
+        /// Whether it is paused.
+        paused: bool as bool,
+        /// The last tick that fired.
+        last_tick_at: Option<DateTime<Utc>> as Option<DateTime<Utc>>,
+        /// The job of that tick.
+        last_job_id: Option<i64> as Option<i64>,
+        /// The next ticks.
+        next: Vec<DateTime<Utc>> as Vec<DateTime<Utc>>,
+    }
+}
+
+/// Why it is paused or resumed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `reason` reads it")]
+pub(crate) struct Reason {
+    /// For the audit.
+    reason: String,
+}
+
+/// Every queue at a glance.
+#[utoipa::path(
+    get, path = "/queues", tag = "operations",
+    responses((status = 200, description = "The queues", body = Page<Queue>)),
+    security(("api_key" = ["jobs:read"])),
+)]
+pub(crate) async fn list(extract::State(state): extract::State<State>, params: Params) -> Result<Answer, Problem> {
+    params.end()?;
+    let busy = inspect::queues(&mut *state.pool.acquire().await?).await?;
+    let mut items: Vec<Queue> = busy.into_iter().map(Queue::from).collect();
+    for name in QUEUES {
+        if !items.iter().any(|queue| queue.name == name) {
+            items.push(Queue::idle(name));
+        }
+    }
+    let place = |queue: &Queue| QUEUES.iter().position(|name| *name == queue.name).unwrap_or(QUEUES.len());
+    items.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name)));
+    Ok(Answer::ok(&Page { items, next_cursor: None }))
+}
+
+/// Pauses a queue: nothing of it is claimed any more; what runs goes on.
+#[utoipa::path(
+    post, path = "/queues/{name}/pause", tag = "operations",
+    params(("name" = String, Path, description = "The queue")),
+    request_body = Reason,
+    responses((status = 204, description = "Paused")),
+    security(("api_key" = ["jobs:operate"])),
+)]
+pub(crate) async fn pause(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    pause_target(&state, &call, queue_of(&call)?).await
+}
+
+/// Ends the pause of a queue; a no-op when there is none.
+#[utoipa::path(
+    post, path = "/queues/{name}/resume", tag = "operations",
+    params(("name" = String, Path, description = "The queue")),
+    request_body = Reason,
+    responses((status = 204, description = "Resumed")),
+    security(("api_key" = ["jobs:operate"])),
+)]
+pub(crate) async fn resume(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    resume_target(&state, &call, queue_of(&call)?).await
+}
+
+/// Pauses a kind of job: none of it is claimed any more; what runs goes on.
+#[utoipa::path(
+    post, path = "/kinds/{name}/pause", tag = "operations",
+    params(("name" = String, Path, description = "The kind of job")),
+    request_body = Reason,
+    responses((status = 204, description = "Paused")),
+    security(("api_key" = ["jobs:operate"])),
+)]
+pub(crate) async fn pause_kind(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    pause_target(&state, &call, kind_of(&call)?).await
+}
+
+/// Ends the pause of a kind of job; a no-op when there is none.
+#[utoipa::path(
+    post, path = "/kinds/{name}/resume", tag = "operations",
+    params(("name" = String, Path, description = "The kind of job")),
+    request_body = Reason,
+    responses((status = 204, description = "Resumed")),
+    security(("api_key" = ["jobs:operate"])),
+)]
+pub(crate) async fn resume_kind(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    resume_target(&state, &call, kind_of(&call)?).await
+}
+
+async fn pause_target(state: &State, call: &Call, (target, name): (Target, String)) -> Result<Answer, Problem> {
+    call.once(state, Keyed::OPTIONAL, async |conn| {
+        let reason = fields::read(&call.body, |f| f.required("reason", text(1..=500)))?;
+        operate::pause(conn, target, &name, &reason, &call.principal.name).await?;
+        Ok(Answer::nothing())
+    })
+    .await
+}
+
+async fn resume_target(state: &State, call: &Call, (target, name): (Target, String)) -> Result<Answer, Problem> {
+    call.once(state, Keyed::OPTIONAL, async |conn| {
+        let reason = fields::read(&call.body, |f| f.required("reason", text(1..=500)))?;
+        operate::resume(conn, target, &name, &reason, &call.principal.name).await?;
+        Ok(Answer::nothing())
+    })
+    .await
+}
+
+fn queue_of(call: &Call) -> Result<(Target, String), Problem> {
+    let name: String = call.path("name", "queue")?;
+    match QUEUES.contains(&name.as_str()) {
+        true => Ok((Target::Queue, name)),
+        false => Err(Problem::not_found("queue")),
+    }
+}
+
+fn kind_of(call: &Call) -> Result<(Target, String), Problem> {
+    let name: String = call.path("name", "kind of job")?;
+    match jobs::catalogue().kinds().iter().any(|kind| kind.kind == name) {
+        true => Ok((Target::Kind, name)),
+        false => Err(Problem::not_found("kind of job")),
+    }
+}
+
+/// The timetable.
+#[utoipa::path(
+    get, path = "/schedules", tag = "operations",
+    responses((status = 200, description = "The timetable", body = Page<Schedule>)),
+    security(("api_key" = ["jobs:read"])),
+)]
+pub(crate) async fn schedules(extract::State(state): extract::State<State>, params: Params) -> Result<Answer, Problem> {
+    params.end()?;
+    let schedules = inspect::schedules(&mut *state.pool.acquire().await?).await?;
+    let items = schedules.into_iter().map(Schedule::from).collect();
+    Ok(Answer::ok(&Page { items, next_cursor: None }))
+}

@@ -1,0 +1,84 @@
+//! Every endpoint there is.
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::problem::Problem;
+use crate::{
+    State, api_keys, auth, customers, dead_letters, health, inventory, layers, open_api, orders, payments, products,
+    queues, routes as vans, site, telemetry, vehicles, warehouses, work,
+};
+
+/// The endpoints of the API; the scope each needs is in its `security`.
+pub(crate) fn endpoints() -> OpenApiRouter<State> {
+    let v1 = OpenApiRouter::new()
+        .routes(routes!(orders::submit, orders::list))
+        .routes(routes!(orders::get))
+        .routes(routes!(orders::confirm))
+        .routes(routes!(orders::cancel))
+        .routes(routes!(orders::create_and_confirm))
+        .routes(routes!(customers::create, customers::list))
+        .routes(routes!(customers::get, customers::update, customers::delete))
+        .routes(routes!(products::create, products::list))
+        .routes(routes!(products::get, products::update, products::retire))
+        .routes(routes!(warehouses::create, warehouses::list))
+        .routes(routes!(inventory::initialise))
+        .routes(routes!(inventory::get))
+        .routes(routes!(inventory::adjust))
+        .routes(routes!(inventory::receive))
+        .routes(routes!(payments::list))
+        .routes(routes!(payments::get))
+        .routes(routes!(payments::refund))
+        .routes(routes!(vans::list))
+        .routes(routes!(vans::get))
+        .routes(routes!(vans::geojson))
+        .routes(routes!(vans::dispatch))
+        .routes(routes!(vehicles::create, vehicles::list))
+        .routes(routes!(vehicles::get, vehicles::update, vehicles::retire))
+        .routes(routes!(work::list))
+        .routes(routes!(work::get))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::get))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::pause))
+        .routes(routes!(queues::resume))
+        .routes(routes!(queues::pause_kind))
+        .routes(routes!(queues::resume_kind))
+        .routes(routes!(queues::schedules))
+        .routes(routes!(api_keys::create, api_keys::list))
+        .routes(routes!(api_keys::revoke));
+    OpenApiRouter::new().nest("/api/v1", v1)
+}
+
+/// Everything the process answers.
+pub fn router(state: State) -> Router {
+    let (endpoints, _) = endpoints().split_for_parts();
+    let guarded = endpoints.layer(from_fn_with_state(state.clone(), auth::guard));
+    let open = Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/health", get(health::ready))
+        .route("/metrics", get(telemetry::scrape))
+        .merge(site::pages())
+        .merge(open_api::pages())
+        .method_not_allowed_fallback(method_not_allowed);
+    let router = layers::bounded(guarded, &state).merge(open).fallback(not_found).with_state(state);
+    layers::observed(router)
+}
+
+async fn not_found() -> Problem {
+    Problem::not_found("path; /docs lists all there are")
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(
+        axum::http::StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this path does not answer that method; see the Allow header",
+    )
+}
