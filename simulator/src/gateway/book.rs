@@ -801,3 +801,52 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::requests;
+
+    #[test]
+    fn a_key_is_free_again_after_a_day() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ledger = folder.path().join("ledger.jsonl");
+        let (mut book, _) = Book::open(&ledger, 0).expect("a new ledger");
+        let now = Utc::now() - KEY_KEPT;
+        assert!(matches!(perform(&mut book, now), Outcome::Executed { .. }));
+        let almost = now + KEY_KEPT - TimeDelta::seconds(1);
+        assert!(matches!(perform(&mut book, almost), Outcome::Replay { .. }));
+        assert!(matches!(perform(&mut book, now + KEY_KEPT), Outcome::Executed { .. }));
+        assert_eq!(book.intents.len(), 2);
+        book.close();
+        let (book, _) = Book::open(&ledger, 0).expect("the same ledger");
+        assert_eq!(
+            (book.intents.len(), book.keys.len()),
+            (2, 1),
+            "only the younger use of the key is remembered"
+        );
+    }
+
+    fn perform(book: &mut Book, now: DateTime<Utc>) -> Outcome {
+        let form = form::Form::parse(b"amount=1&currency=gbp").expect("a form");
+        let params_sha256 = form.sha256().to_owned();
+        let path = "/v1/payment_intents".to_owned();
+        let Ok(requests::Request::Command(command)) = requests::read("POST", &path, form) else {
+            panic!("creating is a command")
+        };
+        let scope = Scope {
+            key: "create:1".into(),
+            path,
+        };
+        let call = Call {
+            request_id: "req_1".into(),
+            scope: Some(scope.clone()),
+            params_sha256,
+            now,
+            command,
+        };
+        let outcome = book.perform(&call);
+        book.finish(&scope);
+        outcome
+    }
+}

@@ -126,6 +126,9 @@ async fn read(request: Request, request_id: &str) -> Result<Work, Error> {
     authorize(&parts.headers)?;
     let path = parts.uri.path().to_owned();
     let form = match parts.method {
+        Method::POST if parts.uri.query().is_some() => {
+            return Err(Error::invalid(None, "Send the parameters of a POST in its body."));
+        }
         Method::POST => Form::parse(&body_of(&parts.headers, body).await?)?,
         _ => Form::parse(parts.uri.query().unwrap_or("").as_bytes())?,
     };

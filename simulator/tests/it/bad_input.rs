@@ -321,6 +321,12 @@ async fn bodies_that_are_no_forms_are_refused() {
         (post().header("content-type", form).body("x".repeat(64 * 1024 + 1)), 413),
         (post().header("idempotency-key", "k".repeat(256)), 400),
         (post().header("idempotency-key", ""), 400),
+        (
+            sandbox
+                .http
+                .request("POST", "/v1/payment_intents?amount=1&currency=gbp"),
+            400,
+        ),
     ] {
         let reply = sandbox.http.send(request).await.unwrap();
         assert!(!reply.error(status)["message"].as_str().unwrap().is_empty());

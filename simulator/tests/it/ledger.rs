@@ -232,6 +232,14 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
+async fn a_seed_makes_the_ids_of_a_new_ledger_repeatable() {
+    let (one, two) = (Sandbox::new().await, Sandbox::new().await);
+    assert_eq!(one.intent("pm_card_visa").await, two.intent("pm_card_visa").await);
+    let next = one.restarted().await.intent("pm_card_visa").await;
+    assert_eq!(next, two.intent("pm_card_visa").await);
+}
+
+#[tokio::test]
 async fn every_line_has_what_checkers_read() {
     let sandbox = Sandbox::new().await;
     let id = sandbox.intent("pm_card_chargeDeclined").await;
