@@ -104,6 +104,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
     tracing::info!(worker.name = config.name, pools = ?config.pools, slots = config.slots, "serving");
 
     let ended_early = tokio::select! {
+        biased;
         () = site.stop.cancelled() => None,
         // The senders live as long as the process serves: an end of the slots is a fault.
         Some(ended) = slots.join_next() => Some(ended),

@@ -61,7 +61,9 @@ impl Backend for Claims {
         self.claimed.poll_recv(cx).map(|job| job.map(|job| Ok(Task::new(job))))
     }
 
-    fn poll_close(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_close(&mut self, _: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        // The end of the tasks is not the end of the worker to apalis: without this it would wait for ever.
+        _ = worker.stop();
         Poll::Ready(Ok(()))
     }
 }

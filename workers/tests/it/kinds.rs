@@ -1,0 +1,102 @@
+//! The kinds of job these tests run.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use queue::{Attempt, Catalogue, Job, Outcome};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+/// What the jobs did, and what the slow ones wait for.
+pub(crate) struct World {
+    pub(crate) done: AtomicU64,
+    pub(crate) running: AtomicI64,
+    pub(crate) running_max: AtomicI64,
+    pub(crate) gate: Semaphore,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            done: AtomicU64::default(),
+            running: AtomicI64::default(),
+            running_max: AtomicI64::default(),
+            gate: Semaphore::new(0),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn done(&self) -> u64 {
+        self.done.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn running(&self) -> i64 {
+        self.running.load(Ordering::SeqCst)
+    }
+}
+
+/// Does nothing, in one fenced transaction.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Quick {
+    pub(crate) n: u64,
+}
+
+impl Job for Quick {
+    type Services = World;
+    const KIND: &'static str = "quick";
+    const QUEUE: &'static str = "quick";
+
+    async fn run(self, attempt: &Attempt, world: &World) -> anyhow::Result<Outcome> {
+        let outcome = attempt.begin().await?.done().await?;
+        world.done.fetch_add(1, Ordering::SeqCst);
+        Ok(outcome)
+    }
+}
+
+/// Waits at the gate.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Slow {}
+
+impl Job for Slow {
+    type Services = World;
+    const KIND: &'static str = "slow";
+    const QUEUE: &'static str = "slow";
+    const TIMEOUT: Duration = Duration::from_secs(600);
+
+    async fn run(self, attempt: &Attempt, world: &World) -> anyhow::Result<Outcome> {
+        let now = world.running.fetch_add(1, Ordering::SeqCst) + 1;
+        world.running_max.fetch_max(now, Ordering::SeqCst);
+        let _leaving = Leaving(&world.running);
+        world.gate.acquire().await?.forget();
+        let outcome = attempt.begin().await?.done().await?;
+        world.done.fetch_add(1, Ordering::SeqCst);
+        Ok(outcome)
+    }
+}
+
+struct Leaving<'a>(&'a AtomicI64);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Nothing at all: what a job costs besides its work.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Nothing {}
+
+impl Job for Nothing {
+    type Services = World;
+    const KIND: &'static str = "nothing";
+    const QUEUE: &'static str = "nothing";
+
+    async fn run(self, _: &Attempt, _: &World) -> anyhow::Result<Outcome> {
+        Ok(Outcome::Done)
+    }
+}
+
+pub(crate) fn catalogue() -> Catalogue<World> {
+    Catalogue::new().with::<Nothing>().with::<Quick>().with::<Slow>()
+}

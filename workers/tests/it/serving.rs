@@ -1,0 +1,138 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use testkit::{Database, eventually};
+
+use crate::fleet::*;
+use crate::kinds::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_pools_drain_and_the_worker_leaves_no_trace() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    world.gate.add_permits(20);
+    enqueue(&db.pool, Quick { n: 0 }, 200).await;
+    enqueue(&db.pool, Slow {}, 20).await;
+    let worker = start(&db, config(&["quick", "slow"], 8), &world);
+    eventually("all jobs to be done", async || (world.done() == 220).then_some(())).await;
+    worker.stop().await;
+    let left = not_idle(&db.pool).await;
+    assert_eq!((left.due, left.running, left.later), (0, 0, 0));
+    assert_eq!(workers(&db.pool).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_jobs_are_claimed_than_there_are_slots() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    enqueue(&db.pool, Slow {}, 30).await;
+    let worker = start(&db, config(&["slow"], 4), &world);
+    eventually("the slots to be full", async || (world.running() == 4).then_some(())).await;
+    assert_eq!(not_idle(&db.pool).await.running, 4);
+    world.gate.add_permits(30);
+    eventually("all jobs to be done", async || (world.done() == 30).then_some(())).await;
+    assert_eq!(world.running_max.load(Ordering::SeqCst), 4);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_worker_starts_a_job_soon() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let worker = start(&db, config(&["quick"], 4), &world);
+    eventually("the worker to register", async || (workers(&db.pool).await == 1).then_some(())).await;
+    for n in 1..=5 {
+        let enqueued = Instant::now();
+        enqueue(&db.pool, Quick { n }, 1).await;
+        eventually("the job to be done", async || (world.done() == n).then_some(())).await;
+        assert!(enqueued.elapsed() < Duration::from_secs(5));
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_lets_jobs_in_flight_end() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    enqueue(&db.pool, Slow {}, 6).await;
+    let worker = start(&db, config(&["slow"], 3), &world);
+    eventually("the slots to be full", async || (world.running() == 3).then_some(())).await;
+    let stopping = tokio::spawn(worker.stop());
+    eventually("the worker to stop claiming", async || {
+        let stopping: i64 =
+            sqlx::query_scalar("select count(*) from queue.workers where stopping").fetch_one(&db.pool).await.unwrap();
+        (stopping == 1).then_some(())
+    })
+    .await;
+    world.gate.add_permits(6);
+    stopping.await.unwrap();
+    assert_eq!(world.done(), 3);
+    let left = not_idle(&db.pool).await;
+    assert_eq!((left.due, left.running), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_hands_back_what_outlasts_the_grace_with_its_try() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    enqueue(&db.pool, Slow {}, 3).await;
+    let mut config = config(&["slow"], 3);
+    config.shutdown_grace = Duration::from_millis(50);
+    let worker = start(&db, config, &world);
+    eventually("the slots to be full", async || (world.running() == 3).then_some(())).await;
+    let asked = Instant::now();
+    worker.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    let handed_back: Vec<(i32, i64, bool)> =
+        sqlx::query_as("select attempt, fence, suspect from queue.jobs where state = 'available'")
+            .fetch_all(&db.pool)
+            .await
+            .unwrap();
+    assert_eq!(handed_back, [(0, 1, false); 3]);
+    assert_eq!(workers(&db.pool).await, 0);
+}
+
+#[tokio::test]
+async fn a_pool_that_no_kind_waits_in_is_refused() {
+    let db = Database::new().await;
+    let refused = workers::run_with(
+        config(&["typo"], 1),
+        db.url.parse().unwrap(),
+        catalogue(),
+        Vec::new(),
+        Arc::default(),
+        Default::default(),
+    )
+    .await;
+    assert!(refused.unwrap_err().to_string().contains("typo"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_says_when_it_is_ready_and_metrics_count() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = config(&["quick"], 2);
+    config.health = Some(free);
+    let worker = start(&db, config, &world);
+    eventually("the worker to be ready", async || get(free, "/readyz").await.filter(|answer| answer.contains("200 OK")))
+        .await;
+    assert!(get(free, "/livez").await.unwrap().contains("200 OK"));
+    enqueue(&db.pool, Quick { n: 1 }, 1).await;
+    eventually("the job to be counted", async || {
+        get(free, "/metrics").await.filter(|answer| answer.contains("queue_jobs_completed_total{kind=\"quick\"}"))
+    })
+    .await;
+    worker.stop().await;
+}
+
+async fn get(address: std::net::SocketAddr, path: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
