@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -190,19 +190,9 @@ pub(crate) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Parsed<f6
     }
 }
 
-/// True or false.
-pub(crate) fn boolean(value: &Value) -> Parsed<bool> {
-    value.as_bool().ok_or_else(|| ("wrong_type", format!("must be true or false, not {}", name_of(value))))
-}
-
 /// A UUID.
 pub(crate) fn uuid(value: &Value) -> Parsed<Uuid> {
     Uuid::try_parse(string(value)?).map_err(|_| ("invalid", "must be a UUID".to_owned()))
-}
-
-/// A day, as `2026-11-22`.
-pub(crate) fn date(value: &Value) -> Parsed<NaiveDate> {
-    string(value)?.parse().map_err(|_| ("invalid", "must be a date like 2026-11-22".to_owned()))
 }
 
 /// An instant in RFC 3339.

@@ -38,6 +38,7 @@ mod telemetry;
 mod vehicles;
 mod view;
 mod warehouses;
+mod webhooks;
 mod work;
 
 use std::sync::Arc;

@@ -171,11 +171,6 @@ impl Problem {
         self
     }
 
-    /// The status it will be answered with.
-    pub(crate) fn status(&self) -> StatusCode {
-        self.0.status
-    }
-
     /// Whether the same request would always fail so: such an answer is remembered under its idempotency key. One that
     /// says when to come back is not.
     pub(crate) fn is_deterministic(&self) -> bool {

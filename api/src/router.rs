@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inventory, layers, open_api, orders, payments, products,
-    queues, routes as vans, site, telemetry, vehicles, warehouses, work,
+    queues, routes as vans, site, telemetry, vehicles, warehouses, webhooks, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -32,6 +32,11 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(payments::list))
         .routes(routes!(payments::get))
         .routes(routes!(payments::refund))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::replay))
         .routes(routes!(vans::list))
         .routes(routes!(vans::get))
         .routes(routes!(vans::geojson))

@@ -88,14 +88,14 @@ pub struct Filter {
     pub state: Option<State>,
 }
 
-/// A page of payments, oldest first, after the position given; the next position is that of the last row.
+/// A page of payments, newest first, before the position given; the next position is that of the last row.
 pub async fn list(
     conn: &mut PgConnection,
     filter: Filter,
-    after: Option<(DateTime<Utc>, PaymentId)>,
+    before: Option<(DateTime<Utc>, PaymentId)>,
     limit: i64,
 ) -> Result<Vec<Payment>, sqlx::Error> {
-    let (after_at, after_id) = after.unzip();
+    let (before_at, before_id) = before.unzip();
     sqlx::query_as!(
         Payment,
         r#"select id as "id: PaymentId", order_id as "order_id: OrderId", gateway_ref, payment_method, currency,
@@ -104,13 +104,13 @@ pub async fn list(
            from payments
            where ($1::uuid is null or order_id = $1)
              and ($2::text is null or state = $2)
-             and ($3::timestamptz is null or (created_at, id) > ($3, $4))
-           order by created_at, id
+             and ($3::timestamptz is null or (created_at, id) < ($3, $4))
+           order by created_at desc, id desc
            limit $5"#,
         filter.order_id.map(|id| id.0),
         filter.state.map(State::as_str),
-        after_at,
-        after_id.map(|id| id.0),
+        before_at,
+        before_id.map(|id| id.0),
         limit,
     )
     .fetch_all(conn)

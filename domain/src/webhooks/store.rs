@@ -116,24 +116,24 @@ pub async fn get(conn: &mut PgConnection, id: EndpointId) -> Result<Option<Endpo
     .await
 }
 
-/// A page of endpoints, oldest first, after the position given.
+/// A page of endpoints, newest first, before the position given.
 pub async fn list(
     conn: &mut PgConnection,
-    after: Option<(DateTime<Utc>, EndpointId)>,
+    before: Option<(DateTime<Utc>, EndpointId)>,
     limit: i64,
 ) -> Result<Vec<Endpoint>, sqlx::Error> {
-    let (after_at, after_id) = after.unzip();
+    let (before_at, before_id) = before.unzip();
     sqlx::query_as!(
         Endpoint,
         r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
                   state as "state: EndpointState", disabled_reason, failing_since, open_until, version,
                   created_at, updated_at
            from webhook_endpoints
-           where deleted_at is null and ($1::timestamptz is null or (created_at, id) > ($1, $2))
-           order by created_at, id
+           where deleted_at is null and ($1::timestamptz is null or (created_at, id) < ($1, $2))
+           order by created_at desc, id desc
            limit $3"#,
-        after_at,
-        after_id.map(|id| id.0),
+        before_at,
+        before_id.map(|id| id.0),
         limit,
     )
     .fetch_all(conn)
