@@ -227,7 +227,7 @@ pub fn price(lines: &[NewLine], offers: &HashMap<String, Offer>) -> Result<(Vec<
         total = total.and_then(|sum| sum.checked_add(offer.price.checked_mul(line.qty)?));
         priced.push(PricedLine { product_id: offer.id, unit_price: offer.price });
     }
-    if total == Some(Cents::ZERO) && !priced.is_empty() {
+    if total.is_some_and(|total| total <= Cents::ZERO) && priced.len() == lines.len() && !priced.is_empty() {
         problem("/lines".to_owned(), "nothing_to_pay", "the sum of the lines is zero".to_owned());
     }
     if total.is_none() {
@@ -237,5 +237,76 @@ pub fn price(lines: &[NewLine], offers: &HashMap<String, Offer>) -> Result<(Vec<
     match (problems.is_empty(), currency, total) {
         (true, Some(currency), Some(total)) => Ok((priced, currency.clone(), total)),
         _ => Err(problems),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offers() -> HashMap<String, Offer> {
+        let offer = |price, currency: &str, is_retired| Offer {
+            id: ProductId::new(),
+            price: Cents(price),
+            currency: currency.parse().expect("it is a currency"),
+            is_retired,
+        };
+        HashMap::from([
+            ("TEA".to_owned(), offer(250, "GBP", false)),
+            ("CUP".to_owned(), offer(1_000, "GBP", false)),
+            ("OLD".to_owned(), offer(100, "GBP", true)),
+            ("EURO".to_owned(), offer(100, "EUR", false)),
+            ("YACHT".to_owned(), offer(i64::MAX / 2, "GBP", false)),
+            ("GIFT".to_owned(), offer(0, "GBP", false)),
+        ])
+    }
+
+    fn lines(lines: &[(&str, i64)]) -> Vec<NewLine> {
+        lines.iter().map(|(sku, qty)| NewLine { sku: (*sku).to_owned(), qty: *qty }).collect()
+    }
+
+    fn problems(of: &[(&str, i64)]) -> Vec<(String, &'static str)> {
+        let problems = price(&lines(of), &offers()).expect_err("there is something wrong");
+        problems.into_iter().map(|problem| (problem.pointer, problem.code)).collect()
+    }
+
+    #[test]
+    fn an_order_costs_the_sum_of_its_lines() {
+        let (priced, currency, total) = price(&lines(&[("TEA", 3), ("CUP", 2)]), &offers()).expect("nothing is wrong");
+        assert_eq!(priced.iter().map(|line| line.unit_price).collect::<Vec<_>>(), [Cents(250), Cents(1_000)]);
+        assert_eq!((currency.as_str(), total), ("GBP", Cents(2_750)));
+    }
+
+    #[test]
+    fn everything_wrong_with_an_order_is_said_at_once_and_where_it_is() {
+        let found = problems(&[("TEA", 0), ("NONE", 1), ("TEA", 1), ("OLD", 1), ("EURO", 1_000_001)]);
+        let expected = [
+            ("/lines/0/qty", "qty_out_of_range"),
+            ("/lines/1/sku", "unknown_sku"),
+            ("/lines/2/sku", "duplicate_sku"),
+            ("/lines/3/sku", "product_retired"),
+            ("/lines/4/qty", "qty_out_of_range"),
+            ("/lines/4/sku", "mixed_currencies"),
+        ];
+        assert_eq!(found, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+    }
+
+    #[test]
+    fn no_lines_too_many_lines_and_sums_that_cannot_be_charged_are_refused() {
+        assert_eq!(problems(&[]), [("/lines".to_owned(), "no_lines")]);
+        assert_eq!(problems(&[("YACHT", 3)]), [("/lines".to_owned(), "total_too_large")]);
+        assert_eq!(problems(&[("GIFT", 3)]), [("/lines".to_owned(), "nothing_to_pay")]);
+        assert_eq!(problems(&[("TEA", -1)])[0], ("/lines/0/qty".to_owned(), "qty_out_of_range"));
+        let too_many: Vec<NewLine> = (0..=LINES_MAX).map(|n| NewLine { sku: format!("SKU{n}"), qty: 1 }).collect();
+        let problems = price(&too_many, &offers()).expect_err("there are too many");
+        assert_eq!(problems[0].code, "too_many_lines");
+    }
+
+    #[test]
+    fn a_card_number_is_no_payment_method() {
+        assert!(is_payment_method("pm_card_visa"));
+        for wrong in ["4242424242424242", "pm_", "pm_a b", "", "card_visa"] {
+            assert!(!is_payment_method(wrong), "{wrong}");
+        }
     }
 }

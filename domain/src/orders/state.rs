@@ -256,3 +256,138 @@ impl PaymentStatus {
         matches!(self, Captured | Refunding | Refunded)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The diagram, written a second time: `from > to to to`.
+    const STATUS: &str = "
+        pending > reserved rejected cancelling cancelled on_hold
+        reserved > confirmed rejected expired cancelling cancelled on_hold
+        confirmed > closed cancelling on_hold
+        closed > on_hold
+        rejected >
+        expired >
+        cancelling > cancelled on_hold
+        cancelled >";
+    const PAYMENT: &str = "
+        none > authorizing
+        authorizing > authorized declined voiding voided captured refunding unknown
+        authorized > capturing captured voiding voided refunding unknown
+        declined >
+        capturing > captured authorized voiding voided refunding unknown
+        captured > refunding refunded
+        voiding > voided captured refunding unknown
+        voided >
+        refunding > refunded captured unknown
+        refunded >
+        unknown > authorizing authorized declined capturing captured voiding voided refunding refunded";
+    const FULFILMENT: &str = "
+        none > partial shipped
+        partial > shipped
+        shipped > delivered partial_returned returned
+        delivered > partial_returned returned
+        partial_returned > returned
+        returned >";
+
+    fn edges(diagram: &str) -> Vec<(&str, &str)> {
+        let lines = diagram.lines().filter_map(|line| line.split_once('>'));
+        lines.flat_map(|(from, to)| to.split_whitespace().map(move |to| (from.trim(), to))).collect()
+    }
+
+    #[test]
+    fn the_axis_of_the_order_has_these_edges_and_no_others() {
+        let allowed = edges(STATUS);
+        for from in Status::ALL.iter().filter(|from| **from != Status::OnHold) {
+            for to in Status::ALL {
+                let expected = allowed.contains(&(from.as_str(), to.as_str()));
+                assert_eq!(from.next(None).contains(to), expected, "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_axis_of_the_money_has_these_edges_and_no_others() {
+        let allowed = edges(PAYMENT);
+        for from in PaymentStatus::ALL {
+            for to in PaymentStatus::ALL {
+                let expected = allowed.contains(&(from.as_str(), to.as_str()));
+                assert_eq!(from.next().contains(to), expected, "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_axis_of_the_goods_has_these_edges_and_no_others() {
+        let allowed = edges(FULFILMENT);
+        for from in FulfilmentStatus::ALL {
+            for to in FulfilmentStatus::ALL {
+                let expected = allowed.contains(&(from.as_str(), to.as_str()));
+                assert_eq!(from.next().contains(to), expected, "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_held_goes_back_or_on_from_where_it_was_held_and_nowhere_else() {
+        for before in Status::ALL {
+            let can_be_held = before.next(None).contains(&Status::OnHold);
+            for to in Status::ALL {
+                let expected = can_be_held
+                    && *to != Status::OnHold
+                    && (to == before || before.next(None).contains(to));
+                assert_eq!(Status::OnHold.next(Some(*before)).contains(to), expected, "held from {before}, to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_ends_only_when_its_money_is_settled() {
+        let at = |status, payment| Axes { status, payment, fulfilment: FulfilmentStatus::None };
+        for payment in PaymentStatus::ALL {
+            let from = at(Status::Cancelling, *payment);
+            let to = at(Status::Cancelled, *payment);
+            assert_eq!(check(from, None, to).is_ok(), payment.is_settled(), "{payment}");
+        }
+    }
+
+    #[test]
+    fn goods_leave_only_after_the_money_was_taken() {
+        let at = |fulfilment, payment| Axes { status: Status::Confirmed, payment, fulfilment };
+        for payment in PaymentStatus::ALL {
+            let from = at(FulfilmentStatus::None, *payment);
+            let to = at(FulfilmentStatus::Partial, *payment);
+            assert_eq!(check(from, None, to).is_ok(), payment.is_taken(), "{payment}");
+        }
+    }
+
+    #[test]
+    fn an_order_is_confirmed_by_an_authorization_and_closed_by_leaving() {
+        let at = |status, payment, fulfilment| Axes { status, payment, fulfilment };
+        let reserved = at(Status::Reserved, PaymentStatus::Authorizing, FulfilmentStatus::None);
+        let confirmed = at(Status::Confirmed, PaymentStatus::Authorized, FulfilmentStatus::None);
+        assert_eq!(check(reserved, None, confirmed), Ok(()));
+        let too_early = at(Status::Confirmed, PaymentStatus::Authorizing, FulfilmentStatus::None);
+        assert!(check(reserved, None, too_early).is_err());
+
+        let captured = at(Status::Confirmed, PaymentStatus::Captured, FulfilmentStatus::Partial);
+        assert!(check(captured, None, at(Status::Closed, PaymentStatus::Captured, FulfilmentStatus::Partial)).is_err());
+        assert_eq!(check(captured, None, at(Status::Closed, PaymentStatus::Captured, FulfilmentStatus::Shipped)), Ok(()));
+    }
+
+    #[test]
+    fn every_name_reads_back() {
+        for status in Status::ALL {
+            assert_eq!(status.as_str().parse(), Ok(*status));
+            assert_eq!(serde_json::to_value(status).expect("it is a name"), status.as_str());
+        }
+        for status in PaymentStatus::ALL {
+            assert_eq!(serde_json::to_value(status).expect("it is a name"), status.as_str());
+        }
+        for status in FulfilmentStatus::ALL {
+            assert_eq!(serde_json::to_value(status).expect("it is a name"), status.as_str());
+        }
+        assert!("lost".parse::<Status>().is_err());
+    }
+}
