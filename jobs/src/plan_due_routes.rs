@@ -35,7 +35,10 @@ impl Job for PlanDueRoutes {
         .await?
         .into_iter()
         .collect();
-        let missed: Vec<Day> = due.into_iter().filter(|day| !live.contains(&plan_routes::group(*day))).collect();
+        let missed: Vec<Day> = due
+            .into_iter()
+            .filter(|day| !live.contains(&plan_routes::group(*day)))
+            .collect();
         plan_routes::request(&mut effects, &missed).await?;
         effects.done().await
     }

@@ -76,10 +76,16 @@ impl Job for PlanRoutes {
             let mut conn = attempt.pool().acquire().await?;
             let snapshot = plan::snapshot(&mut conn, day, source).await?;
             drop(conn);
-            let Some(snapshot) = snapshot.map(Arc::new) else { return move_on(attempt, day).await };
+            let Some(snapshot) = snapshot.map(Arc::new) else {
+                return move_on(attempt, day).await;
+            };
             let solution = search(attempt, Arc::clone(&snapshot)).await?;
 
-            let when_stale = if round < RECOMPUTED_MAX { WhenStale::Refuse } else { WhenStale::PublishTheRest };
+            let when_stale = if round < RECOMPUTED_MAX {
+                WhenStale::Refuse
+            } else {
+                WhenStale::PublishTheRest
+            };
             let mut effects = attempt.begin().await?;
             match plan::publish(&mut effects, &snapshot, &solution, when_stale, &crate::cause(attempt)).await {
                 Ok(Published::Stale) => continue,
@@ -90,7 +96,9 @@ impl Job for PlanRoutes {
                         days.push(day);
                     }
                     request(&mut effects, &days).await?;
-                    return effects.done_with(json!({"published": true, "plan": summary, "recomputed": round})).await;
+                    return effects
+                        .done_with(json!({"published": true, "plan": summary, "recomputed": round}))
+                        .await;
                 }
                 Err(unsound @ routes::Error::Unsound(_)) => {
                     return Err(Failure::permanent("unsound_plan", unsound.to_string()).into());
@@ -135,7 +143,10 @@ async fn search(attempt: &Attempt, snapshot: Arc<Snapshot>) -> anyhow::Result<So
     // A fifth of the time left is for storing what was found.
     let time = (attempt.time_left() / 5 * 4).min(SEARCH_TIME_MAX);
     let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
-    let until = Until { deadline: Instant::now() + time, is_stopped: Arc::clone(&stop.0) };
+    let until = Until {
+        deadline: Instant::now() + time,
+        is_stopped: Arc::clone(&stop.0),
+    };
     let mut searching = tokio::task::spawn_blocking(move || solver::solve(&snapshot.problem, &budget, &until));
     let found = tokio::select! {
         found = &mut searching => found,
@@ -182,7 +193,11 @@ pub async fn request(conn: &mut PgConnection, days: &[Day]) -> Result<(), queue:
             .await?;
         let first = now / BUCKET_SECONDS;
         for bucket in first..first + BUCKETS_AHEAD_MAX {
-            let job = PlanRoutes { warehouse_id, date, bucket };
+            let job = PlanRoutes {
+                warehouse_id,
+                date,
+                bucket,
+            };
             match place(conn, &job).await? {
                 Place::Waits => break,
                 // It ran early (a test moved time, or the clock was set back): what it read is too old for us.
@@ -230,9 +245,19 @@ mod tests {
     #[test]
     fn days_of_different_warehouses_are_planned_side_by_side() {
         let date = NaiveDate::from_ymd_opt(2026, 11, 23).expect("a day");
-        let job = PlanRoutes { warehouse_id: WarehouseId::new(), date, bucket: 7 };
-        let later = PlanRoutes { bucket: 8, ..job.clone() };
-        let elsewhere = PlanRoutes { warehouse_id: WarehouseId::new(), ..job.clone() };
+        let job = PlanRoutes {
+            warehouse_id: WarehouseId::new(),
+            date,
+            bucket: 7,
+        };
+        let later = PlanRoutes {
+            bucket: 8,
+            ..job.clone()
+        };
+        let elsewhere = PlanRoutes {
+            warehouse_id: WarehouseId::new(),
+            ..job.clone()
+        };
         assert_eq!(job.group(), later.group());
         assert_ne!(job.group(), elsewhere.group());
         assert_ne!(key(&job), key(&later));

@@ -31,7 +31,13 @@ const METRES_TOLERANCE: i64 = 1;
 /// What is wrong with a plan; empty when it is sound.
 pub fn check(problem: &Problem, routes: &[PlannedRoute], unassigned: &[(usize, Reason)]) -> Vec<Violation> {
     let mut violations: Vec<Violation> = routes.iter().flat_map(|route| check_route(problem, route)).collect();
-    let mut broken = |rule, what: String| violations.push(Violation { rule, vehicle: None, what });
+    let mut broken = |rule, what: String| {
+        violations.push(Violation {
+            rule,
+            vehicle: None,
+            what,
+        })
+    };
 
     let mut uses = vec![0; problem.vehicles.len()];
     for route in routes.iter().filter(|route| route.vehicle < problem.vehicles.len()) {
@@ -57,7 +63,13 @@ pub fn check(problem: &Problem, routes: &[PlannedRoute], unassigned: &[(usize, R
 /// What is wrong with one route by itself.
 pub fn check_route(problem: &Problem, route: &PlannedRoute) -> Vec<Violation> {
     let mut violations = Vec::new();
-    let mut broken = |rule, what: String| violations.push(Violation { rule, vehicle: Some(route.vehicle), what });
+    let mut broken = |rule, what: String| {
+        violations.push(Violation {
+            rule,
+            vehicle: Some(route.vehicle),
+            what,
+        })
+    };
     let Some(vehicle) = problem.vehicles.get(route.vehicle) else {
         broken("R1", "no such vehicle".into());
         return violations;
@@ -86,7 +98,10 @@ pub fn check_route(problem: &Problem, route: &PlannedRoute) -> Vec<Violation> {
         broken("R2", format!("load {load:?} exceeds {:?}", vehicle.capacity));
     }
     if route.stops.len() > vehicle.stops_max {
-        broken("R2", format!("{} stops exceed {}", route.stops.len(), vehicle.stops_max));
+        broken(
+            "R2",
+            format!("{} stops exceed {}", route.stops.len(), vehicle.stops_max),
+        );
     }
 
     if route.departs_at < vehicle.shift.start {
@@ -104,18 +119,35 @@ pub fn check_route(problem: &Problem, route: &PlannedRoute) -> Vec<Violation> {
         }
         let leg = problem.matrix.metres(point, next);
         if (leg - planned.metres_from_previous).abs() > METRES_TOLERANCE {
-            broken("R5", format!("stop {number} is {leg} m on, not {}", planned.metres_from_previous));
+            broken(
+                "R5",
+                format!("stop {number} is {leg} m on, not {}", planned.metres_from_previous),
+            );
         }
         metres += planned.metres_from_previous;
         let arrives = clock + i64::from(problem.matrix.seconds(point, next));
-        let starts = if arrives < i64::from(stop.window.start) { i64::from(stop.window.start) } else { arrives };
+        let starts = if arrives < i64::from(stop.window.start) {
+            i64::from(stop.window.start)
+        } else {
+            arrives
+        };
         let leaves = starts + i64::from(stop.service);
-        let stored = (i64::from(planned.arrives_at), i64::from(planned.starts_at), i64::from(planned.leaves_at));
+        let stored = (
+            i64::from(planned.arrives_at),
+            i64::from(planned.starts_at),
+            i64::from(planned.leaves_at),
+        );
         if (arrives, starts, leaves) != stored {
-            broken("R3", format!("stop {number} is at {:?}, not {stored:?}", (arrives, starts, leaves)));
+            broken(
+                "R3",
+                format!("stop {number} is at {:?}, not {stored:?}", (arrives, starts, leaves)),
+            );
         }
         if stored.1 < i64::from(stop.window.start) || stored.1 > i64::from(stop.window.end) {
-            broken("R3", format!("stop {number} starts at {} outside {:?}", stored.1, stop.window));
+            broken(
+                "R3",
+                format!("stop {number} starts at {} outside {:?}", stored.1, stop.window),
+            );
         }
         (point, clock) = (next, stored.2);
     }

@@ -79,10 +79,16 @@ impl FromStr for Haversine {
 
     fn from_str(text: &str) -> Result<Haversine, UnknownSource> {
         let parse = || {
-            let (percent, speed) = text.strip_prefix("haversine ")?.strip_suffix("km/h")?.split_once("% ")?;
+            let (percent, speed) = text
+                .strip_prefix("haversine ")?
+                .strip_suffix("km/h")?
+                .split_once("% ")?;
             let (km, rest) = speed.split_once('.')?;
             let metres_per_hour = km.parse::<u32>().ok()?.checked_mul(1000)? + rest.parse::<u32>().ok()?.min(9) * 100;
-            (metres_per_hour > 0).then_some(Haversine { road_percent: percent.parse().ok()?, metres_per_hour })
+            (metres_per_hour > 0).then_some(Haversine {
+                road_percent: percent.parse().ok()?,
+                metres_per_hour,
+            })
         };
         parse().ok_or_else(|| UnknownSource(text.to_owned()))
     }
@@ -92,14 +98,26 @@ impl FromStr for Haversine {
 mod tests {
     use super::*;
 
-    const LONDON: Point = Point { lat: 51.5074, lon: -0.1278 };
-    const PARIS: Point = Point { lat: 48.8566, lon: 2.3522 };
+    const LONDON: Point = Point {
+        lat: 51.5074,
+        lon: -0.1278,
+    };
+    const PARIS: Point = Point {
+        lat: 48.8566,
+        lon: 2.3522,
+    };
 
     #[test]
     fn london_to_paris_is_344_kilometres_as_the_crow_flies() {
-        let crow = Haversine { road_percent: 100, metres_per_hour: 40_000 };
+        let crow = Haversine {
+            road_percent: 100,
+            metres_per_hour: 40_000,
+        };
         assert!((343_000..345_000).contains(&crow.metres(LONDON, PARIS)));
-        let road = Haversine { road_percent: 130, ..crow };
+        let road = Haversine {
+            road_percent: 130,
+            ..crow
+        };
         assert!((446_000..448_000).contains(&road.metres(LONDON, PARIS)));
         assert_eq!(road.seconds(40_000), 3600);
         assert_eq!(road.seconds(1), 1);
@@ -107,7 +125,11 @@ mod tests {
 
     #[test]
     fn the_text_of_a_source_reads_back() {
-        for source in [Haversine::new(1.3, 40.0), Haversine::new(1.0, 5.5), Haversine::new(2.25, 130.0)] {
+        for source in [
+            Haversine::new(1.3, 40.0),
+            Haversine::new(1.0, 5.5),
+            Haversine::new(2.25, 130.0),
+        ] {
             assert_eq!(source.to_string().parse(), Ok(source));
         }
         assert_eq!(Haversine::new(1.3, 40.0).to_string(), "haversine 130% 40.0km/h");

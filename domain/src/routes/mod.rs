@@ -272,7 +272,13 @@ mod tests {
             stops_max: 60,
         };
         assert!(van.check().is_ok());
-        let late = VehicleSpec { shift_end: van.shift_start, ..van };
-        assert!(matches!(late.check(), Err(Error::OutOfBounds { field: "shift_end", .. })));
+        let late = VehicleSpec {
+            shift_end: van.shift_start,
+            ..van
+        };
+        assert!(matches!(
+            late.check(),
+            Err(Error::OutOfBounds { field: "shift_end", .. })
+        ));
     }
 }

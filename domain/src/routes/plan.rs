@@ -70,7 +70,11 @@ impl Snapshot {
     /// Where the solver's random numbers start: the same input, the same plan.
     pub fn seed(&self) -> u64 {
         // A column of the database holds it: the sign bit stays clear.
-        self.input_hash.iter().take(8).fold(0_u64, |seed, byte| (seed << 8) | u64::from(*byte)) >> 1
+        self.input_hash
+            .iter()
+            .take(8)
+            .fold(0_u64, |seed, byte| (seed << 8) | u64::from(*byte))
+            >> 1
     }
 
     /// How many stops there are to plan.
@@ -116,11 +120,26 @@ pub async fn snapshot(
     note(&[i64::from(source.road_percent), i64::from(source.metres_per_hour)]);
     for (seen, vehicle) in &vehicles {
         let (most, least) = seen.id.0.as_u64_pair();
-        let Vehicle { capacity, shift, stops_max, available } = vehicle;
-        note(&[most as i64, least as i64, capacity.grams, capacity.cm3, i64::from(shift.start), i64::from(shift.end)]);
+        let Vehicle {
+            capacity,
+            shift,
+            stops_max,
+            available,
+        } = vehicle;
+        note(&[
+            most as i64,
+            least as i64,
+            capacity.grams,
+            capacity.cm3,
+            i64::from(shift.start),
+            i64::from(shift.end),
+        ]);
         note(&[*stops_max as i64, i64::from(*available)]);
     }
-    let mut points = vec![Point { lat: depot.lat, lon: depot.lon }];
+    let mut points = vec![Point {
+        lat: depot.lat,
+        lon: depot.lon,
+    }];
     let (mut stops, mut shipments, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
     // Who has a place already keeps it against a newcomer; where nobody has one, or everybody, nothing is weighed.
     let is_planned = |state: &str| state == "planned";
@@ -130,22 +149,50 @@ pub async fn snapshot(
     kept.sort_by_key(|row| row.id);
     for row in kept {
         let (most, least) = row.id.as_u64_pair();
-        let window = Window { start: row.window_start, end: row.window_end };
-        note(&[most as i64, least as i64, row.lat.to_bits() as i64, row.lon.to_bits() as i64]);
-        note(&[row.weight_grams, row.volume_cm3, i64::from(window.start), i64::from(window.end), i64::from(row.service_seconds)]);
-        points.push(Point { lat: row.lat, lon: row.lon });
+        let window = Window {
+            start: row.window_start,
+            end: row.window_end,
+        };
+        note(&[
+            most as i64,
+            least as i64,
+            row.lat.to_bits() as i64,
+            row.lon.to_bits() as i64,
+        ]);
+        note(&[
+            row.weight_grams,
+            row.volume_cm3,
+            i64::from(window.start),
+            i64::from(window.end),
+            i64::from(row.service_seconds),
+        ]);
+        points.push(Point {
+            lat: row.lat,
+            lon: row.lon,
+        });
         let weight = if is_mixed && is_planned(&row.state) { 2 } else { 1 };
         note(&[i64::from(weight)]);
         stops.push(Stop {
-            load: Load { grams: row.weight_grams, cm3: row.volume_cm3 },
+            load: Load {
+                grams: row.weight_grams,
+                cm3: row.volume_cm3,
+            },
             window,
             service: row.service_seconds,
             weight,
         });
-        shipments.push(Seen { id: ShipmentId(row.id), version: row.version, is_planned: is_planned(&row.state) });
+        shipments.push(Seen {
+            id: ShipmentId(row.id),
+            version: row.version,
+            is_planned: is_planned(&row.state),
+        });
     }
     for row in rows.iter().skip(STOPS_PER_PLAN_MAX) {
-        surplus.push(Seen { id: ShipmentId(row.id), version: row.version, is_planned: is_planned(&row.state) });
+        surplus.push(Seen {
+            id: ShipmentId(row.id),
+            version: row.version,
+            is_planned: is_planned(&row.state),
+        });
     }
     let (vehicles, fleet): (Vec<_>, Vec<_>) = vehicles.into_iter().unzip();
     let problem = Problem {
@@ -156,7 +203,16 @@ pub async fn snapshot(
         vehicle_cost: VEHICLE_COST_METRES,
     };
     let input_hash = hash.finalize().into();
-    Ok(Some(Snapshot { warehouse_id: warehouse, date, problem, source, input_hash, shipments, surplus, vehicles }))
+    Ok(Some(Snapshot {
+        warehouse_id: warehouse,
+        date,
+        problem,
+        source,
+        input_hash,
+        shipments,
+        surplus,
+        vehicles,
+    }))
 }
 
 /// The vehicles of a warehouse and whether they are free that day; locked against changes inside a transaction.
@@ -184,8 +240,14 @@ async fn fleet(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<(S
             is_available: row.is_available,
         };
         let vehicle = Vehicle {
-            capacity: Load { grams: row.capacity_grams, cm3: row.capacity_cm3 },
-            shift: Window { start: row.shift_start, end: row.shift_end },
+            capacity: Load {
+                grams: row.capacity_grams,
+                cm3: row.capacity_cm3,
+            },
+            shift: Window {
+                start: row.shift_start,
+                end: row.shift_end,
+            },
             stops_max: row.stops_max as usize,
             available: row.is_available,
         };
@@ -267,20 +329,28 @@ pub async fn publish(
     .fetch_optional(&mut *conn)
     .await?;
     let is_empty = snapshot.shipments.is_empty() && snapshot.surplus.is_empty();
-    let is_same = active.as_ref().is_some_and(|active| active.input_hash == snapshot.input_hash);
+    let is_same = active
+        .as_ref()
+        .is_some_and(|active| active.input_hash == snapshot.input_hash);
     let all_planned = snapshot.shipments.iter().all(|seen| seen.is_planned);
     if !is_stale && snapshot.surplus.is_empty() && all_planned && (is_same || (is_empty && active.is_none())) {
         return Ok(Published::Unchanged);
     }
 
     let routes = routes_of(snapshot, solution, &usable, is_fresh);
-    let placed: Vec<usize> = routes.iter().flat_map(|route| &route.stops).map(|stop| stop.stop).collect();
+    let placed: Vec<usize> = routes
+        .iter()
+        .flat_map(|route| &route.stops)
+        .map(|stop| stop.stop)
+        .collect();
     let (impossible, crowded) = unassigned_of(snapshot, solution, &unchanged);
     let before = supersede(conn, day).await?;
     // A full day stays full until it has fewer stops than it had: otherwise it would be filled and emptied for ever.
     let is_full = !crowded.is_empty()
         || placed.len() >= STOPS_PER_PLAN_MAX
-        || before.as_ref().is_some_and(|before| before.is_full && placed.len() >= before.stops as usize);
+        || before
+            .as_ref()
+            .is_some_and(|before| before.is_full && placed.len() >= before.stops as usize);
     let mut summary = Summary {
         plan_id: PlanId::new(),
         version: next_version(conn, day).await?,
@@ -311,18 +381,34 @@ async fn usable_vehicles(conn: &mut PgConnection, snapshot: &Snapshot) -> Result
         .into_iter()
         .map(|(seen, _)| (seen.id, seen))
         .collect();
-    Ok(snapshot.vehicles.iter().filter(|seen| now.get(&seen.id) == Some(seen)).map(|seen| seen.id).collect())
+    Ok(snapshot
+        .vehicles
+        .iter()
+        .filter(|seen| now.get(&seen.id) == Some(seen))
+        .map(|seen| seen.id)
+        .collect())
 }
 
 /// The shipments that are still as they were read, locked.
 async fn unchanged_shipments(conn: &mut PgConnection, snapshot: &Snapshot) -> Result<HashSet<ShipmentId>, sqlx::Error> {
-    let seen: HashMap<Uuid, i32> =
-        snapshot.shipments.iter().chain(&snapshot.surplus).map(|seen| (seen.id.0, seen.version)).collect();
+    let seen: HashMap<Uuid, i32> = snapshot
+        .shipments
+        .iter()
+        .chain(&snapshot.surplus)
+        .map(|seen| (seen.id.0, seen.version))
+        .collect();
     let ids: Vec<Uuid> = seen.keys().copied().collect();
-    let now = sqlx::query!("select id, version from shipments where id = any($1) order by id for update", &ids)
-        .fetch_all(conn)
-        .await?;
-    Ok(now.into_iter().filter(|row| seen.get(&row.id) == Some(&row.version)).map(|row| ShipmentId(row.id)).collect())
+    let now = sqlx::query!(
+        "select id, version from shipments where id = any($1) order by id for update",
+        &ids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(now
+        .into_iter()
+        .filter(|row| seen.get(&row.id) == Some(&row.version))
+        .map(|row| ShipmentId(row.id))
+        .collect())
 }
 
 /// The solution's routes, without stops and vehicles that have changed.
@@ -334,13 +420,19 @@ fn routes_of(
 ) -> Vec<PlannedRoute> {
     let is_usable = |route: &&PlannedRoute| usable.contains(&snapshot.vehicles[route.vehicle].id);
     let rest = |route: &PlannedRoute| {
-        let stops: Vec<usize> =
-            route.stops.iter().map(|stop| stop.stop).filter(|stop| is_fresh(&snapshot.shipments[*stop])).collect();
+        let stops: Vec<usize> = route
+            .stops
+            .iter()
+            .map(|stop| stop.stop)
+            .filter(|stop| is_fresh(&snapshot.shipments[*stop]))
+            .collect();
         if stops.len() == route.stops.len() {
             return Some(route.clone());
         }
         let shorter = solver::timetable(&snapshot.problem, route.vehicle, &stops)?;
-        checker::check_route(&snapshot.problem, &shorter).is_empty().then_some(shorter)
+        checker::check_route(&snapshot.problem, &shorter)
+            .is_empty()
+            .then_some(shorter)
     };
     solution.routes.iter().filter(is_usable).filter_map(rest).collect()
 }
@@ -348,7 +440,11 @@ fn routes_of(
 type WithReason = Vec<(ShipmentId, Value)>;
 
 /// Who is on no route though nothing changed: those that no day could take, and those that only this day cannot.
-fn unassigned_of(snapshot: &Snapshot, solution: &Solution, unchanged: &HashSet<ShipmentId>) -> (WithReason, WithReason) {
+fn unassigned_of(
+    snapshot: &Snapshot,
+    solution: &Solution,
+    unchanged: &HashSet<ShipmentId>,
+) -> (WithReason, WithReason) {
     let explain = |reason: &Reason| {
         let mut words = serde_json::to_value(reason).unwrap_or_else(|_| json!({"reason": "unknown"}));
         if let Some(vehicle) = words.get("vehicle").and_then(Value::as_u64) {
@@ -360,7 +456,11 @@ fn unassigned_of(snapshot: &Snapshot, solution: &Solution, unchanged: &HashSet<S
     for (stop, reason) in &solution.unassigned {
         let seen = &snapshot.shipments[*stop];
         if unchanged.contains(&seen.id) {
-            let settled = if reason.is_final() { &mut impossible } else { &mut crowded };
+            let settled = if reason.is_final() {
+                &mut impossible
+            } else {
+                &mut crowded
+            };
             settled.push((seen.id, explain(reason)));
         }
     }
@@ -380,7 +480,11 @@ fn left_over(snapshot: &Snapshot, placed: &[usize], impossible: &WithReason, cro
         .map(|stop| snapshot.shipments[*stop].id)
         .chain(impossible.iter().chain(crowded).map(|(id, _)| *id))
         .collect();
-    snapshot.shipments.iter().filter(|seen| !settled.contains(&seen.id)).count()
+    snapshot
+        .shipments
+        .iter()
+        .filter(|seen| !settled.contains(&seen.id))
+        .count()
 }
 
 struct Before {
@@ -397,10 +501,15 @@ async fn supersede(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Op
     )
     .fetch_all(&mut *conn)
     .await?;
-    sqlx::query!("update routes set state = 'superseded' where id = any($1)", &routes).execute(&mut *conn).await?;
-    sqlx::query!("update route_stops set active = false where route_id = any($1) and active", &routes)
+    sqlx::query!("update routes set state = 'superseded' where id = any($1)", &routes)
         .execute(&mut *conn)
         .await?;
+    sqlx::query!(
+        "update route_stops set active = false where route_id = any($1) and active",
+        &routes
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query_as!(
         Before,
         "update route_plans set active = false where warehouse_id = $1 and date = $2 and active returning is_full, stops",
@@ -461,7 +570,10 @@ async fn insert_routes(
     routes: &[PlannedRoute],
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<Uuid> = routes.iter().map(|_| RouteId::new().0).collect();
-    let vehicles: Vec<Uuid> = routes.iter().map(|route| snapshot.vehicles[route.vehicle].id.0).collect();
+    let vehicles: Vec<Uuid> = routes
+        .iter()
+        .map(|route| snapshot.vehicles[route.vehicle].id.0)
+        .collect();
     let departs_at: Vec<i32> = routes.iter().map(|route| route.departs_at).collect();
     let returns_at: Vec<i32> = routes.iter().map(|route| route.returns_at).collect();
     let metres: Vec<i64> = routes.iter().map(|route| route.metres).collect();
@@ -597,8 +709,13 @@ pub async fn move_on(conn: &mut PgConnection, (warehouse, date): Day) -> Result<
     )
     .fetch_all(&mut *conn)
     .await?;
-    let Some(today) = rows.first().map(|row| row.today) else { return Ok(None) };
-    let missed = rows.iter().map(|row| (ShipmentId(row.id), json!({"reason": "day_missed"}))).collect();
+    let Some(today) = rows.first().map(|row| row.today) else {
+        return Ok(None);
+    };
+    let missed = rows
+        .iter()
+        .map(|row| (ShipmentId(row.id), json!({"reason": "day_missed"})))
+        .collect();
     let later = first_open_day(conn, warehouse, today).await?;
     put_off(conn, &missed, later).await?;
     Ok(Some(later))
@@ -639,5 +756,8 @@ pub async fn days_due(conn: &mut PgConnection, limit: i64) -> Result<Vec<Day>, s
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (WarehouseId(row.warehouse_id), row.delivery_date)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (WarehouseId(row.warehouse_id), row.delivery_date))
+        .collect())
 }

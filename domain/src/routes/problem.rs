@@ -20,7 +20,10 @@ impl Load {
 
     /// By how much it exceeds that room: zero where it does not.
     pub fn over(self, room: Load) -> Load {
-        Load { grams: (self.grams - room.grams).max(0), cm3: (self.cm3 - room.cm3).max(0) }
+        Load {
+            grams: (self.grams - room.grams).max(0),
+            cm3: (self.cm3 - room.cm3).max(0),
+        }
     }
 }
 
@@ -28,7 +31,10 @@ impl std::ops::Add for Load {
     type Output = Load;
 
     fn add(self, other: Load) -> Load {
-        Load { grams: self.grams + other.grams, cm3: self.cm3 + other.cm3 }
+        Load {
+            grams: self.grams + other.grams,
+            cm3: self.cm3 + other.cm3,
+        }
     }
 }
 
@@ -36,7 +42,10 @@ impl std::ops::Sub for Load {
     type Output = Load;
 
     fn sub(self, other: Load) -> Load {
-        Load { grams: self.grams - other.grams, cm3: self.cm3 - other.cm3 }
+        Load {
+            grams: self.grams - other.grams,
+            cm3: self.cm3 - other.cm3,
+        }
     }
 }
 
@@ -90,7 +99,11 @@ impl Matrix {
     /// Asks for (metres, seconds) of every pair.
     pub fn from_fn(points: usize, mut way: impl FnMut(usize, usize) -> (u32, u32)) -> Matrix {
         let (metres, seconds) = (0..points * points).map(|at| way(at / points, at % points)).unzip();
-        Matrix { points, metres, seconds }
+        Matrix {
+            points,
+            metres,
+            seconds,
+        }
     }
 
     /// How many points there are.

@@ -84,7 +84,13 @@ pub fn solve(problem: &Problem, budget: &Budget, control: &dyn Control) -> Solut
         .collect();
     routes.sort_by_key(|route| route.vehicle);
     let metres = routes.iter().map(|route| route.metres).sum();
-    Solution { routes, unassigned, metres, iterations, truncated }
+    Solution {
+        routes,
+        unassigned,
+        metres,
+        iterations,
+        truncated,
+    }
 }
 
 /// The route that makes these stops in this order, with all its times; `None` when it would miss a window, its
@@ -115,7 +121,13 @@ pub fn timetable(problem: &Problem, vehicle: usize, stops: &[usize]) -> Option<P
             return None;
         }
         (at, clock) = (index + 1, starts_at + stop.service);
-        route.stops.push(PlannedStop { stop: index, arrives_at, starts_at, leaves_at: clock, metres_from_previous: metres });
+        route.stops.push(PlannedStop {
+            stop: index,
+            arrives_at,
+            starts_at,
+            leaves_at: clock,
+            metres_from_previous: metres,
+        });
         route.load = route.load + stop.load;
         route.metres += metres;
     }
@@ -127,14 +139,22 @@ pub fn timetable(problem: &Problem, vehicle: usize, stops: &[usize]) -> Option<P
 /// Why no day could take this stop as the fleet is, if so.
 pub fn impossible(problem: &Problem, stop: usize) -> Option<Reason> {
     let (matrix, point) = (&problem.matrix, stop + 1);
-    let Stop { load, window, service, .. } = problem.stops[stop];
-    let Some(nearest) = problem.vehicles.iter().map(|vehicle| load.over(vehicle.capacity)).min_by_key(|over| {
-        over.grams.saturating_add(over.cm3)
-    }) else {
+    let Stop {
+        load, window, service, ..
+    } = problem.stops[stop];
+    let Some(nearest) = problem
+        .vehicles
+        .iter()
+        .map(|vehicle| load.over(vehicle.capacity))
+        .min_by_key(|over| over.grams.saturating_add(over.cm3))
+    else {
         return Some(Reason::NoVehicles);
     };
     if nearest != Load::default() {
-        return Some(Reason::TooBig { over_grams: nearest.grams, over_cm3: nearest.cm3 });
+        return Some(Reason::TooBig {
+            over_grams: nearest.grams,
+            over_cm3: nearest.cm3,
+        });
     }
     let metres = matrix.metres(DEPOT, point);
     let out_of_range = Some(Reason::OutOfRange { metres });
@@ -150,7 +170,9 @@ pub fn impossible(problem: &Problem, stop: usize) -> Option<Reason> {
         let starts_at = (vehicle.shift.start + out).max(window.start);
         (starts_at - window.end).max(starts_at + service + back - vehicle.shift.end)
     });
-    late.min().filter(|late| *late > 0).map(|late_seconds| Reason::WindowImpossible { late_seconds })
+    late.min()
+        .filter(|late| *late > 0)
+        .map(|late_seconds| Reason::WindowImpossible { late_seconds })
 }
 
 /// One vehicle's route while it is searched for.
@@ -176,7 +198,14 @@ struct Place {
 
 impl Tour {
     fn new(vehicle: usize) -> Tour {
-        Tour { vehicle, stops: vec![], earliest: vec![], latest: vec![], load: Load::default(), metres: 0 }
+        Tour {
+            vehicle,
+            stops: vec![],
+            earliest: vec![],
+            latest: vec![],
+            load: Load::default(),
+            metres: 0,
+        }
     }
 
     /// Recomputes what insertion relies on, after the stops have changed.
@@ -209,7 +238,10 @@ impl Tour {
     fn gap(&self, problem: &Problem, before: usize) -> Gap {
         let shift = problem.vehicles[self.vehicle].shift;
         let (from, leaves) = match before.checked_sub(1) {
-            Some(i) => (self.stops[i] + 1, self.earliest[i] + problem.stops[self.stops[i]].service),
+            Some(i) => (
+                self.stops[i] + 1,
+                self.earliest[i] + problem.stops[self.stops[i]].service,
+            ),
             None => (DEPOT, shift.start),
         };
         let (to, by) = match self.stops.get(before) {
@@ -255,7 +287,10 @@ impl State {
     }
 
     fn missing_weight(&self, problem: &Problem) -> u64 {
-        self.missing.iter().map(|&stop| u64::from(problem.stops[stop].weight)).sum()
+        self.missing
+            .iter()
+            .map(|&stop| u64::from(problem.stops[stop].weight))
+            .sum()
     }
 
     /// What kept a stop off every route, and the vehicle that came nearest.
@@ -267,17 +302,30 @@ impl State {
             return Reason::NoVehicleLeft;
         }
         let late = |tour: &Tour| {
-            (0..=tour.stops.len()).map(|at| tour.gap(problem, at).late(&problem.matrix, index, stop)).min().unwrap_or(0)
+            (0..=tour.stops.len())
+                .map(|at| tour.gap(problem, at).late(&problem.matrix, index, stop))
+                .min()
+                .unwrap_or(0)
         };
-        let in_time = self.tours.iter().filter(fits_in_count).filter(|tour| over(tour) == Load::default());
+        let in_time = self
+            .tours
+            .iter()
+            .filter(fits_in_count)
+            .filter(|tour| over(tour) == Load::default());
         if let Some((late_seconds, vehicle)) = in_time.map(|tour| (late(tour).max(1), tour.vehicle)).min() {
             return Reason::NoTimeLeft { vehicle, late_seconds };
         }
-        let with_room = self.tours.iter().filter(fits_in_count).map(|tour| (over(tour), tour.vehicle));
+        let with_room = self
+            .tours
+            .iter()
+            .filter(fits_in_count)
+            .map(|tour| (over(tour), tour.vehicle));
         match with_room.min_by_key(|(over, vehicle)| (over.grams.saturating_add(over.cm3), *vehicle)) {
-            Some((over, vehicle)) => {
-                Reason::NoCapacityLeft { vehicle, over_grams: over.grams, over_cm3: over.cm3 }
-            }
+            Some((over, vehicle)) => Reason::NoCapacityLeft {
+                vehicle,
+                over_grams: over.grams,
+                over_cm3: over.cm3,
+            },
             None => Reason::StopsMax,
         }
     }
@@ -297,16 +345,32 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(problem: &'a Problem, wanted: Vec<usize>, seed: u64) -> Search<'a> {
         let available = |(_, vehicle): &(usize, &Vehicle)| vehicle.available;
-        let tours: Vec<_> =
-            problem.vehicles.iter().enumerate().filter(available).map(|(vehicle, _)| Tour::new(vehicle)).collect();
+        let tours: Vec<_> = problem
+            .vehicles
+            .iter()
+            .enumerate()
+            .filter(available)
+            .map(|(vehicle, _)| Tour::new(vehicle))
+            .collect();
         let mut neighbours = vec![Vec::new(); problem.stops.len()];
         for &stop in &wanted {
             let mut near: Vec<u32> = wanted.iter().map(|&other| other as u32).collect();
             near.sort_by_key(|&other| (problem.matrix.metres(stop + 1, other as usize + 1), other));
             neighbours[stop] = near;
         }
-        let state = State { tours, tour_of: vec![None; problem.stops.len()], missing: wanted.clone() };
-        Search { problem, state, random: Random(seed), wanted, neighbours, touched: Vec::new() }
+        let state = State {
+            tours,
+            tour_of: vec![None; problem.stops.len()],
+            missing: wanted.clone(),
+        };
+        Search {
+            problem,
+            state,
+            random: Random(seed),
+            wanted,
+            neighbours,
+            touched: Vec::new(),
+        }
     }
 
     /// Ruins and recreates until the budget is used up; the best state found stays. Says how many rounds were made
@@ -323,7 +387,11 @@ impl<'a> Search<'a> {
         let mut made = 0;
         while made < budget {
             if made % TICK_ITERATIONS == 0 {
-                let progress = Progress { iterations: made, cost: best_cost, unassigned: best.missing.len() };
+                let progress = Progress {
+                    iterations: made,
+                    cost: best_cost,
+                    unassigned: best.missing.len(),
+                };
                 if control.tick(&progress).is_break() {
                     break;
                 }
@@ -405,7 +473,9 @@ impl<'a> Search<'a> {
     fn remove_string(&mut self, at: usize, centre: usize, take: usize) {
         let tour = &mut self.state.tours[at];
         let length = tour.stops.len();
-        let Some(position) = tour.stops.iter().position(|&stop| stop == centre) else { return };
+        let Some(position) = tour.stops.iter().position(|&stop| stop == centre) else {
+            return;
+        };
         let mut kept = 0;
         if take > 1 && take < length && self.random.below(2) == 0 {
             kept = 1;
@@ -417,7 +487,12 @@ impl<'a> Search<'a> {
         let first_min = (position + 1).saturating_sub(row);
         let first_max = position.min(length - row);
         let first = first_min + self.random.below((first_max - first_min + 1) as u64) as usize;
-        let kept_from = first + if kept > 0 { 1 + self.random.below(take as u64 - 1) as usize } else { row };
+        let kept_from = first
+            + if kept > 0 {
+                1 + self.random.below(take as u64 - 1) as usize
+            } else {
+                row
+            };
         let mut i = 0;
         let (missing, tour_of) = (&mut self.state.missing, &mut self.state.tour_of);
         tour.stops.retain(|&stop| {
@@ -469,7 +544,13 @@ impl<'a> Search<'a> {
     }
 
     fn cheapest(&mut self, index: usize, blinks: bool) -> Option<Place> {
-        let Problem { stops, vehicles, matrix, vehicle_cost, .. } = self.problem;
+        let Problem {
+            stops,
+            vehicles,
+            matrix,
+            vehicle_cost,
+            ..
+        } = self.problem;
         let (stop, point) = (&stops[index], index + 1);
         let mut best: Option<Place> = None;
         let mut empty_seen: Vec<&Vehicle> = Vec::new();
@@ -496,7 +577,11 @@ impl<'a> Search<'a> {
                     continue;
                 }
                 let added = matrix.metres(gap.from, point) + matrix.metres(point, gap.to);
-                let saved = if tour.stops.is_empty() { 0 } else { matrix.metres(gap.from, gap.to) };
+                let saved = if tour.stops.is_empty() {
+                    0
+                } else {
+                    matrix.metres(gap.from, gap.to)
+                };
                 let cost = base + added - saved;
                 if best.is_none_or(|best| cost < best.cost)
                     && gap.late(matrix, index, stop) <= 0

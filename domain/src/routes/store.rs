@@ -29,13 +29,23 @@ use crate::{
 pub type Day = (WarehouseId, NaiveDate);
 
 /// Hand-overs before noon, for one half of the orders: from eight to one.
-const MORNING: Window = Window { start: 8 * 3600, end: 13 * 3600 };
+const MORNING: Window = Window {
+    start: 8 * 3600,
+    end: 13 * 3600,
+};
 /// And after it, for the other half: from noon to six.
-const AFTERNOON: Window = Window { start: 12 * 3600, end: 18 * 3600 };
+const AFTERNOON: Window = Window {
+    start: 12 * 3600,
+    end: 18 * 3600,
+};
 
 /// Which half of the day an order is delivered in: by the last bit of its id, which is random.
 fn delivery_window(order: OrderId) -> Window {
-    if order.0.as_bytes()[15] & 1 == 0 { MORNING } else { AFTERNOON }
+    if order.0.as_bytes()[15] & 1 == 0 {
+        MORNING
+    } else {
+        AFTERNOON
+    }
 }
 
 /// Makes one shipment per warehouse that has stock of the order aside, for tomorrow (UTC) or the first later day whose
@@ -96,7 +106,11 @@ pub async fn create_shipments(conn: &mut PgConnection, order: &Order, _cause: &C
 }
 
 /// The first day after the one given whose plan is not full.
-pub(super) async fn first_open_day(conn: &mut PgConnection, warehouse: WarehouseId, after: NaiveDate) -> Result<NaiveDate, sqlx::Error> {
+pub(super) async fn first_open_day(
+    conn: &mut PgConnection,
+    warehouse: WarehouseId,
+    after: NaiveDate,
+) -> Result<NaiveDate, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select coalesce(
                (select ahead from generate_series(1, $3::int) ahead
@@ -114,7 +128,11 @@ pub(super) async fn first_open_day(conn: &mut PgConnection, warehouse: Warehouse
 }
 
 /// Cancels what has not left yet of an order, takes it out of its routes, and returns the days to plan again.
-pub async fn cancel_shipments(conn: &mut PgConnection, order: OrderId, _cause: &Cause) -> Result<Vec<Day>, sqlx::Error> {
+pub async fn cancel_shipments(
+    conn: &mut PgConnection,
+    order: OrderId,
+    _cause: &Cause,
+) -> Result<Vec<Day>, sqlx::Error> {
     let cancelled = sqlx::query!(
         r#"with live as (
                select id, state from shipments
@@ -140,9 +158,12 @@ pub async fn cancel_shipments(conn: &mut PgConnection, order: OrderId, _cause: &
     )
     .fetch_all(&mut *conn)
     .await?;
-    sqlx::query!("update route_stops set active = false where shipment_id = any($1) and active", &ids)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "update route_stops set active = false where shipment_id = any($1) and active",
+        &ids
+    )
+    .execute(&mut *conn)
+    .await?;
     for route in routes {
         shorten(conn, RouteId(route)).await?;
     }
@@ -158,10 +179,17 @@ pub async fn cancel_shipments(conn: &mut PgConnection, order: OrderId, _cause: &
 
 /// Computes a route again from the stops that are still active. The route is locked.
 async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error> {
-    let Some((problem, before)) = stored_route(conn, id).await? else { return Ok(()) };
+    let Some((problem, before)) = stored_route(conn, id).await? else {
+        return Ok(());
+    };
     let order: Vec<usize> = (0..problem.stops.len()).collect();
     let after = if order.is_empty() {
-        PlannedRoute { returns_at: before.departs_at, metres: 0, load: Load::default(), ..before.clone() }
+        PlannedRoute {
+            returns_at: before.departs_at,
+            metres: 0,
+            load: Load::default(),
+            ..before.clone()
+        }
     } else {
         match solver::timetable(&problem, 0, &order) {
             Some(after) => after,
@@ -226,7 +254,12 @@ pub(super) struct StopColumns {
 
 impl StopColumns {
     pub(super) fn of<'a>(stops: impl IntoIterator<Item = &'a PlannedStop>) -> StopColumns {
-        let mut columns = StopColumns { arrives_at: vec![], starts_at: vec![], leaves_at: vec![], metres: vec![] };
+        let mut columns = StopColumns {
+            arrives_at: vec![],
+            starts_at: vec![],
+            leaves_at: vec![],
+            metres: vec![],
+        };
         for stop in stops {
             columns.arrives_at.push(stop.arrives_at);
             columns.starts_at.push(stop.starts_at);
@@ -265,24 +298,45 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
     )
     .fetch_all(conn)
     .await?;
-    let source: Haversine =
-        route.distance_source.parse().map_err(|unknown| sqlx::Error::Decode(Box::new(unknown)))?;
-    let depot = Point { lat: route.lat, lon: route.lon };
-    let points: Vec<Point> =
-        std::iter::once(depot).chain(rows.iter().map(|row| Point { lat: row.lat, lon: row.lon })).collect();
+    let source: Haversine = route
+        .distance_source
+        .parse()
+        .map_err(|unknown| sqlx::Error::Decode(Box::new(unknown)))?;
+    let depot = Point {
+        lat: route.lat,
+        lon: route.lon,
+    };
+    let points: Vec<Point> = std::iter::once(depot)
+        .chain(rows.iter().map(|row| Point {
+            lat: row.lat,
+            lon: row.lon,
+        }))
+        .collect();
     let problem = Problem {
         stops: rows
             .iter()
             .map(|row| problem::Stop {
-                load: Load { grams: row.weight_grams, cm3: row.volume_cm3 },
-                window: Window { start: row.window_start, end: row.window_end },
+                load: Load {
+                    grams: row.weight_grams,
+                    cm3: row.volume_cm3,
+                },
+                window: Window {
+                    start: row.window_start,
+                    end: row.window_end,
+                },
                 service: row.service_seconds,
                 weight: 1,
             })
             .collect(),
         vehicles: vec![problem::Vehicle {
-            capacity: Load { grams: route.capacity_grams, cm3: route.capacity_cm3 },
-            shift: Window { start: route.shift_start, end: route.shift_end },
+            capacity: Load {
+                grams: route.capacity_grams,
+                cm3: route.capacity_cm3,
+            },
+            shift: Window {
+                start: route.shift_start,
+                end: route.shift_end,
+            },
             stops_max: route.stops_max as usize,
             available: true,
         }],
@@ -295,7 +349,10 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
         departs_at: route.departs_at,
         returns_at: route.returns_at,
         metres: route.metres,
-        load: Load { grams: route.load_grams, cm3: route.load_cm3 },
+        load: Load {
+            grams: route.load_grams,
+            cm3: route.load_cm3,
+        },
         stops: rows
             .iter()
             .enumerate()
@@ -419,9 +476,14 @@ pub async fn update_vehicle(
     spec.check()?;
     let before = locked_vehicle(conn, id).await?;
     if version.is_some_and(|version| version != before.version) {
-        return Err(Error::VersionChanged { current: before.version });
+        return Err(Error::VersionChanged {
+            current: before.version,
+        });
     }
-    let renamed = VehicleSpec { name: spec.name.clone(), ..before.spec.clone() };
+    let renamed = VehicleSpec {
+        name: spec.name.clone(),
+        ..before.spec.clone()
+    };
     if *spec != renamed {
         let is_used = sqlx::query_scalar!(
             r#"select exists (select from routes where vehicle_id = $1 and state <> 'superseded') as "is_used!""#,
@@ -453,9 +515,12 @@ pub async fn update_vehicle(
 }
 
 async fn locked_vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<Vehicle, Error> {
-    let is_there = sqlx::query_scalar!("select id from vehicles where id = $1 and retired_at is null for update", id.0)
-        .fetch_optional(&mut *conn)
-        .await?;
+    let is_there = sqlx::query_scalar!(
+        "select id from vehicles where id = $1 and retired_at is null for update",
+        id.0
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
     match is_there {
         Some(_) => vehicle(conn, id).await?.ok_or(Error::NotFound("vehicle")),
         None => Err(Error::NotFound("vehicle")),
@@ -465,9 +530,12 @@ async fn locked_vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<Vehicl
 /// Takes a vehicle out of the fleet; returns the days whose plans counted on it.
 pub async fn retire_vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<(Vehicle, Vec<Day>), Error> {
     locked_vehicle(conn, id).await?;
-    sqlx::query!("update vehicles set retired_at = clock_timestamp(), version = version + 1 where id = $1", id.0)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!(
+        "update vehicles set retired_at = clock_timestamp(), version = version + 1 where id = $1",
+        id.0
+    )
+    .execute(&mut *conn)
+    .await?;
     let days = sqlx::query!(
         r#"select warehouse_id, date from routes
            where vehicle_id = $1 and state = 'planned' and date >= (clock_timestamp() at time zone 'UTC')::date
@@ -477,7 +545,12 @@ pub async fn retire_vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<(V
     .fetch_all(&mut *conn)
     .await?;
     let vehicle = vehicle(conn, id).await?.ok_or(Error::NotFound("vehicle"))?;
-    Ok((vehicle, days.into_iter().map(|day| (WarehouseId(day.warehouse_id), day.date)).collect()))
+    Ok((
+        vehicle,
+        days.into_iter()
+            .map(|day| (WarehouseId(day.warehouse_id), day.date))
+            .collect(),
+    ))
 }
 
 struct VehicleRow {
@@ -630,7 +703,11 @@ const COLOURS: [&str; 12] = [
 const ROUTES_DRAWN_MAX: i64 = 200;
 
 /// A warehouse's day as a GeoJSON feature collection: a line per route, a point per stop, one for the warehouse.
-pub async fn day_geojson(conn: &mut PgConnection, warehouse: WarehouseId, date: NaiveDate) -> Result<Value, sqlx::Error> {
+pub async fn day_geojson(
+    conn: &mut PgConnection,
+    warehouse: WarehouseId,
+    date: NaiveDate,
+) -> Result<Value, sqlx::Error> {
     let filter = RouteFilter {
         warehouse_id: Some(warehouse),
         date: Some(date),
@@ -652,9 +729,7 @@ pub async fn route_geojson(conn: &mut PgConnection, id: RouteId) -> Result<Optio
 
 async fn geojson(conn: &mut PgConnection, warehouse: WarehouseId, routes: Vec<Route>) -> Result<Value, sqlx::Error> {
     let point = |lat: f64, lon: f64| json!([lon, lat]);
-    let feature = |kind: &str, coordinates: Value, properties: Value| {
-        json!({"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties})
-    };
+    let feature = |kind: &str, coordinates: Value, properties: Value| json!({"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties});
     let Some(depot) = sqlx::query!("select lat, lon, code, name from warehouses where id = $1", warehouse.0)
         .fetch_optional(&mut *conn)
         .await?
@@ -710,7 +785,9 @@ pub async fn dispatch_route(conn: &mut PgConnection, id: RouteId, _cause: &Cause
     if state != "planned" {
         return Err(Error::NotPlanned { state });
     }
-    sqlx::query!("update routes set state = 'dispatched' where id = $1", id.0).execute(&mut *conn).await?;
+    sqlx::query!("update routes set state = 'dispatched' where id = $1", id.0)
+        .execute(&mut *conn)
+        .await?;
     let mut shipments = sqlx::query_scalar!(
         r#"update shipments s
            set state = 'dispatched', version = version + 1, updated_at = clock_timestamp()
@@ -761,14 +838,22 @@ pub async fn audit(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> 
     for id in ids {
         if let Some((problem, stored)) = stored_route(conn, id).await? {
             let violations = checker::check_route(&problem, &stored);
-            wrong.extend(violations.iter().map(|violation| format!("{} route {id}: {}", violation.rule, violation.what)));
+            wrong.extend(
+                violations
+                    .iter()
+                    .map(|violation| format!("{} route {id}: {}", violation.rule, violation.what)),
+            );
         }
     }
     Ok(wrong)
 }
 
 /// The plan of a warehouse's day that counts, and its version.
-pub async fn active_plan(conn: &mut PgConnection, warehouse: WarehouseId, date: NaiveDate) -> Result<Option<(PlanId, i32)>, sqlx::Error> {
+pub async fn active_plan(
+    conn: &mut PgConnection,
+    warehouse: WarehouseId,
+    date: NaiveDate,
+) -> Result<Option<(PlanId, i32)>, sqlx::Error> {
     let row = sqlx::query!(
         r#"select id as "id: PlanId", version from route_plans where warehouse_id = $1 and date = $2 and active"#,
         warehouse.0,

@@ -4,16 +4,18 @@
 use std::fs;
 use std::path::PathBuf;
 
+use domain::routes::checker;
 use domain::routes::distance::{Haversine, Point};
 use domain::routes::problem::{Load, Matrix, Problem, Stop, Vehicle, Window};
 use domain::routes::solver::{self, Budget, Unhurried};
-use domain::routes::checker;
 
 /// How many vans an instance without a limit is given.
 const VANS: usize = 60;
 
 fn file(name: &str) -> Option<String> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/data")
+        .join(name);
     let text = fs::read_to_string(&path).ok();
     if text.is_none() {
         println!("skipped: {} is not there", path.display());
@@ -34,14 +36,22 @@ fn grams(grams: i64) -> Load {
 }
 
 fn fleet(count: usize, capacity: i64, end: i32) -> Vec<Vehicle> {
-    let van = Vehicle { capacity: grams(capacity), shift: Window { start: 0, end }, stops_max: 1_000, available: true };
+    let van = Vehicle {
+        capacity: grams(capacity),
+        shift: Window { start: 0, end },
+        stops_max: 1_000,
+        available: true,
+    };
     vec![van; count]
 }
 
 /// Times and distances times ten, truncated.
 fn solomon(text: &str) -> Problem {
     let rows: Vec<Vec<i64>> = text.lines().map(numbers).collect();
-    let limits = rows.iter().find(|row| row.len() == 2).expect("a line of vehicles and capacity");
+    let limits = rows
+        .iter()
+        .find(|row| row.len() == 2)
+        .expect("a line of vehicles and capacity");
     let places: Vec<&Vec<i64>> = rows.iter().filter(|row| row.len() == 7).collect();
     let matrix = Matrix::from_fn(places.len(), |a, b| {
         let tenths = (straight(places[a], places[b]) * 10.0) as u32;
@@ -49,7 +59,10 @@ fn solomon(text: &str) -> Problem {
     });
     let stop = |row: &&Vec<i64>| Stop {
         load: grams(row[3]),
-        window: Window { start: row[4] as i32 * 10, end: row[5] as i32 * 10 },
+        window: Window {
+            start: row[4] as i32 * 10,
+            end: row[5] as i32 * 10,
+        },
         service: row[6] as i32 * 10,
         weight: 1,
     };
@@ -70,13 +83,26 @@ fn cvrp(text: &str) -> Problem {
     };
     let places = section("NODE_COORD_SECTION", "DEMAND_SECTION");
     let demands = section("DEMAND_SECTION", "DEPOT_SECTION");
-    let capacity = text.lines().find_map(|line| line.strip_prefix("CAPACITY")).expect("a capacity");
+    let capacity = text
+        .lines()
+        .find_map(|line| line.strip_prefix("CAPACITY"))
+        .expect("a capacity");
     let capacity = capacity.trim_matches([' ', ':', '\t']).parse().expect("a number");
     let window = Window { start: 0, end: 1 };
     Problem {
-        stops: demands[1..].iter().map(|row| Stop { load: grams(row[1]), window, service: 0, weight: 1 }).collect(),
+        stops: demands[1..]
+            .iter()
+            .map(|row| Stop {
+                load: grams(row[1]),
+                window,
+                service: 0,
+                weight: 1,
+            })
+            .collect(),
         vehicles: fleet(VANS, capacity, 1),
-        matrix: Matrix::from_fn(places.len(), |a, b| ((straight(&places[a], &places[b]) + 0.5) as u32, 0)),
+        matrix: Matrix::from_fn(places.len(), |a, b| {
+            ((straight(&places[a], &places[b]) + 0.5) as u32, 0)
+        }),
         range_metres: Matrix::NO_WAY,
         vehicle_cost: 0,
     }
@@ -85,11 +111,22 @@ fn cvrp(text: &str) -> Problem {
 /// Solves, checks, and returns how many percent the way is longer than the best known.
 fn gap(name: &str, problem: &Problem, best_known: i64, iterations: u64) -> f64 {
     let solution = solver::solve(problem, &Budget { iterations, seed: 1 }, &Unhurried);
-    assert_eq!(checker::check(problem, &solution.routes, &solution.unassigned), [], "{name}");
+    assert_eq!(
+        checker::check(problem, &solution.routes, &solution.unassigned),
+        [],
+        "{name}"
+    );
     assert_eq!(solution.unassigned, [], "{name}");
     let percent = (solution.metres as f64 / best_known as f64 - 1.0) * 100.0;
-    println!("{name}: {} against {best_known}, {percent:.2} % more, {} routes", solution.metres, solution.routes.len());
-    assert!(percent > -0.001, "{name}: better than the optimum, so the cost is counted wrongly");
+    println!(
+        "{name}: {} against {best_known}, {percent:.2} % more, {} routes",
+        solution.metres,
+        solution.routes.len()
+    );
+    assert!(
+        percent > -0.001,
+        "{name}: better than the optimum, so the cost is counted wrongly"
+    );
     percent
 }
 
@@ -116,7 +153,10 @@ fn stops_without_windows_are_planned_near_the_best_known() {
 
 #[test]
 fn a_real_city_with_several_orders_at_one_door_is_planned_whole() {
-    for (name, vans) in [("geo/loggibud-cvrp-0-rj-0.json", 8), ("geo/loggibud-cvrp-0-rj-3.json", 6)] {
+    for (name, vans) in [
+        ("geo/loggibud-cvrp-0-rj-0.json", 8),
+        ("geo/loggibud-cvrp-0-rj-3.json", 6),
+    ] {
         let Some(text) = file(name) else { return };
         let city: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let point = |place: &serde_json::Value| Point {
@@ -140,7 +180,14 @@ fn a_real_city_with_several_orders_at_one_door_is_planned_whole() {
             range_metres: 200_000,
             vehicle_cost: 20_000,
         };
-        let solution = solver::solve(&problem, &Budget { iterations: 500, seed: 1 }, &Unhurried);
+        let solution = solver::solve(
+            &problem,
+            &Budget {
+                iterations: 500,
+                seed: 1,
+            },
+            &Unhurried,
+        );
         assert_eq!(checker::check(&problem, &solution.routes, &solution.unassigned), []);
         assert_eq!(solution.unassigned, [], "{name}");
         println!("{name}: {} km, {} vans", solution.metres / 1_000, solution.routes.len());

@@ -16,7 +16,10 @@ fn a_load(most: i64) -> impl Strategy<Value = Load> {
 fn a_stop() -> impl Strategy<Value = Stop> {
     (a_load(120), 0..DAY - 1, 1..DAY / 2, 0..3_600, 1..3_u32).prop_map(|(load, start, length, service, weight)| Stop {
         load,
-        window: Window { start, end: (start + length).min(DAY) },
+        window: Window {
+            start,
+            end: (start + length).min(DAY),
+        },
         service,
         weight,
     })
@@ -26,7 +29,10 @@ fn a_vehicle() -> impl Strategy<Value = Vehicle> {
     (a_load(400), 0..DAY / 2, 1..DAY, 1..8_usize, prop::bool::weighted(0.85)).prop_map(
         |(capacity, start, length, stops_max, available)| Vehicle {
             capacity,
-            shift: Window { start, end: (start + length).min(DAY) },
+            shift: Window {
+                start,
+                end: (start + length).min(DAY),
+            },
             stops_max,
             available,
         },
@@ -40,8 +46,14 @@ fn a_problem() -> impl Strategy<Value = Problem> {
         let points = prop::collection::vec((0..60_u32, 0..60_u32), stops + 1);
         let noise = prop::collection::vec(0..100_u8, (stops + 1) * (stops + 1));
         let fleet = prop::collection::vec(a_vehicle(), vehicles);
-        (prop::collection::vec(a_stop(), stops), fleet, points, noise, 0..30_000_i64).prop_map(
-            move |(stops, vehicles, points, noise, vehicle_cost)| {
+        (
+            prop::collection::vec(a_stop(), stops),
+            fleet,
+            points,
+            noise,
+            0..30_000_i64,
+        )
+            .prop_map(move |(stops, vehicles, points, noise, vehicle_cost)| {
                 let matrix = Matrix::from_fn(points.len(), |from, to| {
                     let ((ax, ay), (bx, by)) = (points[from], points[to]);
                     let noise = noise[from * points.len() + to];
@@ -51,9 +63,14 @@ fn a_problem() -> impl Strategy<Value = Problem> {
                     let metres = (ax.abs_diff(bx) + ay.abs_diff(by)) * 500;
                     (metres + u32::from(noise), metres / 10 + u32::from(noise))
                 });
-                Problem { stops, vehicles, matrix, range_metres: 50_000, vehicle_cost }
-            },
-        )
+                Problem {
+                    stops,
+                    vehicles,
+                    matrix,
+                    range_metres: 50_000,
+                    vehicle_cost,
+                }
+            })
     })
 }
 
@@ -114,14 +131,25 @@ proptest! {
 fn van(grams: i64) -> Vehicle {
     Vehicle {
         capacity: Load { grams, cm3: 1_000 },
-        shift: Window { start: 28_800, end: 64_800 },
+        shift: Window {
+            start: 28_800,
+            end: 64_800,
+        },
         stops_max: 3,
         available: true,
     }
 }
 
 fn stop(grams: i64) -> Stop {
-    Stop { load: Load { grams, cm3: 10 }, window: Window { start: 30_000, end: 60_000 }, service: 300, weight: 1 }
+    Stop {
+        load: Load { grams, cm3: 10 },
+        window: Window {
+            start: 30_000,
+            end: 60_000,
+        },
+        service: 300,
+        weight: 1,
+    }
 }
 
 /// Stops on a line, a kilometre and two minutes apart.
@@ -130,17 +158,33 @@ fn on_a_line(stops: Vec<Stop>, vehicles: Vec<Vehicle>) -> Problem {
         let steps = from.abs_diff(to) as u32;
         (steps * 1_000, steps * 120)
     });
-    Problem { stops, vehicles, matrix, range_metres: 200_000, vehicle_cost: 0 }
+    Problem {
+        stops,
+        vehicles,
+        matrix,
+        range_metres: 200_000,
+        vehicle_cost: 0,
+    }
 }
 
 fn reasons(problem: &Problem) -> Vec<Reason> {
-    solver::solve(problem, &budget(1), &Unhurried).unassigned.into_iter().map(|(_, reason)| reason).collect()
+    solver::solve(problem, &budget(1), &Unhurried)
+        .unassigned
+        .into_iter()
+        .map(|(_, reason)| reason)
+        .collect()
 }
 
 #[test]
 fn what_is_too_big_says_by_how_much_for_the_nearest_van() {
     let problem = on_a_line(vec![stop(900)], vec![van(500), van(700)]);
-    assert_eq!(reasons(&problem), [Reason::TooBig { over_grams: 200, over_cm3: 0 }]);
+    assert_eq!(
+        reasons(&problem),
+        [Reason::TooBig {
+            over_grams: 200,
+            over_cm3: 0
+        }]
+    );
 }
 
 #[test]
@@ -150,14 +194,26 @@ fn without_vehicles_that_is_the_reason() {
 
 #[test]
 fn when_all_vans_are_out_another_day_would_help() {
-    let problem = on_a_line(vec![stop(1)], vec![Vehicle { available: false, ..van(10) }]);
+    let problem = on_a_line(
+        vec![stop(1)],
+        vec![Vehicle {
+            available: false,
+            ..van(10)
+        }],
+    );
     assert_eq!(reasons(&problem), [Reason::NoVehicleLeft]);
     assert!(!Reason::NoVehicleLeft.is_final());
 }
 
 #[test]
 fn a_window_before_the_shift_is_impossible_by_the_seconds_missed() {
-    let early = Stop { window: Window { start: 20_000, end: 28_800 }, ..stop(1) };
+    let early = Stop {
+        window: Window {
+            start: 20_000,
+            end: 28_800,
+        },
+        ..stop(1)
+    };
     let problem = on_a_line(vec![early], vec![van(10)]);
     assert_eq!(reasons(&problem), [Reason::WindowImpossible { late_seconds: 120 }]);
 }
@@ -175,16 +231,35 @@ fn beyond_the_range_or_without_a_way_is_out_of_range() {
 #[test]
 fn full_vans_say_what_is_missing_in_the_nearest_one() {
     let problem = on_a_line(vec![stop(60), stop(60)], vec![van(100)]);
-    assert_eq!(reasons(&problem), [Reason::NoCapacityLeft { vehicle: 0, over_grams: 20, over_cm3: 0 }]);
+    assert_eq!(
+        reasons(&problem),
+        [Reason::NoCapacityLeft {
+            vehicle: 0,
+            over_grams: 20,
+            over_cm3: 0
+        }]
+    );
     let problem = on_a_line(vec![stop(1); 4], vec![van(100)]);
     assert_eq!(reasons(&problem), [Reason::StopsMax]);
 }
 
 #[test]
 fn a_day_without_time_says_how_late_the_nearest_van_would_be() {
-    let at_once = Stop { window: Window { start: 30_000, end: 30_000 }, ..stop(1) };
+    let at_once = Stop {
+        window: Window {
+            start: 30_000,
+            end: 30_000,
+        },
+        ..stop(1)
+    };
     let problem = on_a_line(vec![at_once.clone(), at_once], vec![van(100)]);
-    assert_eq!(reasons(&problem), [Reason::NoTimeLeft { vehicle: 0, late_seconds: 420 }]);
+    assert_eq!(
+        reasons(&problem),
+        [Reason::NoTimeLeft {
+            vehicle: 0,
+            late_seconds: 420
+        }]
+    );
 }
 
 #[test]
@@ -215,7 +290,10 @@ fn a_search_that_is_stopped_at_once_still_has_a_valid_plan() {
 fn a_van_leaves_as_late_as_its_first_stop_allows() {
     let solution = solver::solve(&on_a_line(vec![stop(10)], vec![van(100)]), &budget(1), &Unhurried);
     let route = &solution.routes[0];
-    assert_eq!((route.departs_at, route.stops[0].starts_at, route.returns_at), (29_880, 30_000, 30_420));
+    assert_eq!(
+        (route.departs_at, route.stops[0].starts_at, route.returns_at),
+        (29_880, 30_000, 30_420)
+    );
 }
 
 #[test]
@@ -242,10 +320,17 @@ fn the_checker_sees_every_number_that_is_wrong() {
         let mut route = sound.clone();
         spoil(&mut route);
         let violations = checker::check(&problem, &[route.clone()], &[]);
-        assert!(violations.iter().any(|violation| violation.rule == rule), "{rule} not seen in {route:?}: {violations:?}");
+        assert!(
+            violations.iter().any(|violation| violation.rule == rule),
+            "{rule} not seen in {route:?}: {violations:?}"
+        );
     }
     let twice = [sound.clone(), sound.clone()];
-    assert!(checker::check(&problem, &twice, &[]).iter().any(|violation| violation.rule == "R1"));
+    assert!(
+        checker::check(&problem, &twice, &[])
+            .iter()
+            .any(|violation| violation.rule == "R1")
+    );
     let lost = checker::check(&problem, &[], &[(0, Reason::StopsMax), (1, Reason::StopsMax)]);
     assert_eq!(lost.len(), 1);
 }

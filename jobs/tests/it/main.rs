@@ -1,0 +1,10 @@
+//! What the jobs promise, each on a database of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod catalogue;
+mod orders;
+mod payments;
+mod routes;
+mod webhooks;
+mod world;

@@ -1,0 +1,352 @@
+//! `plan_routes` and `plan_due_routes`: shared, repeated, raced and full.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{Days, NaiveDate};
+use domain::ids::{OrderId, ShipmentId, WarehouseId};
+use domain::routes::store::{self, Day};
+use domain::routes::{RouteFilter, VehicleSpec, plan};
+use domain::services::Settings;
+use domain::{Cause, Services, payments, webhooks};
+use jobs::{PlanDueRoutes, PlanRoutes, plan_routes};
+use queue::{Catalogue, testing};
+use sqlx::{PgConnection, PgPool};
+use testkit::Database;
+
+/// No test here calls anybody outside.
+fn services() -> Arc<Services> {
+    let nowhere = "http://127.0.0.1:9".parse().expect("an address");
+    Arc::new(Services {
+        gateway: payments::Gateway::new(nowhere, "sk_test_nobody".to_owned().into()).expect("a gateway"),
+        sender: webhooks::Sender::new(true).expect("a sender"),
+        settings: Settings::default(),
+    })
+}
+
+fn catalogue() -> Catalogue<Services> {
+    Catalogue::new().with::<PlanDueRoutes>().with::<PlanRoutes>()
+}
+
+/// Lets every bucket end, and runs what is due.
+async fn run(pool: &PgPool) -> testing::Ran {
+    testkit::fast_forward(pool, Duration::from_secs(30)).await;
+    testing::run_until_idle(pool, &catalogue(), &services())
+        .await
+        .expect("an idle queue")
+}
+
+async fn a_day(conn: &mut PgConnection, vans: &[VehicleSpec]) -> Day {
+    let warehouse = WarehouseId(testkit::a_warehouse(conn, "MAIN").await);
+    for van in vans {
+        store::create_vehicle(conn, warehouse, van).await.expect("a van");
+    }
+    let date: NaiveDate = sqlx::query_scalar("select (clock_timestamp() at time zone 'UTC')::date + 1")
+        .fetch_one(conn)
+        .await
+        .expect("a date");
+    (warehouse, date)
+}
+
+fn a_van(name: &str, stops_max: i32) -> VehicleSpec {
+    VehicleSpec {
+        name: name.into(),
+        capacity_grams: 500_000,
+        capacity_cm3: 5_000_000,
+        shift_start: 7 * 3600,
+        shift_end: 19 * 3600,
+        stops_max,
+    }
+}
+
+/// Shipments of an order each, here and there around the warehouse.
+async fn some_shipments(
+    conn: &mut PgConnection,
+    (warehouse, date): Day,
+    count: i32,
+    grams: i64,
+) -> Vec<(OrderId, ShipmentId)> {
+    let customer = testkit::a_customer(conn).await;
+    let mut shipments = Vec::new();
+    for step in 0..count {
+        let order = testkit::an_order(conn, customer, &[]).await;
+        let id = ShipmentId::new();
+        sqlx::query(
+            "insert into shipments (id, order_id, warehouse_id, state, delivery_date, lat, lon, weight_grams, volume_cm3,
+                                    window_start, window_end, service_seconds)
+             select $1, $2, w.id, 'unplanned', $4, w.lat + $5, w.lon - $5 / 2, $6, 1000, 28800, 64800, 120
+             from warehouses w where w.id = $3",
+        )
+        .bind(id.0)
+        .bind(order)
+        .bind(warehouse.0)
+        .bind(date)
+        .bind(f64::from(step * 37 % 23) / 500.0)
+        .bind(grams)
+        .execute(&mut *conn)
+        .await
+        .expect("a shipment");
+        shipments.push((OrderId(order), id));
+    }
+    shipments
+}
+
+async fn request(conn: &mut PgConnection, days: &[Day]) {
+    plan_routes::request(conn, days).await.expect("a request");
+}
+
+async fn all_is_well(conn: &mut PgConnection) {
+    assert_eq!(store::audit(conn).await.expect("an audit"), Vec::<String>::new());
+}
+
+async fn count(conn: &mut PgConnection, what: &str) -> i64 {
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) from {what}")))
+        .fetch_one(conn)
+        .await
+        .expect("a count")
+}
+
+/// How many shipments each day has, in any state but cancelled.
+async fn per_day(conn: &mut PgConnection, state: &str) -> Vec<(NaiveDate, i64)> {
+    sqlx::query_as("select delivery_date, count(*) from shipments where state = $1 group by 1 order by 1")
+        .bind(state)
+        .fetch_all(conn)
+        .await
+        .expect("a count")
+}
+
+#[tokio::test]
+async fn all_who_ask_within_five_seconds_share_one_job() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    some_shipments(conn, day, 4, 1_000).await;
+    for _ in 0..20 {
+        request(conn, &[day, day]).await;
+    }
+    // Two, if the bucket ended on the way.
+    assert!((1..=2).contains(&testing::enqueued(&db.pool, "plan_routes").await.expect("jobs").len()));
+    run(&db.pool).await;
+    assert_eq!(per_day(conn, "planned").await, [(day.1, 4)]);
+    assert_eq!(count(conn, "route_plans where active").await, 1);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn a_request_after_its_bucket_was_planned_gets_a_job_of_its_own() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    for round in 1..=3 {
+        some_shipments(conn, day, 2, 1_000).await;
+        request(conn, &[day]).await;
+        run(&db.pool).await;
+        assert_eq!(per_day(conn, "planned").await, [(day.1, 2 * round)]);
+    }
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_rolled_back_leaves_no_job() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[]).await;
+    let mut tx = db.pool.begin().await.expect("a transaction");
+    request(&mut tx, &[day]).await;
+    tx.rollback().await.expect("a rollback");
+    assert_eq!(count(conn, "queue.jobs").await, 0);
+    assert_eq!(count(conn, "queue.unique_keys").await, 0);
+}
+
+#[tokio::test]
+async fn planning_twice_changes_nothing_the_second_time() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50), a_van("van 2", 50)]).await;
+    some_shipments(conn, day, 10, 1_000).await;
+    request(conn, &[day]).await;
+    run(&db.pool).await;
+    let filter = RouteFilter {
+        limit: 10,
+        ..RouteFilter::default()
+    };
+    let first = store::routes(conn, &filter).await.expect("routes");
+    request(conn, &[day]).await;
+    assert_eq!(run(&db.pool).await.completed, 1);
+    assert_eq!(store::routes(conn, &filter).await.expect("routes"), first);
+    assert_eq!(count(conn, "route_plans").await, 1);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn two_plan_jobs_of_a_day_at_once_leave_one_sound_plan() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50), a_van("van 2", 50)]).await;
+    some_shipments(conn, day, 12, 1_000).await;
+    for bucket in [1, 2, 3] {
+        queue::enqueue(
+            conn,
+            &PlanRoutes {
+                warehouse_id: day.0,
+                date: day.1,
+                bucket,
+            },
+        )
+        .await
+        .expect("a job");
+    }
+    let (one, other) = tokio::join!(run(&db.pool), run(&db.pool));
+    assert_eq!(one.completed + other.completed, 3);
+    assert_eq!(per_day(conn, "planned").await, [(day.1, 12)]);
+    assert_eq!(count(conn, "route_plans where active").await, 1);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn cancels_while_a_day_is_planned_leave_nobody_on_a_route_who_should_not_be() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50), a_van("van 2", 50)]).await;
+    let shipments = some_shipments(conn, day, 30, 1_000).await;
+    request(conn, &[day]).await;
+    let cancel = async {
+        for (order, _) in &shipments[..15] {
+            let mut tx = db.pool.begin().await.expect("a transaction");
+            let days = store::cancel_shipments(&mut tx, *order, &Cause::actor("test"))
+                .await
+                .expect("a cancel");
+            request(&mut tx, &days).await;
+            tx.commit().await.expect("a commit");
+        }
+    };
+    tokio::join!(run(&db.pool), cancel);
+    all_is_well(conn).await;
+    request(conn, &[day]).await;
+    run(&db.pool).await;
+    assert_eq!(per_day(conn, "planned").await, [(day.1, 15)]);
+    assert_eq!(per_day(conn, "cancelled").await, [(day.1, 15)]);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_stop_makes_its_day_be_planned_again() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    let shipments = some_shipments(conn, day, 6, 1_000).await;
+    request(conn, &[day]).await;
+    run(&db.pool).await;
+    let days = store::cancel_shipments(conn, shipments[2].0, &Cause::actor("test"))
+        .await
+        .expect("a cancel");
+    request(conn, &days).await;
+    run(&db.pool).await;
+    let versions: Vec<(i32, i32, bool)> =
+        sqlx::query_as("select version, stops, active from route_plans order by version")
+            .fetch_all(&mut *conn)
+            .await
+            .expect("plans");
+    assert_eq!(versions, [(1, 5, false), (2, 5, true)]);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn what_a_day_cannot_take_goes_to_the_next_ones() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 5)]).await;
+    some_shipments(conn, day, 12, 1_000).await;
+    request(conn, &[day]).await;
+    // Each day's plan asks for the next.
+    for _ in 0..3 {
+        run(&db.pool).await;
+    }
+    let ahead = |days| day.1 + Days::new(days);
+    assert_eq!(
+        per_day(conn, "planned").await,
+        [(day.1, 5), (ahead(1), 5), (ahead(2), 2)]
+    );
+    assert_eq!(count(conn, "route_plans where active and is_full").await, 2);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn a_day_nobody_asked_for_is_found_within_a_minute_and_then_all_is_quiet() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    some_shipments(conn, day, 3, 1_000).await;
+    some_shipments(conn, day, 2, 900_000).await;
+    let over = (day.0, day.1 - Days::new(4));
+    some_shipments(conn, over, 2, 1_000).await;
+    for _ in 0..3 {
+        queue::enqueue(conn, &PlanDueRoutes {}).await.expect("a tick");
+        run(&db.pool).await;
+    }
+    assert_eq!(per_day(conn, "planned").await, [(day.1, 5)]);
+    assert_eq!(per_day(conn, "unplanned").await, [(day.1, 2)]);
+    let plans = count(conn, "route_plans").await;
+    for _ in 0..3 {
+        queue::enqueue(conn, &PlanDueRoutes {}).await.expect("a tick");
+        assert_eq!(run(&db.pool).await.completed, 1, "a tick asks for nothing any more");
+    }
+    assert_eq!(count(conn, "route_plans").await, plans);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn a_tick_asks_for_no_day_that_has_its_job() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    some_shipments(conn, day, 3, 1_000).await;
+    queue::enqueue_after(
+        conn,
+        &PlanRoutes {
+            warehouse_id: day.0,
+            date: day.1,
+            bucket: 1,
+        },
+        Duration::from_secs(3600),
+    )
+    .await
+    .expect("a job for later");
+    queue::enqueue(conn, &PlanDueRoutes {}).await.expect("a tick");
+    run(&db.pool).await;
+    assert_eq!(testing::enqueued(&db.pool, "plan_routes").await.expect("jobs").len(), 1);
+}
+
+#[tokio::test]
+async fn a_day_that_cannot_be_planned_is_given_up_in_words_and_planned_when_asked_again() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    let shipments = some_shipments(conn, day, 1, 1_000).await;
+    // A plan that cannot be stored, however often it is tried.
+    sqlx::query("alter table route_plans add constraint no_plans check (false) not valid")
+        .execute(&mut *conn)
+        .await
+        .expect("a fault");
+    request(conn, &[day]).await;
+    for _ in 0..20 {
+        testkit::fast_forward(&db.pool, Duration::from_secs(3600)).await;
+        run(&db.pool).await;
+    }
+    assert_eq!(count(conn, "queue.dead_letters").await, 1);
+    let shipment = store::shipment(conn, shipments[0].1)
+        .await
+        .expect("a read")
+        .expect("the shipment");
+    assert_eq!(shipment.unassigned.expect("a reason")["reason"], "planning_failed");
+    assert_eq!(plan::days_due(conn, 10).await.expect("a read"), []);
+
+    sqlx::query("alter table route_plans drop constraint no_plans")
+        .execute(&mut *conn)
+        .await
+        .expect("a mended fault");
+    request(conn, &[day]).await;
+    run(&db.pool).await;
+    assert_eq!(per_day(conn, "planned").await, [(day.1, 1)]);
+    all_is_well(conn).await;
+}
