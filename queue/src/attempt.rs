@@ -280,7 +280,7 @@ async fn judge<S: Send + Sync + 'static>(
             return (
                 Verdict::Dead {
                     reason: "poison",
-                    failure,
+                    failure: *failure,
                     was_run: true,
                 },
                 false,
@@ -332,19 +332,15 @@ fn refuse(claimed: &Claimed) -> Option<Verdict> {
     })
 }
 
-fn decode<S>(kind: &dyn Kind<S>, claimed: &Claimed) -> Result<Box<dyn Decoded<S>>, Failure> {
+fn decode<S>(kind: &dyn Kind<S>, claimed: &Claimed) -> Result<Box<dyn Decoded<S>>, Box<Failure>> {
     // A payload's own code may panic as well.
-    match std::panic::catch_unwind(AssertUnwindSafe(|| kind.decode(claimed.args_version, &claimed.args))) {
-        Ok(Ok(job)) => Ok(job),
-        Ok(Err(error)) => Err(Failure::poison(
-            "undecodable",
-            crate::failure::excerpt(&format!("{error:#}")),
-        )),
-        Err(panic) => Err(Failure::poison(
-            "undecodable",
-            format!("panicked: {}", panic_message(&*panic)),
-        )),
-    }
+    let decoded = std::panic::catch_unwind(AssertUnwindSafe(|| kind.decode(claimed.args_version, &claimed.args)));
+    let message = match decoded {
+        Ok(Ok(job)) => return Ok(job),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => format!("panicked: {}", panic_message(&*panic)),
+    };
+    Err(Box::new(Failure::poison("undecodable", message)))
 }
 
 enum Performed {
@@ -414,24 +410,36 @@ fn exhaust(verdict: Verdict, claimed: &Claimed) -> Verdict {
 }
 
 /// Writes the verdict down, however long the database is away, as long as the lease is ours.
+///
+/// A verdict that the database refuses for what it says (a result it cannot store, say) becomes a plain failure.
 async fn settle<S: Send + Sync + 'static>(
     runner: &Runner<'_, S>,
     claimed: &Claimed,
     registration: &Registration,
-    verdict: Verdict,
+    mut verdict: Verdict,
 ) -> Settled {
     let held = Held {
         job_id: claimed.id,
         fence: claimed.fence,
         worker_id: claimed.worker_id,
     };
+    const REFUSALS_MAX: u32 = 3;
+    let mut refusals = 0;
     let mut trouble = Trouble::default();
     loop {
         let error = match write(runner, claimed, registration, held, &verdict).await {
             Ok(settled) => return settled,
             Err(error) => error,
         };
-        let wait = trouble.next();
+        if !is_infrastructure(&error) {
+            refusals += 1;
+            if refusals == REFUSALS_MAX {
+                tracing::error!("the job cannot be settled as it ended: {error:#}");
+                let failure = Failure::transient("unsettled", format!("cannot be settled: {error:#}"));
+                verdict = exhaust(Verdict::Failed { failure, wait: None }, claimed);
+            }
+        }
+        let wait = trouble.wait();
         if trouble.is_first() {
             tracing::warn!("cannot settle the job yet: {error:#}");
         }
@@ -630,10 +638,7 @@ async fn unburied<S: Send + Sync + 'static>(
         ));
     }
     tracing::error!("the job is dead but cannot be buried: {error:#}");
-    let failure = Failure::transient(
-        "unburied",
-        crate::failure::excerpt(&format!("cannot be buried: {error:#}")),
-    );
+    let failure = Failure::transient("unburied", format!("cannot be buried: {error:#}"));
     let record = finish::failure_record(claimed, &registration.build, &failure);
     let wait = backoff::bound(DEFAULT_RETRY, claimed.attempt);
     Ok((

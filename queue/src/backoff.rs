@@ -29,7 +29,7 @@ impl Trouble {
     const RETRY: Retry = Retry::new(Duration::from_millis(50), Duration::from_secs(2), i32::MAX);
 
     /// The wait before the next try; it grows with each call.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         // A floor keeps a refused connection from becoming a busy loop.
         Duration::from_millis(10) + after_attempt(Self::RETRY, self.failures, &mut rand::rng())

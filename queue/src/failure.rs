@@ -97,6 +97,7 @@ impl Failure {
     #[must_use]
     pub fn with_http(mut self, mut http: HttpFacts) -> Self {
         http.body_excerpt = http.body_excerpt.map(|body| excerpt(&body));
+        http.request_id = http.request_id.map(|id| excerpt(&id));
         self.http = Some(http);
         self
     }
@@ -111,8 +112,8 @@ impl Failure {
     fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             class,
-            code: code.into(),
-            message: message.into(),
+            code: excerpt(&code.into()),
+            message: excerpt(&message.into()),
             retry_after: None,
             http: None,
         }
@@ -122,7 +123,7 @@ impl Failure {
     pub(crate) fn from_error(error: &anyhow::Error) -> Self {
         match error.chain().find_map(|cause| cause.downcast_ref::<Self>()) {
             Some(failure) => failure.clone(),
-            None => Self::transient("error", excerpt(&format!("{error:#}"))),
+            None => Self::transient("error", format!("{error:#}")),
         }
     }
 }

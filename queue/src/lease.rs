@@ -171,7 +171,7 @@ impl Beats {
             let Err(error) = self.live(&mut trouble).await else {
                 continue;
             };
-            let wait = trouble.next();
+            let wait = trouble.wait();
             if trouble.is_first() {
                 tracing::warn!("the heartbeat lost its connection: {error}");
             }

@@ -22,7 +22,7 @@ pub async fn listen(pool: PgPool, queues: Vec<(String, Arc<Notify>)>, stop: Canc
             () = stop.cancelled() => return,
         };
         if let Err(error) = heard {
-            let wait = trouble.next();
+            let wait = trouble.wait();
             if trouble.is_first() {
                 tracing::info!("no hints for now, only polls: {error}");
             }
@@ -73,7 +73,7 @@ impl Poll {
     }
 
     /// Nothing was found: the wait before the next poll.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let wait = self.wait;
         self.wait = (wait * 2).min(Self::LONGEST);
         wait

@@ -47,14 +47,14 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
             Ok(Claims::Some) => {
                 trouble.over();
                 poll.found();
-                poll.next()
+                poll.wait()
             }
             Ok(Claims::None) => {
                 trouble.over();
-                idle(&site, &known, poll.next()).await
+                idle(&site, &known, poll.wait()).await
             }
             Err(error) => {
-                let wait = trouble.next();
+                let wait = trouble.wait();
                 if trouble.is_first() {
                     tracing::warn!(queue = known.queue(), "cannot claim: {error}");
                 }
@@ -66,7 +66,7 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
         tokio::select! {
             biased;
             () = site.stop.cancelled() => return,
-            () = hint.notified(), if wait > Poll::new().next() => poll.found(),
+            () = hint.notified(), if wait > Poll::new().wait() => poll.found(),
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
         }

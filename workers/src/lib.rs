@@ -73,6 +73,8 @@ pub async fn run_with<S: Send + Sync + 'static>(
     let pool = PgPoolOptions::new()
         .max_connections(connections(&config))
         .acquire_timeout(Duration::from_secs(5))
+        // A ping before each use costs a round trip a job; a dead connection costs one job a short wait and no try.
+        .test_before_acquire(false)
         .connect_lazy_with(database.clone());
     let identity = Identity {
         name: config.name.clone(),

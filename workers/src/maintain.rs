@@ -47,7 +47,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
                 ROUND_EVERY
             }
             Err(error) => {
-                let wait = trouble.next();
+                let wait = trouble.wait();
                 if trouble.is_first() {
                     tracing::warn!("cannot look after the fleet: {error:#}");
                 }

@@ -12,7 +12,7 @@ use crate::kinds::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, not a test"]
 async fn drain_against_the_bare_loop() {
-    const JOBS: usize = 20_000;
+    const JOBS: usize = 4_000;
     let db = Database::new().await;
     for slots in [16, 64, 256] {
         for (pool, is_fenced) in [("nothing", false), ("quick", true)] {
@@ -34,7 +34,11 @@ async fn drain_against_the_bare_loop() {
             worker.stop().await;
             println!(
                 "{slots} slots, {}: {ours:.0} jobs/s against {bare:.0} of the bare loop: {:.3}",
-                if is_fenced { "one fenced transaction each" } else { "no work at all" },
+                if is_fenced {
+                    "one fenced transaction each"
+                } else {
+                    "no work at all"
+                },
                 ours / bare
             );
         }
@@ -51,7 +55,10 @@ async fn enqueue_all(db: &Database, count: usize, queue: &str) {
     .execute(&db.pool)
     .await
     .unwrap();
-    sqlx::query("vacuum analyze queue.jobs").execute(&db.pool).await.unwrap();
+    sqlx::query("vacuum analyze queue.jobs")
+        .execute(&db.pool)
+        .await
+        .unwrap();
 }
 
 /// Claims five hundred by update and deletes them.
@@ -69,6 +76,10 @@ async fn bare_loop(db: &Database) {
         if ids.is_empty() {
             return;
         }
-        sqlx::query("delete from queue.jobs where id = any($1)").bind(ids).execute(&db.pool).await.unwrap();
+        sqlx::query("delete from queue.jobs where id = any($1)")
+            .bind(ids)
+            .execute(&db.pool)
+            .await
+            .unwrap();
     }
 }

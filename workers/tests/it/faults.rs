@@ -45,17 +45,24 @@ async fn a_worker_declared_lost_cancels_its_jobs_and_registers_anew() {
     enqueue(&db.pool, Slow {}, 2).await;
     let worker = start(&db, config(&["slow"], 2), &world);
     eventually("the slots to be full", async || (world.running() == 2).then_some(())).await;
-    let old: i64 = sqlx::query_scalar("delete from queue.workers returning id").fetch_one(&db.pool).await.unwrap();
+    let old: i64 = sqlx::query_scalar("delete from queue.workers returning id")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
     eventually("a new registration", async || {
-        let new: Option<i64> =
-            sqlx::query_scalar("select id from queue.workers").fetch_optional(&db.pool).await.unwrap();
+        let new: Option<i64> = sqlx::query_scalar("select id from queue.workers")
+            .fetch_optional(&db.pool)
+            .await
+            .unwrap();
         new.filter(|new| *new != old)
     })
     .await;
     world.gate.add_permits(10);
     eventually("the jobs to be done by the new one", async || {
-        let fences: Vec<i64> =
-            sqlx::query_scalar("select fence from queue.finished_jobs").fetch_all(&db.pool).await.unwrap();
+        let fences: Vec<i64> = sqlx::query_scalar("select fence from queue.finished_jobs")
+            .fetch_all(&db.pool)
+            .await
+            .unwrap();
         (fences == [2, 2]).then_some(())
     })
     .await;
@@ -67,7 +74,10 @@ async fn suspects_run_alone_and_then_the_others_go_on() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
     enqueue(&db.pool, Slow {}, 12).await;
-    sqlx::query("update queue.jobs set suspect = true where id % 3 = 0").execute(&db.pool).await.unwrap();
+    sqlx::query("update queue.jobs set suspect = true where id % 3 = 0")
+        .execute(&db.pool)
+        .await
+        .unwrap();
     let worker = start(&db, config(&["slow"], 4), &world);
     // One at a time through the gate, and the table says who was beside whom.
     let mut seen_alone = 0;
@@ -111,7 +121,10 @@ async fn a_dead_workers_jobs_are_taken_over() {
     config.lease = Duration::from_secs(1);
     let worker = start(&db, config, &world);
     eventually("all jobs to be done", async || (world.done() == 3).then_some(())).await;
-    let losses: i64 = sqlx::query_scalar("select count(*) from queue.losses").fetch_one(&db.pool).await.unwrap();
+    let losses: i64 = sqlx::query_scalar("select count(*) from queue.losses")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
     assert_eq!(losses, 1);
     worker.stop().await;
 }

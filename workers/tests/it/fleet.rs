@@ -33,8 +33,18 @@ pub(crate) fn config(pools: &[&str], slots: usize) -> Config {
 pub(crate) fn start(db: &Database, config: Config, world: &Arc<World>) -> Running {
     let stop = CancellationToken::new();
     let database = db.url.parse().unwrap();
-    let run = workers::run_with(config, database, catalogue(), Vec::new(), Arc::clone(world), stop.clone());
-    Running { stop, task: tokio::spawn(run) }
+    let run = workers::run_with(
+        config,
+        database,
+        catalogue(),
+        Vec::new(),
+        Arc::clone(world),
+        stop.clone(),
+    );
+    Running {
+        stop,
+        task: tokio::spawn(run),
+    }
 }
 
 impl Running {
@@ -46,13 +56,20 @@ impl Running {
 
 pub(crate) async fn enqueue<J: Job + Clone>(pool: &PgPool, job: J, count: usize) {
     let jobs = vec![job; count];
-    queue::enqueue_many(&mut pool.acquire().await.unwrap(), &jobs).await.unwrap();
+    queue::enqueue_many(&mut pool.acquire().await.unwrap(), &jobs)
+        .await
+        .unwrap();
 }
 
 pub(crate) async fn not_idle(pool: &PgPool) -> NotIdle {
-    queue::inspect::not_idle(&mut pool.acquire().await.unwrap()).await.unwrap()
+    queue::inspect::not_idle(&mut pool.acquire().await.unwrap())
+        .await
+        .unwrap()
 }
 
 pub(crate) async fn workers(pool: &PgPool) -> usize {
-    queue::inspect::workers(&mut pool.acquire().await.unwrap()).await.unwrap().len()
+    queue::inspect::workers(&mut pool.acquire().await.unwrap())
+        .await
+        .unwrap()
+        .len()
 }

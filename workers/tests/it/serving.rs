@@ -41,7 +41,10 @@ async fn an_idle_worker_starts_a_job_soon() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
     let worker = start(&db, config(&["quick"], 4), &world);
-    eventually("the worker to register", async || (workers(&db.pool).await == 1).then_some(())).await;
+    eventually("the worker to register", async || {
+        (workers(&db.pool).await == 1).then_some(())
+    })
+    .await;
     for n in 1..=5 {
         let enqueued = Instant::now();
         enqueue(&db.pool, Quick { n }, 1).await;
@@ -60,8 +63,10 @@ async fn a_stop_lets_jobs_in_flight_end() {
     eventually("the slots to be full", async || (world.running() == 3).then_some(())).await;
     let stopping = tokio::spawn(worker.stop());
     eventually("the worker to stop claiming", async || {
-        let stopping: i64 =
-            sqlx::query_scalar("select count(*) from queue.workers where stopping").fetch_one(&db.pool).await.unwrap();
+        let stopping: i64 = sqlx::query_scalar("select count(*) from queue.workers where stopping")
+            .fetch_one(&db.pool)
+            .await
+            .unwrap();
         (stopping == 1).then_some(())
     })
     .await;
@@ -112,16 +117,23 @@ async fn a_pool_that_no_kind_waits_in_is_refused() {
 async fn health_says_when_it_is_ready_and_metrics_count() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let mut config = config(&["quick"], 2);
     config.health = Some(free);
     let worker = start(&db, config, &world);
-    eventually("the worker to be ready", async || get(free, "/readyz").await.filter(|answer| answer.contains("200 OK")))
-        .await;
+    eventually("the worker to be ready", async || {
+        get(free, "/readyz").await.filter(|answer| answer.contains("200 OK"))
+    })
+    .await;
     assert!(get(free, "/livez").await.unwrap().contains("200 OK"));
     enqueue(&db.pool, Quick { n: 1 }, 1).await;
     eventually("the job to be counted", async || {
-        get(free, "/metrics").await.filter(|answer| answer.contains("queue_jobs_completed_total{kind=\"quick\"}"))
+        get(free, "/metrics")
+            .await
+            .filter(|answer| answer.contains("queue_jobs_completed_total{kind=\"quick\"}"))
     })
     .await;
     worker.stop().await;
