@@ -334,10 +334,14 @@ type Form<'a> = Vec<(&'a str, String)>;
 
 impl Gateway {
     /// A client for the gateway at `base`, with its secret key. Sends nothing yet.
-    pub fn new(base: Url, key: SecretString) -> Result<Self, Unusable> {
+    pub fn new(mut base: Url, key: SecretString) -> Result<Self, Unusable> {
         crate::tls::install();
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(Unusable(format!("{base} is no http or https address")));
+        }
+        // Paths are joined to it, and joining replaces what follows the last slash.
+        if !base.path().ends_with('/') {
+            base.set_path(&format!("{}/", base.path()));
         }
         let client = reqwest::Client::builder()
             .user_agent("orderfleet")

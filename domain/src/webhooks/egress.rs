@@ -278,12 +278,17 @@ pub enum Posted {
 impl Sender {
     /// A sender; `allow_private` lifts the guard for development, where receivers are on loopback.
     pub fn new(allow_private: bool) -> Result<Self, Unusable> {
+        Self::with_timeout(allow_private, TOTAL_TIMEOUT)
+    }
+
+    /// The same with another patience.
+    pub fn with_timeout(allow_private: bool, total: Duration) -> Result<Self, Unusable> {
         crate::tls::install();
         let client = reqwest::Client::builder()
             .user_agent("orderfleet-webhooks/1")
             .dns_resolver(Arc::new(Guard { allow_private }))
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
+            .timeout(total)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
