@@ -12,6 +12,9 @@ use crate::{database, sh};
 
 const TEST_SERVER: &str = "ORDERFLEET_TEST_DATABASE_URL";
 
+/// Tells the tests of the whole fleet what to run, so that they need not build it.
+const EXECUTABLE: &str = "ORDERFLEET_EXECUTABLE";
+
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     // First, so that a line that does not compile is seen before a server is started. The integration tests of
     // `orderfleet` bring its executable with them, which `fleet-tests` runs.
@@ -34,6 +37,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
         .args(args)
         .env(TEST_SERVER, url)
         .env_remove("DATABASE_URL")
+        .env(EXECUTABLE, sh::target_dir().join("debug/orderfleet"))
         .stdout(Stdio::piped());
     let mut cargo = command.spawn().context("running cargo test")?;
     let mut sum = Sum::default();

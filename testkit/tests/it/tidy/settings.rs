@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Source;
 
 /// What one of our processes tells another; no person sets it.
-const BETWEEN_PROCESSES: [&str; 1] = ["ORDERFLEET_PARENT_PIPE"];
+const BETWEEN_PROCESSES: [&str; 2] = ["ORDERFLEET_PARENT_PIPE", "ORDERFLEET_EXECUTABLE"];
 
 /// Settings with a name that is not ours to choose.
 const STANDARD: [&str; 1] = ["DATABASE_URL"];

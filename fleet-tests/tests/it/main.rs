@@ -1,0 +1,7 @@
+//! The whole fleet, as it is started, asked and killed from outside.
+//!
+//! `fleet` runs the real executable; each other module is one thing the fleet promises.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
+mod chaos;
+mod fleet;
