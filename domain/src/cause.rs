@@ -12,12 +12,18 @@ pub struct Cause {
 impl Cause {
     /// A change somebody asked for.
     pub fn actor(actor: impl Into<String>) -> Cause {
-        Cause { actor: actor.into(), job: None }
+        Cause {
+            actor: actor.into(),
+            job: None,
+        }
     }
 
     /// A change made by an attempt of a job.
     pub fn job(kind: &str, id: i64, fence: i64) -> Cause {
-        Cause { actor: format!("job:{kind}"), job: Some((id, fence)) }
+        Cause {
+            actor: format!("job:{kind}"),
+            job: Some((id, fence)),
+        }
     }
 
     /// The job's id, as the column wants it.

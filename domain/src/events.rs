@@ -48,7 +48,10 @@ pub struct PendingDelivery {
 impl PendingDelivery {
     /// The delivery of that id, in the line its endpoint and ordering key name.
     pub fn new(id: DeliveryId, endpoint: EndpointId, ordering_key: Option<&str>) -> PendingDelivery {
-        PendingDelivery { id, group: ordering_key.map(|key| format!("hook:{endpoint}:{key}")) }
+        PendingDelivery {
+            id,
+            group: ordering_key.map(|key| format!("hook:{endpoint}:{key}")),
+        }
     }
 }
 

@@ -59,7 +59,11 @@ impl FromStr for Currency {
 
     fn from_str(text: &str) -> Result<Currency, NotACurrency> {
         let is_one = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-        if is_one { Ok(Currency(text.to_owned())) } else { Err(NotACurrency) }
+        if is_one {
+            Ok(Currency(text.to_owned()))
+        } else {
+            Err(NotACurrency)
+        }
     }
 }
 

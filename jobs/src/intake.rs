@@ -180,7 +180,16 @@ async fn give_back(conn: &mut PgConnection, order: &Order, cause: &Cause) -> Res
     };
     match payment {
         Some(payment) => follow_with(conn, &VoidPayment { payment_id: payment.id }).await?,
-        None => follow_with(conn, &ReleaseStock { order_id: order.id, cause: "cancel".to_owned() }).await?,
+        None => {
+            follow_with(
+                conn,
+                &ReleaseStock {
+                    order_id: order.id,
+                    cause: "cancel".to_owned(),
+                },
+            )
+            .await?
+        }
     };
     Ok(())
 }
@@ -193,19 +202,33 @@ pub async fn refund(
     reason: &str,
     cause: &Cause,
 ) -> Result<(), Error> {
-    let (mut order, mut payment) = payments::store::lock_with_order(&mut *conn, id).await?.ok_or(Error::NotFound)?;
+    let (mut order, mut payment) = payments::store::lock_with_order(&mut *conn, id)
+        .await?
+        .ok_or(Error::NotFound)?;
     let seq = match payments::store::request_refund(&mut *conn, &mut payment, amount, cause).await {
         Ok(seq) => seq,
         Err(payments::store::RefundError::TooMuch { left }) => return Err(Error::TooMuch { left }),
         Err(payments::store::RefundError::Database(error)) => return Err(error.into()),
     };
     if order.payment_status != PaymentStatus::Refunding {
-        let refunding =
-            Change { payment_status: Some(PaymentStatus::Refunding), cause: "refund", ..Change::default() };
+        let refunding = Change {
+            payment_status: Some(PaymentStatus::Refunding),
+            cause: "refund",
+            ..Change::default()
+        };
         let announced = orders::store::change(&mut *conn, &mut order, refunding, cause).await?;
         announce(&mut *conn, announced).await?;
     }
-    follow_with(conn, &RefundPayment { payment_id: id, amount_minor: amount.0, seq, reason: reason.to_owned() }).await?;
+    follow_with(
+        conn,
+        &RefundPayment {
+            payment_id: id,
+            amount_minor: amount.0,
+            seq,
+            reason: reason.to_owned(),
+        },
+    )
+    .await?;
     Ok(())
 }
 

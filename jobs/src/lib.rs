@@ -84,7 +84,10 @@ pub async fn announce(conn: &mut PgConnection, announced: Announced) -> Result<(
     pending.sort_by(|one, other| one.group.cmp(&other.group));
     let jobs: Vec<DeliverWebhook> = pending
         .into_iter()
-        .map(|delivery| DeliverWebhook { delivery_id: delivery.id, group: delivery.group })
+        .map(|delivery| DeliverWebhook {
+            delivery_id: delivery.id,
+            group: delivery.group,
+        })
         .collect();
     queue::enqueue_many(conn, &jobs).await.map(drop)
 }
@@ -101,7 +104,9 @@ pub(crate) async fn hold_for(
     letter: &DeadLetter,
     cause: &Cause,
 ) -> anyhow::Result<()> {
-    let Some(mut order) = orders::store::lock(&mut *conn, order).await? else { return Ok(()) };
+    let Some(mut order) = orders::store::lock(&mut *conn, order).await? else {
+        return Ok(());
+    };
     let detail = json!({ "job_id": letter.id, "error_code": letter.code, "message": letter.message });
     let code = format!("{}_dead", letter.kind);
     let announced = orders::store::hold(&mut *conn, &mut order, &code, detail, cause).await?;

@@ -21,11 +21,16 @@ impl Job for PruneFinishedJobs {
     async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
         let mut tx = attempt.begin().await?;
         // Both need the whole table for a moment; who waits for it must not make everybody else wait.
-        sqlx::query!("select set_config('lock_timeout', '2s', true)").fetch_one(&mut *tx).await?;
-        let made = sqlx::query_scalar!(r#"select queue.ensure_partitions() as "made!""#).fetch_one(&mut *tx).await?;
+        sqlx::query!("select set_config('lock_timeout', '2s', true)")
+            .fetch_one(&mut *tx)
+            .await?;
+        let made = sqlx::query_scalar!(r#"select queue.ensure_partitions() as "made!""#)
+            .fetch_one(&mut *tx)
+            .await?;
         let dropped = sqlx::query_scalar!(r#"select queue.drop_partitions($1) as "dropped!""#, KEEP_DAYS)
             .fetch_one(&mut *tx)
             .await?;
-        tx.done_with(json!({ "days_made": made, "days_dropped": dropped })).await
+        tx.done_with(json!({ "days_made": made, "days_dropped": dropped }))
+            .await
     }
 }

@@ -39,9 +39,14 @@ impl Job for ReleaseStock {
     async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
         let by = cause(attempt);
         let mut tx = attempt.begin().await?;
-        let mut order = orders::store::lock(&mut tx, self.order_id).await?.context("the order is gone")?;
+        let mut order = orders::store::lock(&mut tx, self.order_id)
+            .await?
+            .context("the order is gone")?;
         if !is_over(&order) {
-            return Ok(Outcome::Discard(format!("the order is {} and needs its stock", order.status)));
+            return Ok(Outcome::Discard(format!(
+                "the order is {} and needs its stock",
+                order.status
+            )));
         }
         let released = orders::store::release(&mut tx, &mut order, &self.cause, &by).await?;
         if was(&order) == Status::Cancelling && order.payment_status.is_settled() {
@@ -72,5 +77,8 @@ fn was(order: &Order) -> Status {
 
 /// Whether nobody will want its stock any more.
 fn is_over(order: &Order) -> bool {
-    matches!(was(order), Status::Cancelling | Status::Cancelled | Status::Rejected | Status::Expired)
+    matches!(
+        was(order),
+        Status::Cancelling | Status::Cancelled | Status::Rejected | Status::Expired
+    )
 }

@@ -39,18 +39,23 @@ impl Job for ReserveStock {
     async fn run(self, attempt: &Attempt, services: &Services) -> anyhow::Result<Outcome> {
         let by = cause(attempt);
         let mut tx = attempt.begin().await?;
-        let mut order = orders::store::lock(&mut tx, self.order_id).await?.context("the order is gone")?;
+        let mut order = orders::store::lock(&mut tx, self.order_id)
+            .await?
+            .context("the order is gone")?;
         let ttl = services.settings.reservation_ttl;
         let (reservation, mut announced) = orders::store::reserve_locked(&mut tx, &mut order, ttl, &by).await?;
         let method = order.confirm_with.clone();
         if let (Reservation::Reserved, Some(method)) = (&reservation, method) {
-            announced = announced
-                .join(intake::confirm_locked(&mut tx, &mut order, &method, &services.settings, &by).await?);
+            announced =
+                announced.join(intake::confirm_locked(&mut tx, &mut order, &method, &services.settings, &by).await?);
         }
         announce(&mut tx, announced).await?;
         match reservation {
             Reservation::Reserved => tx.done().await,
-            Reservation::Rejected(short) => tx.done_with(json!({ "rejected": "insufficient_stock", "lines": short.len() })).await,
+            Reservation::Rejected(short) => {
+                tx.done_with(json!({ "rejected": "insufficient_stock", "lines": short.len() }))
+                    .await
+            }
             Reservation::NotPending(status) => tx.done_with(json!({ "skipped": status })).await,
         }
     }

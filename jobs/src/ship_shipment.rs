@@ -44,8 +44,12 @@ impl Job for ShipShipment {
     async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
         let by = cause(attempt);
         let mut tx = attempt.begin().await?;
-        let shipment = routes::store::shipment(&mut tx, self.shipment_id).await?.context("the shipment is gone")?;
-        let mut order = orders::store::lock(&mut tx, shipment.order_id).await?.context("the order is gone")?;
+        let shipment = routes::store::shipment(&mut tx, self.shipment_id)
+            .await?
+            .context("the shipment is gone")?;
+        let mut order = orders::store::lock(&mut tx, shipment.order_id)
+            .await?
+            .context("the order is gone")?;
         if let Some(not_now) = why_not(&order) {
             return Ok(not_now);
         }
@@ -65,7 +69,9 @@ impl Job for ShipShipment {
     }
 
     async fn bury(&self, conn: &mut PgConnection, letter: &DeadLetter, _services: &Services) -> anyhow::Result<()> {
-        let Some(shipment) = routes::store::shipment(&mut *conn, self.shipment_id).await? else { return Ok(()) };
+        let Some(shipment) = routes::store::shipment(&mut *conn, self.shipment_id).await? else {
+            return Ok(());
+        };
         let cause = Cause::job(&letter.kind, letter.id.0, letter.fence);
         hold_for(conn, shipment.order_id, letter, &cause).await
     }

@@ -86,7 +86,11 @@ impl FromStr for Scope {
     type Err = NotAScope;
 
     fn from_str(text: &str) -> Result<Scope, NotAScope> {
-        Scope::ALL.iter().copied().find(|scope| scope.as_str() == text).ok_or_else(|| NotAScope(text.to_owned()))
+        Scope::ALL
+            .iter()
+            .copied()
+            .find(|scope| scope.as_str() == text)
+            .ok_or_else(|| NotAScope(text.to_owned()))
     }
 }
 
@@ -145,7 +149,11 @@ pub fn generate() -> NewKey {
     let key_id = hex(&rng.random::<[u8; 8]>());
     let secret = hex(&rng.random::<[u8; 32]>());
     let token = format!("{PREFIX}{key_id}_{secret}");
-    NewKey { key_id, token: token.into(), secret_sha256: digest(&secret) }
+    NewKey {
+        key_id,
+        token: token.into(),
+        secret_sha256: digest(&secret),
+    }
 }
 
 /// The public part and the secret of a key; nothing if it is not formed like one.
@@ -180,7 +188,14 @@ mod tests {
 
     #[test]
     fn what_is_not_formed_like_a_key_is_none() {
-        for wrong in ["", "of_live_", "of_live_abc", "of_live_abc_", "of_live__secret", "sk_live_abc_def"] {
+        for wrong in [
+            "",
+            "of_live_",
+            "of_live_abc",
+            "of_live_abc_",
+            "of_live__secret",
+            "sk_live_abc_def",
+        ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
@@ -195,7 +210,11 @@ mod tests {
 
     #[test]
     fn an_admin_may_do_everything_and_others_what_they_were_given() {
-        let of = |scopes| Principal { name: "ci".to_owned(), key_id: "1".to_owned(), scopes };
+        let of = |scopes| Principal {
+            name: "ci".to_owned(),
+            key_id: "1".to_owned(),
+            scopes,
+        };
         assert!(of(vec![Scope::Admin]).may(Scope::JobsOperate));
         assert!(of(vec![Scope::OrdersRead]).may(Scope::OrdersRead));
         assert!(!of(vec![Scope::OrdersRead]).may(Scope::OrdersWrite));

@@ -48,7 +48,9 @@ pub async fn keep(
 pub async fn verify(conn: &mut PgConnection, header: &str) -> Result<Option<Principal>, sqlx::Error> {
     let token = header.trim();
     let token = token.strip_prefix("Bearer ").unwrap_or(token).trim();
-    let Some((key_id, secret)) = parse(token) else { return Ok(None) };
+    let Some((key_id, secret)) = parse(token) else {
+        return Ok(None);
+    };
     let stored = sqlx::query!(
         r#"
         select name, secret_sha256, scopes,
@@ -64,7 +66,9 @@ pub async fn verify(conn: &mut PgConnection, header: &str) -> Result<Option<Prin
 
     let expected = stored.as_ref().map_or(&[0; 32][..], |key| &key.secret_sha256);
     let is_right = bool::from(digest(secret)[..].ct_eq(expected));
-    let Some(key) = stored.filter(|key| is_right && key.is_live) else { return Ok(None) };
+    let Some(key) = stored.filter(|key| is_right && key.is_live) else {
+        return Ok(None);
+    };
     if key.is_use_news {
         sqlx::query!(
             r#"
@@ -78,7 +82,11 @@ pub async fn verify(conn: &mut PgConnection, header: &str) -> Result<Option<Prin
     }
     // A scope that this build does not know grants nothing.
     let scopes = key.scopes.iter().filter_map(|scope| scope.parse().ok()).collect();
-    Ok(Some(Principal { name: key.name, key_id: key_id.to_owned(), scopes }))
+    Ok(Some(Principal {
+        name: key.name,
+        key_id: key_id.to_owned(),
+        scopes,
+    }))
 }
 
 /// Ends a key; returns whether there was one to end.

@@ -44,12 +44,16 @@ pub async fn create(conn: &mut PgConnection, new: &NewProduct) -> Result<Product
 
 /// The product, on sale or not.
 pub async fn get(conn: &mut PgConnection, id: ProductId) -> Result<Option<Product>, sqlx::Error> {
-    products!("select", "from products where id = $1", id.0).fetch_optional(conn).await
+    products!("select", "from products where id = $1", id.0)
+        .fetch_optional(conn)
+        .await
 }
 
 /// The product of that SKU, on sale or not.
 pub async fn by_sku(conn: &mut PgConnection, sku: &str) -> Result<Option<Product>, sqlx::Error> {
-    products!("select", "from products where sku = $1", sku).fetch_optional(conn).await
+    products!("select", "from products where sku = $1", sku)
+        .fetch_optional(conn)
+        .await
 }
 
 /// Changes what the patch names, if the product still has the version given. Orders keep their prices.
@@ -97,18 +101,26 @@ pub async fn retire(conn: &mut PgConnection, id: ProductId, version: Option<i32>
     )
     .execute(&mut *conn)
     .await?;
-    if retired.rows_affected() == 1 { Ok(()) } else { Err(why_not(conn, id).await?) }
+    if retired.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(why_not(conn, id).await?)
+    }
 }
 
 async fn why_not(conn: &mut PgConnection, id: ProductId) -> Result<Error, sqlx::Error> {
     Ok(match get(conn, id).await? {
-        Some(product) if product.retired_at.is_none() => Error::VersionChanged { current: product.version },
+        Some(product) if product.retired_at.is_none() => Error::VersionChanged {
+            current: product.version,
+        },
         _ => Error::NotFound,
     })
 }
 
 fn on_constraint(error: sqlx::Error) -> Error {
-    let Some(refused) = error.as_database_error() else { return Error::Database(error) };
+    let Some(refused) = error.as_database_error() else {
+        return Error::Database(error);
+    };
     match (refused.constraint(), refused.is_check_violation()) {
         (Some("products_sku_is_unique"), _) => Error::SkuTaken,
         (Some("warehouses_code_is_unique"), _) => Error::CodeTaken,

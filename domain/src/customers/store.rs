@@ -94,18 +94,26 @@ pub async fn delete(conn: &mut PgConnection, id: CustomerId, version: Option<i32
     )
     .execute(&mut *conn)
     .await?;
-    if deleted.rows_affected() == 1 { Ok(()) } else { Err(why_not(conn, id).await?) }
+    if deleted.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(why_not(conn, id).await?)
+    }
 }
 
 async fn why_not(conn: &mut PgConnection, id: CustomerId) -> Result<Error, sqlx::Error> {
     Ok(match get(conn, id).await? {
-        Some(customer) if customer.deleted_at.is_none() => Error::VersionChanged { current: customer.version },
+        Some(customer) if customer.deleted_at.is_none() => Error::VersionChanged {
+            current: customer.version,
+        },
         _ => Error::NotFound,
     })
 }
 
 fn on_constraint(error: sqlx::Error) -> Error {
-    let Some(refused) = error.as_database_error() else { return Error::Database(error) };
+    let Some(refused) = error.as_database_error() else {
+        return Error::Database(error);
+    };
     match (refused.constraint(), refused.is_check_violation()) {
         (Some("customers_email_is_unique"), _) => Error::EmailTaken,
         (Some(rule), true) => Error::Refused(rule.to_owned()),

@@ -33,7 +33,11 @@ pub enum Begun {
 pub fn fingerprint(method: &str, route: &str, path_ids: &[&str], body: &Value) -> [u8; 32] {
     let mut hash = Sha256::new();
     let body = body.to_string();
-    for part in [method, route].into_iter().chain(path_ids.iter().copied()).chain([body.as_str()]) {
+    for part in [method, route]
+        .into_iter()
+        .chain(path_ids.iter().copied())
+        .chain([body.as_str()])
+    {
         // The length first, so that no two lists of parts read the same.
         hash.update(part.len().to_be_bytes());
         hash.update(part.as_bytes());
@@ -55,7 +59,13 @@ mod tests {
         assert_eq!(one, fingerprint("POST", "/orders/{id}/confirm", &["1"], &turned));
         assert_ne!(one, fingerprint("POST", "/orders/{id}/confirm", &["2"], &body));
         assert_ne!(one, fingerprint("POST", "/orders/{id}/cancel", &["1"], &body));
-        assert_ne!(one, fingerprint("POST", "/orders/{id}/confirm", &["1"], &json!({"a": 1, "b": 3})));
-        assert_ne!(fingerprint("P", "ab", &["c"], &body), fingerprint("P", "a", &["bc"], &body));
+        assert_ne!(
+            one,
+            fingerprint("POST", "/orders/{id}/confirm", &["1"], &json!({"a": 1, "b": 3}))
+        );
+        assert_ne!(
+            fingerprint("P", "ab", &["c"], &body),
+            fingerprint("P", "a", &["bc"], &body)
+        );
     }
 }

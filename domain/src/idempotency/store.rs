@@ -63,8 +63,15 @@ pub async fn begin(
     .await?;
     Ok(match earlier {
         Some(earlier) if earlier.fingerprint != fingerprint => Begun::Mismatch,
-        Some(earlier) => match (earlier.status.and_then(|status| u16::try_from(status).ok()), earlier.body) {
-            (Some(status), Some(body)) => Begun::Replay { status, headers: earlier.headers.unwrap_or_default(), body },
+        Some(earlier) => match (
+            earlier.status.and_then(|status| u16::try_from(status).ok()),
+            earlier.body,
+        ) {
+            (Some(status), Some(body)) => Begun::Replay {
+                status,
+                headers: earlier.headers.unwrap_or_default(),
+                body,
+            },
             _ => Begun::InProgress,
         },
         // Pruned between the two statements: the client's next try finds the key free.
@@ -73,7 +80,10 @@ pub async fn begin(
 }
 
 fn is_lock_timeout(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|refused| refused.code()).is_some_and(|code| code == LOCK_NOT_AVAILABLE)
+    error
+        .as_database_error()
+        .and_then(|refused| refused.code())
+        .is_some_and(|code| code == LOCK_NOT_AVAILABLE)
 }
 
 /// Keeps the answer of a fresh key, in the same transaction.

@@ -61,7 +61,10 @@ pub struct Shortage {
 pub fn allocate(needs: &[Need], free: &[Free]) -> Result<Vec<Taken>, Vec<Shortage>> {
     let mut shelves: HashMap<ProductId, Vec<(WarehouseId, i64)>> = HashMap::new();
     for place in free {
-        shelves.entry(place.product_id).or_default().push((place.warehouse_id, place.qty));
+        shelves
+            .entry(place.product_id)
+            .or_default()
+            .push((place.warehouse_id, place.qty));
     }
 
     let mut taken = Vec::with_capacity(needs.len());
@@ -70,13 +73,22 @@ pub fn allocate(needs: &[Need], free: &[Free]) -> Result<Vec<Taken>, Vec<Shortag
         let places = shelves.entry(need.product_id).or_default();
         let available: i64 = places.iter().map(|(_, qty)| *qty).sum();
         if available < need.qty {
-            shortages.push(Shortage { sku: need.sku.clone(), wanted: need.qty, available });
+            shortages.push(Shortage {
+                sku: need.sku.clone(),
+                wanted: need.qty,
+                available,
+            });
             continue;
         }
         let mut take = |place: &mut (WarehouseId, i64), qty: i64| {
             place.1 -= qty;
             let (line_id, product_id) = (need.line_id, need.product_id);
-            taken.push(Taken { line_id, product_id, warehouse_id: place.0, qty });
+            taken.push(Taken {
+                line_id,
+                product_id,
+                warehouse_id: place.0,
+                qty,
+            });
         };
         if let Some(place) = places.iter_mut().find(|(_, qty)| *qty >= need.qty) {
             take(place, need.qty);
@@ -92,7 +104,11 @@ pub fn allocate(needs: &[Need], free: &[Free]) -> Result<Vec<Taken>, Vec<Shortag
             }
         }
     }
-    if shortages.is_empty() { Ok(taken) } else { Err(shortages) }
+    if shortages.is_empty() {
+        Ok(taken)
+    } else {
+        Err(shortages)
+    }
 }
 
 #[cfg(test)]
@@ -100,11 +116,23 @@ mod tests {
     use super::*;
 
     fn need(product_id: ProductId, qty: i64) -> Need {
-        Need { line_id: OrderLineId::new(), product_id, sku: "SKU".to_owned(), qty }
+        Need {
+            line_id: OrderLineId::new(),
+            product_id,
+            sku: "SKU".to_owned(),
+            qty,
+        }
     }
 
     fn free(product_id: ProductId, quantities: &[i64]) -> Vec<Free> {
-        quantities.iter().map(|qty| Free { product_id, warehouse_id: WarehouseId::new(), qty: *qty }).collect()
+        quantities
+            .iter()
+            .map(|qty| Free {
+                product_id,
+                warehouse_id: WarehouseId::new(),
+                qty: *qty,
+            })
+            .collect()
     }
 
     #[test]
@@ -126,8 +154,16 @@ mod tests {
     #[test]
     fn two_lines_of_one_product_share_what_is_there() {
         let product = ProductId::new();
-        let short = allocate(&[need(product, 4), need(product, 4)], &free(product, &[6])).expect_err("there are only six");
-        assert_eq!(short, [Shortage { sku: "SKU".to_owned(), wanted: 4, available: 2 }]);
+        let short =
+            allocate(&[need(product, 4), need(product, 4)], &free(product, &[6])).expect_err("there are only six");
+        assert_eq!(
+            short,
+            [Shortage {
+                sku: "SKU".to_owned(),
+                wanted: 4,
+                available: 2
+            }]
+        );
     }
 
     #[test]

@@ -157,13 +157,18 @@ impl fmt::Display for Listed<'_> {
 /// Whether a text is formed like the gateway's token of a payment method. Card numbers are not.
 pub fn is_payment_method(text: &str) -> bool {
     let is_word = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    text.strip_prefix("pm_").is_some_and(|rest| (1..=250).contains(&rest.len()) && is_word(rest))
+    text.strip_prefix("pm_")
+        .is_some_and(|rest| (1..=250).contains(&rest.len()) && is_word(rest))
 }
 
 /// What to say of a text that is not.
 pub fn payment_method_problem(pointer: &str) -> Problem {
     let message = "the gateway's token of a payment method starts with pm_; card numbers are not accepted".to_owned();
-    Problem { pointer: pointer.to_owned(), code: "payment_method_invalid", message }
+    Problem {
+        pointer: pointer.to_owned(),
+        code: "payment_method_invalid",
+        message,
+    }
 }
 
 /// What the catalogue says about a product somebody ordered.
@@ -189,14 +194,25 @@ pub struct PricedLine {
 }
 
 /// The lines' frozen prices, their currency and their sum; or everything that is wrong with them.
-pub fn price(lines: &[NewLine], offers: &HashMap<String, Offer>) -> Result<(Vec<PricedLine>, Currency, Cents), Vec<Problem>> {
+pub fn price(
+    lines: &[NewLine],
+    offers: &HashMap<String, Offer>,
+) -> Result<(Vec<PricedLine>, Currency, Cents), Vec<Problem>> {
     let mut problems = Vec::new();
     let mut problem = |pointer: String, code, message: String| problems.push(Problem { pointer, code, message });
     if lines.is_empty() {
-        problem("/lines".to_owned(), "no_lines", "an order has at least one line".to_owned());
+        problem(
+            "/lines".to_owned(),
+            "no_lines",
+            "an order has at least one line".to_owned(),
+        );
     }
     if lines.len() > LINES_MAX {
-        problem("/lines".to_owned(), "too_many_lines", format!("an order has at most {LINES_MAX} lines"));
+        problem(
+            "/lines".to_owned(),
+            "too_many_lines",
+            format!("an order has at most {LINES_MAX} lines"),
+        );
     }
 
     let mut first_of: HashMap<&str, usize> = HashMap::new();
@@ -205,33 +221,63 @@ pub fn price(lines: &[NewLine], offers: &HashMap<String, Offer>) -> Result<(Vec<
     let mut priced = Vec::with_capacity(lines.len().min(LINES_MAX));
     for (n, line) in lines.iter().enumerate().take(LINES_MAX) {
         if !(1..=QTY_MAX).contains(&line.qty) {
-            problem(format!("/lines/{n}/qty"), "qty_out_of_range", format!("a quantity is between 1 and {QTY_MAX}"));
+            problem(
+                format!("/lines/{n}/qty"),
+                "qty_out_of_range",
+                format!("a quantity is between 1 and {QTY_MAX}"),
+            );
         }
         if let Some(first) = first_of.get(line.sku.as_str()) {
-            problem(format!("/lines/{n}/sku"), "duplicate_sku", format!("line {first} already asks for this SKU"));
+            problem(
+                format!("/lines/{n}/sku"),
+                "duplicate_sku",
+                format!("line {first} already asks for this SKU"),
+            );
             continue;
         }
         first_of.insert(&line.sku, n);
         let Some(offer) = offers.get(&line.sku) else {
-            problem(format!("/lines/{n}/sku"), "unknown_sku", "there is no product with this SKU".to_owned());
+            problem(
+                format!("/lines/{n}/sku"),
+                "unknown_sku",
+                "there is no product with this SKU".to_owned(),
+            );
             continue;
         };
         if offer.is_retired {
-            problem(format!("/lines/{n}/sku"), "product_retired", "this product is no longer sold".to_owned());
+            problem(
+                format!("/lines/{n}/sku"),
+                "product_retired",
+                "this product is no longer sold".to_owned(),
+            );
         }
         let common = *currency.get_or_insert(&offer.currency);
         if *common != offer.currency {
-            let message = format!("priced in {}, while the lines before it are in {common}", offer.currency);
+            let message = format!(
+                "priced in {}, while the lines before it are in {common}",
+                offer.currency
+            );
             problem(format!("/lines/{n}/sku"), "mixed_currencies", message);
         }
         total = total.and_then(|sum| sum.checked_add(offer.price.checked_mul(line.qty)?));
-        priced.push(PricedLine { product_id: offer.id, unit_price: offer.price });
+        priced.push(PricedLine {
+            product_id: offer.id,
+            unit_price: offer.price,
+        });
     }
     if total.is_some_and(|total| total <= Cents::ZERO) && priced.len() == lines.len() && !priced.is_empty() {
-        problem("/lines".to_owned(), "nothing_to_pay", "the sum of the lines is zero".to_owned());
+        problem(
+            "/lines".to_owned(),
+            "nothing_to_pay",
+            "the sum of the lines is zero".to_owned(),
+        );
     }
     if total.is_none() {
-        problem("/lines".to_owned(), "total_too_large", "the sum of the lines is too large to charge".to_owned());
+        problem(
+            "/lines".to_owned(),
+            "total_too_large",
+            "the sum of the lines is too large to charge".to_owned(),
+        );
     }
 
     match (problems.is_empty(), currency, total) {
@@ -262,18 +308,30 @@ mod tests {
     }
 
     fn lines(lines: &[(&str, i64)]) -> Vec<NewLine> {
-        lines.iter().map(|(sku, qty)| NewLine { sku: (*sku).to_owned(), qty: *qty }).collect()
+        lines
+            .iter()
+            .map(|(sku, qty)| NewLine {
+                sku: (*sku).to_owned(),
+                qty: *qty,
+            })
+            .collect()
     }
 
     fn problems(of: &[(&str, i64)]) -> Vec<(String, &'static str)> {
         let problems = price(&lines(of), &offers()).expect_err("there is something wrong");
-        problems.into_iter().map(|problem| (problem.pointer, problem.code)).collect()
+        problems
+            .into_iter()
+            .map(|problem| (problem.pointer, problem.code))
+            .collect()
     }
 
     #[test]
     fn an_order_costs_the_sum_of_its_lines() {
         let (priced, currency, total) = price(&lines(&[("TEA", 3), ("CUP", 2)]), &offers()).expect("nothing is wrong");
-        assert_eq!(priced.iter().map(|line| line.unit_price).collect::<Vec<_>>(), [Cents(250), Cents(1_000)]);
+        assert_eq!(
+            priced.iter().map(|line| line.unit_price).collect::<Vec<_>>(),
+            [Cents(250), Cents(1_000)]
+        );
         assert_eq!((currency.as_str(), total), ("GBP", Cents(2_750)));
     }
 
@@ -296,8 +354,16 @@ mod tests {
         assert_eq!(problems(&[]), [("/lines".to_owned(), "no_lines")]);
         assert_eq!(problems(&[("YACHT", 3)]), [("/lines".to_owned(), "total_too_large")]);
         assert_eq!(problems(&[("GIFT", 3)]), [("/lines".to_owned(), "nothing_to_pay")]);
-        assert_eq!(problems(&[("TEA", -1)])[0], ("/lines/0/qty".to_owned(), "qty_out_of_range"));
-        let too_many: Vec<NewLine> = (0..=LINES_MAX).map(|n| NewLine { sku: format!("SKU{n}"), qty: 1 }).collect();
+        assert_eq!(
+            problems(&[("TEA", -1)])[0],
+            ("/lines/0/qty".to_owned(), "qty_out_of_range")
+        );
+        let too_many: Vec<NewLine> = (0..=LINES_MAX)
+            .map(|n| NewLine {
+                sku: format!("SKU{n}"),
+                qty: 1,
+            })
+            .collect();
         let problems = price(&too_many, &offers()).expect_err("there are too many");
         assert_eq!(problems[0].code, "too_many_lines");
     }

@@ -158,7 +158,10 @@ impl Status {
 
     /// The order has ended.
     pub fn is_terminal(self) -> bool {
-        matches!(self, Status::Closed | Status::Rejected | Status::Expired | Status::Cancelled)
+        matches!(
+            self,
+            Status::Closed | Status::Rejected | Status::Expired | Status::Cancelled
+        )
     }
 }
 
@@ -175,7 +178,15 @@ impl PaymentStatus {
             Voiding => &[Voided, Captured, Refunding, Unknown],
             Refunding => &[Refunded, Captured, Unknown],
             Unknown => &[
-                Authorizing, Authorized, Declined, Capturing, Captured, Voiding, Voided, Refunding, Refunded,
+                Authorizing,
+                Authorized,
+                Declined,
+                Capturing,
+                Captured,
+                Voiding,
+                Voided,
+                Refunding,
+                Refunded,
             ],
             Declined | Voided | Refunded => &[],
         }
@@ -218,20 +229,40 @@ pub struct Axes {
 pub fn check(from: Axes, held_from: Option<Status>, to: Axes) -> Result<(), Illegal> {
     let is_status_kept = from.status == to.status;
     if !is_status_kept && !from.status.next(held_from).contains(&to.status) {
-        return Err(Illegal { axis: "the order", from: from.status.as_str(), to: to.status.as_str() });
+        return Err(Illegal {
+            axis: "the order",
+            from: from.status.as_str(),
+            to: to.status.as_str(),
+        });
     }
     if from.payment != to.payment && !from.payment.next().contains(&to.payment) {
-        return Err(Illegal { axis: "the payment", from: from.payment.as_str(), to: to.payment.as_str() });
+        return Err(Illegal {
+            axis: "the payment",
+            from: from.payment.as_str(),
+            to: to.payment.as_str(),
+        });
     }
     let is_fulfilment_kept = from.fulfilment == to.fulfilment;
     if !is_fulfilment_kept && !from.fulfilment.next().contains(&to.fulfilment) {
-        return Err(Illegal { axis: "the fulfilment", from: from.fulfilment.as_str(), to: to.fulfilment.as_str() });
+        return Err(Illegal {
+            axis: "the fulfilment",
+            from: from.fulfilment.as_str(),
+            to: to.fulfilment.as_str(),
+        });
     }
     if !is_status_kept && !to.status.suits(to.payment, to.fulfilment) {
-        return Err(Illegal { axis: "the order with its payment", from: to.payment.as_str(), to: to.status.as_str() });
+        return Err(Illegal {
+            axis: "the order with its payment",
+            from: to.payment.as_str(),
+            to: to.status.as_str(),
+        });
     }
     if !is_fulfilment_kept && !to.payment.is_taken() {
-        return Err(Illegal { axis: "goods before money", from: to.payment.as_str(), to: to.fulfilment.as_str() });
+        return Err(Illegal {
+            axis: "goods before money",
+            from: to.payment.as_str(),
+            to: to.fulfilment.as_str(),
+        });
     }
     Ok(())
 }
@@ -293,7 +324,9 @@ mod tests {
 
     fn edges(diagram: &str) -> Vec<(&str, &str)> {
         let lines = diagram.lines().filter_map(|line| line.split_once('>'));
-        lines.flat_map(|(from, to)| to.split_whitespace().map(move |to| (from.trim(), to))).collect()
+        lines
+            .flat_map(|(from, to)| to.split_whitespace().map(move |to| (from.trim(), to)))
+            .collect()
     }
 
     #[test]
@@ -334,17 +367,23 @@ mod tests {
         for before in Status::ALL {
             let can_be_held = before.next(None).contains(&Status::OnHold);
             for to in Status::ALL {
-                let expected = can_be_held
-                    && *to != Status::OnHold
-                    && (to == before || before.next(None).contains(to));
-                assert_eq!(Status::OnHold.next(Some(*before)).contains(to), expected, "held from {before}, to {to}");
+                let expected = can_be_held && *to != Status::OnHold && (to == before || before.next(None).contains(to));
+                assert_eq!(
+                    Status::OnHold.next(Some(*before)).contains(to),
+                    expected,
+                    "held from {before}, to {to}"
+                );
             }
         }
     }
 
     #[test]
     fn an_order_ends_only_when_its_money_is_settled() {
-        let at = |status, payment| Axes { status, payment, fulfilment: FulfilmentStatus::None };
+        let at = |status, payment| Axes {
+            status,
+            payment,
+            fulfilment: FulfilmentStatus::None,
+        };
         for payment in PaymentStatus::ALL {
             let from = at(Status::Cancelling, *payment);
             let to = at(Status::Cancelled, *payment);
@@ -354,7 +393,11 @@ mod tests {
 
     #[test]
     fn goods_leave_only_after_the_money_was_taken() {
-        let at = |fulfilment, payment| Axes { status: Status::Confirmed, payment, fulfilment };
+        let at = |fulfilment, payment| Axes {
+            status: Status::Confirmed,
+            payment,
+            fulfilment,
+        };
         for payment in PaymentStatus::ALL {
             let from = at(FulfilmentStatus::None, *payment);
             let to = at(FulfilmentStatus::Partial, *payment);
@@ -364,7 +407,11 @@ mod tests {
 
     #[test]
     fn an_order_is_confirmed_by_an_authorization_and_closed_by_leaving() {
-        let at = |status, payment, fulfilment| Axes { status, payment, fulfilment };
+        let at = |status, payment, fulfilment| Axes {
+            status,
+            payment,
+            fulfilment,
+        };
         let reserved = at(Status::Reserved, PaymentStatus::Authorizing, FulfilmentStatus::None);
         let confirmed = at(Status::Confirmed, PaymentStatus::Authorized, FulfilmentStatus::None);
         assert_eq!(check(reserved, None, confirmed), Ok(()));
@@ -372,8 +419,22 @@ mod tests {
         assert!(check(reserved, None, too_early).is_err());
 
         let captured = at(Status::Confirmed, PaymentStatus::Captured, FulfilmentStatus::Partial);
-        assert!(check(captured, None, at(Status::Closed, PaymentStatus::Captured, FulfilmentStatus::Partial)).is_err());
-        assert_eq!(check(captured, None, at(Status::Closed, PaymentStatus::Captured, FulfilmentStatus::Shipped)), Ok(()));
+        assert!(
+            check(
+                captured,
+                None,
+                at(Status::Closed, PaymentStatus::Captured, FulfilmentStatus::Partial)
+            )
+            .is_err()
+        );
+        assert_eq!(
+            check(
+                captured,
+                None,
+                at(Status::Closed, PaymentStatus::Captured, FulfilmentStatus::Shipped)
+            ),
+            Ok(())
+        );
     }
 
     #[test]

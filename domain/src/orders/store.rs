@@ -16,7 +16,10 @@ use super::{
 use crate::{
     Cause,
     events::{Announced, PendingDelivery},
-    ids::{CustomerId, DeliveryId, EndpointId, EventId, OrderId, OrderLineId, PaymentId, ProductId, ReservationId, ShipmentId, WarehouseId},
+    ids::{
+        CustomerId, DeliveryId, EndpointId, EventId, OrderId, OrderLineId, PaymentId, ProductId, ReservationId,
+        ShipmentId, WarehouseId,
+    },
     money::{Cents, Currency},
     stock::{self, GivenBack},
 };
@@ -66,7 +69,11 @@ macro_rules! orders {
 pub async fn submit(conn: &mut PgConnection, order: &NewOrder, cause: &Cause) -> Result<(Order, Announced), Error> {
     let (is_active, offers) = look_up(&mut *conn, order).await?;
     let mut problems = customer_problem(is_active);
-    if order.confirm_with.as_deref().is_some_and(|method| !super::is_payment_method(method)) {
+    if order
+        .confirm_with
+        .as_deref()
+        .is_some_and(|method| !super::is_payment_method(method))
+    {
         problems.push(super::payment_method_problem("/confirm_with"));
     }
     let (lines, currency, total) = match super::price(&order.lines, &offers) {
@@ -123,8 +130,14 @@ pub async fn submit(conn: &mut PgConnection, order: &NewOrder, cause: &Cause) ->
     .fetch_all(conn)
     .await
     .map_err(on_constraint)?;
-    let (created_at, updated_at) = rows.first().map(|row| (row.created_at, row.updated_at)).ok_or(Error::NotFound)?;
-    let announced = announced(rows.into_iter().map(|row| (row.delivery_id, row.endpoint_id, row.ordering_key)));
+    let (created_at, updated_at) = rows
+        .first()
+        .map(|row| (row.created_at, row.updated_at))
+        .ok_or(Error::NotFound)?;
+    let announced = announced(
+        rows.into_iter()
+            .map(|row| (row.delivery_id, row.endpoint_id, row.ordering_key)),
+    );
 
     let order = Order {
         id,
@@ -151,7 +164,10 @@ pub async fn submit(conn: &mut PgConnection, order: &NewOrder, cause: &Cause) ->
 }
 
 /// Whether the customer may buy (nothing if there is none), and what the catalogue offers of the order's SKUs.
-async fn look_up(conn: &mut PgConnection, order: &NewOrder) -> Result<(Option<bool>, HashMap<String, Offer>), sqlx::Error> {
+async fn look_up(
+    conn: &mut PgConnection,
+    order: &NewOrder,
+) -> Result<(Option<bool>, HashMap<String, Offer>), sqlx::Error> {
     let is_active = sqlx::query_scalar!(
         r#"select state = 'active' and deleted_at is null as "is_active!" from customers where id = $1"#,
         order.customer_id.0,
@@ -159,7 +175,12 @@ async fn look_up(conn: &mut PgConnection, order: &NewOrder) -> Result<(Option<bo
     .fetch_optional(&mut *conn)
     .await?;
     // Longer lists are refused whatever they name.
-    let skus: Vec<&str> = order.lines.iter().take(super::LINES_MAX).map(|line| line.sku.as_str()).collect();
+    let skus: Vec<&str> = order
+        .lines
+        .iter()
+        .take(super::LINES_MAX)
+        .map(|line| line.sku.as_str())
+        .collect();
     let offers = sqlx::query!(
         r#"
         select id as "id: ProductId", sku, price_minor as "price: Cents", currency as "currency: Currency",
@@ -172,7 +193,17 @@ async fn look_up(conn: &mut PgConnection, order: &NewOrder) -> Result<(Option<bo
     .fetch_all(conn)
     .await?
     .into_iter()
-    .map(|row| (row.sku, Offer { id: row.id, price: row.price, currency: row.currency, is_retired: row.is_retired }))
+    .map(|row| {
+        (
+            row.sku,
+            Offer {
+                id: row.id,
+                price: row.price,
+                currency: row.currency,
+                is_retired: row.is_retired,
+            },
+        )
+    })
     .collect();
     Ok((is_active, offers))
 }
@@ -183,7 +214,11 @@ fn customer_problem(is_active: Option<bool>) -> Vec<Problem> {
         Some(false) => ("customer_inactive", "this customer cannot order any more"),
         None => ("unknown_customer", "there is no such customer"),
     };
-    vec![Problem { pointer: "/customer_id".to_owned(), code, message: message.to_owned() }]
+    vec![Problem {
+        pointer: "/customer_id".to_owned(),
+        code,
+        message: message.to_owned(),
+    }]
 }
 
 fn on_constraint(error: sqlx::Error) -> Error {
@@ -213,8 +248,17 @@ pub async fn lock_expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<Ord
 }
 
 /// The only writer of the three axes. One statement: the row with its version, its history, its event and the deliveries.
-pub async fn change(conn: &mut PgConnection, order: &mut Order, change: Change, cause: &Cause) -> Result<Announced, Error> {
-    let from = Axes { status: order.status, payment: order.payment_status, fulfilment: order.fulfilment_status };
+pub async fn change(
+    conn: &mut PgConnection,
+    order: &mut Order,
+    change: Change,
+    cause: &Cause,
+) -> Result<Announced, Error> {
+    let from = Axes {
+        status: order.status,
+        payment: order.payment_status,
+        fulfilment: order.fulfilment_status,
+    };
     let to = Axes {
         status: change.status.unwrap_or(from.status),
         payment: change.payment_status.unwrap_or(from.payment),
@@ -289,12 +333,16 @@ pub async fn change(conn: &mut PgConnection, order: &mut Order, change: Change, 
     order.cancel_until = row.cancel_until;
     order.cancel_accepted_at = row.cancel_accepted_at;
     order.updated_at = row.updated_at;
-    Ok(announced(rows.into_iter().map(|row| (row.delivery_id, row.endpoint_id, row.ordering_key))))
+    Ok(announced(
+        rows.into_iter()
+            .map(|row| (row.delivery_id, row.endpoint_id, row.ordering_key)),
+    ))
 }
 
 fn announced(rows: impl Iterator<Item = (Option<DeliveryId>, Option<EndpointId>, Option<String>)>) -> Announced {
     Announced(
-        rows.filter_map(|(id, endpoint, key)| Some(PendingDelivery::new(id?, endpoint?, key.as_deref()))).collect(),
+        rows.filter_map(|(id, endpoint, key)| Some(PendingDelivery::new(id?, endpoint?, key.as_deref())))
+            .collect(),
     )
 }
 
@@ -329,7 +377,17 @@ pub async fn hold(
 pub async fn resume(conn: &mut PgConnection, order: &mut Order, cause: &Cause) -> Result<Announced, Error> {
     match (order.status, order.held_from) {
         (Status::OnHold, Some(before)) => {
-            change(conn, order, Change { status: Some(before), cause: "resume", ..Change::default() }, cause).await
+            change(
+                conn,
+                order,
+                Change {
+                    status: Some(before),
+                    cause: "resume",
+                    ..Change::default()
+                },
+                cause,
+            )
+            .await
         }
         _ => Ok(Announced::default()),
     }
@@ -382,7 +440,10 @@ pub async fn reserve_locked(
                 event: Some("order.rejected"),
                 ..Change::default()
             };
-            Ok((Reservation::Rejected(shortages), change(conn, order, rejected, cause).await?))
+            Ok((
+                Reservation::Rejected(shortages),
+                change(conn, order, rejected, cause).await?,
+            ))
         }
     }
 }
@@ -440,7 +501,10 @@ pub async fn ship(
     cause: &Cause,
 ) -> Result<(u64, Announced), Error> {
     let left = stock::store::ship(&mut *conn, order.id, warehouse_id, cause).await?;
-    let shipped = Change { cause: "ship", ..Change::default() };
+    let shipped = Change {
+        cause: "ship",
+        ..Change::default()
+    };
     let shipped = match (left.shipped, left.elsewhere, order.fulfilment_status) {
         (0, ..) => return Ok((0, Announced::default())),
         (_, 0, _) => Change {
@@ -449,7 +513,10 @@ pub async fn ship(
             event: Some("order.closed"),
             ..shipped
         },
-        (_, _, FulfilmentStatus::None) => Change { fulfilment_status: Some(FulfilmentStatus::Partial), ..shipped },
+        (_, _, FulfilmentStatus::None) => Change {
+            fulfilment_status: Some(FulfilmentStatus::Partial),
+            ..shipped
+        },
         _ => return Ok((left.shipped, Announced::default())),
     };
     Ok((left.shipped, change(conn, order, shipped, cause).await?))
@@ -622,9 +689,14 @@ pub struct DeliveryDetail {
 
 /// The order with its lines, reservations, payments, shipments, history and deliveries, in two queries.
 pub async fn detail(conn: &mut PgConnection, id: OrderId) -> Result<Option<Detail>, sqlx::Error> {
-    let Some(order) = get(&mut *conn, id).await? else { return Ok(None) };
-    let parts = sqlx::query_file!("src/orders/sql/detail.sql", id.0).fetch_one(conn).await?;
-    let decode = |what: &str, error: serde_json::Error| sqlx::Error::Decode(format!("{what} of order {id}: {error}").into());
+    let Some(order) = get(&mut *conn, id).await? else {
+        return Ok(None);
+    };
+    let parts = sqlx::query_file!("src/orders/sql/detail.sql", id.0)
+        .fetch_one(conn)
+        .await?;
+    let decode =
+        |what: &str, error: serde_json::Error| sqlx::Error::Decode(format!("{what} of order {id}: {error}").into());
     Ok(Some(Detail {
         order,
         lines: serde_json::from_value(parts.lines).map_err(|error| decode("lines", error))?,

@@ -41,11 +41,18 @@ pub async fn lock_free(
     .await?;
     places.sort_by(|one, other| {
         let by_distance = one.distance.total_cmp(&other.distance);
-        one.priority.cmp(&other.priority).then(by_distance).then(one.warehouse_id.cmp(&other.warehouse_id))
+        one.priority
+            .cmp(&other.priority)
+            .then(by_distance)
+            .then(one.warehouse_id.cmp(&other.warehouse_id))
     });
     Ok(places
         .into_iter()
-        .map(|place| Free { product_id: place.product_id, warehouse_id: place.warehouse_id, qty: place.free })
+        .map(|place| Free {
+            product_id: place.product_id,
+            warehouse_id: place.warehouse_id,
+            qty: place.free,
+        })
         .collect())
 }
 
@@ -234,7 +241,10 @@ pub async fn ship(
     )
     .fetch_one(conn)
     .await?;
-    Ok(Left { shipped: left.shipped.unsigned_abs(), elsewhere: left.elsewhere.unsigned_abs() })
+    Ok(Left {
+        shipped: left.shipped.unsigned_abs(),
+        elsewhere: left.elsewhere.unsigned_abs(),
+    })
 }
 
 /// Counts a delivery in, once per reference; returns whether it was new.
@@ -312,12 +322,19 @@ pub async fn initialise(
     .execute(conn)
     .await
     .map_err(on_constraint)?;
-    if made.rows_affected() == 0 { Err(Error::AlreadyStocked) } else { Ok(()) }
+    if made.rows_affected() == 0 {
+        Err(Error::AlreadyStocked)
+    } else {
+        Ok(())
+    }
 }
 
 /// Corrects what lies there by so many, once per reference, if the level still has the version given.
 /// Returns whether it was new.
-#[expect(clippy::too_many_arguments, reason = "a correction needs all of them, and each has its own type or meaning")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a correction needs all of them, and each has its own type or meaning"
+)]
 pub async fn adjust(
     conn: &mut PgConnection,
     product: ProductId,

@@ -25,7 +25,11 @@ async fn an_endpoint(conn: &mut PgConnection, types: &[&str], ordering: &str, st
 }
 
 async fn record(conn: &mut PgConnection, kind: &str, order: Option<OrderId>) -> Announced {
-    let event = NewEvent { kind, order_id: order, data: json!({"price": 5, "text": "a \"quoted\" ü"}) };
+    let event = NewEvent {
+        kind,
+        order_id: order,
+        data: json!({"price": 5, "text": "a \"quoted\" ü"}),
+    };
     events::record(conn, event).await.expect("an event")
 }
 
@@ -49,7 +53,14 @@ async fn an_event_goes_to_every_endpoint_that_wants_it_and_to_no_other() {
     let announced = record(&mut conn, "order.created", Some(OrderId(order))).await;
     let mut groups: Vec<_> = announced.0.into_iter().map(|delivery| delivery.group).collect();
     groups.sort();
-    assert_eq!(groups, [None, Some(format!("hook:{all}:{order}")), Some(format!("hook:{strict}:"))]);
+    assert_eq!(
+        groups,
+        [
+            None,
+            Some(format!("hook:{all}:{order}")),
+            Some(format!("hook:{strict}:"))
+        ]
+    );
 
     let unordered: i64 =
         sqlx::query_scalar("select count(*) from webhook_deliveries where endpoint_id = $1 and ordering_key is null")
@@ -68,12 +79,17 @@ async fn the_payload_is_frozen_with_its_number_and_says_what_happened() {
     let order = an_order(&mut conn, customer, &[]).await;
     let _ = record(&mut conn, "order.created", Some(OrderId(order))).await;
     let _ = record(&mut conn, "catalogue.changed", None).await;
-    let stored: Vec<(i64, String)> =
-        sqlx::query_as("select id, payload from events order by id").fetch_all(&mut conn).await.expect("events");
+    let stored: Vec<(i64, String)> = sqlx::query_as("select id, payload from events order by id")
+        .fetch_all(&mut conn)
+        .await
+        .expect("events");
     let payload: Value = serde_json::from_str(&stored[0].1).expect("it is JSON");
     assert_eq!(payload["type"], "order.created");
     assert_eq!(payload["sequence"], stored[0].0);
-    assert_eq!(payload["data"], json!({"price": 5, "text": "a \"quoted\" ü", "order_id": order}));
+    assert_eq!(
+        payload["data"],
+        json!({"price": 5, "text": "a \"quoted\" ü", "order_id": order})
+    );
     assert!(chrono::DateTime::parse_from_rfc3339(payload["timestamp"].as_str().expect("a text")).is_ok());
     let payload: Value = serde_json::from_str(&stored[1].1).expect("it is JSON");
     assert_eq!(payload["data"], json!({"price": 5, "text": "a \"quoted\" ü"}));

@@ -21,18 +21,34 @@ fn by() -> Cause {
 }
 
 fn new_order(customer: uuid::Uuid, lines: &[(&str, i64)]) -> NewOrder {
-    let lines = lines.iter().map(|(sku, qty)| NewLine { sku: (*sku).to_owned(), qty: *qty }).collect();
-    NewOrder { customer_id: CustomerId(customer), reference: None, lines, confirm_with: None }
+    let lines = lines
+        .iter()
+        .map(|(sku, qty)| NewLine {
+            sku: (*sku).to_owned(),
+            qty: *qty,
+        })
+        .collect();
+    NewOrder {
+        customer_id: CustomerId(customer),
+        reference: None,
+        lines,
+        confirm_with: None,
+    }
 }
 
 async fn submitted(conn: &mut PgConnection, lines: &[(&str, i64)]) -> Order {
     let customer = a_customer(&mut *conn).await;
-    store::submit(conn, &new_order(customer, lines), &by()).await.expect("an order").0
+    store::submit(conn, &new_order(customer, lines), &by())
+        .await
+        .expect("an order")
+        .0
 }
 
 async fn reserved(conn: &mut PgConnection, lines: &[(&str, i64)]) -> Order {
     let order = submitted(&mut *conn, lines).await;
-    let (how, _) = store::reserve(&mut *conn, order.id, TTL, &by()).await.expect("a decision");
+    let (how, _) = store::reserve(&mut *conn, order.id, TTL, &by())
+        .await
+        .expect("a decision");
     assert_eq!(how, Reservation::Reserved);
     store::get(conn, order.id).await.expect("a query").expect("the order")
 }
@@ -41,7 +57,11 @@ async fn reserved(conn: &mut PgConnection, lines: &[(&str, i64)]) -> Order {
 async fn captured(conn: &mut PgConnection, lines: &[(&str, i64)]) -> Order {
     let mut order = reserved(&mut *conn, lines).await;
     let steps = [
-        Change { payment_status: Some(PaymentStatus::Authorizing), cause: "confirm", ..Change::default() },
+        Change {
+            payment_status: Some(PaymentStatus::Authorizing),
+            cause: "confirm",
+            ..Change::default()
+        },
         Change {
             status: Some(Status::Confirmed),
             payment_status: Some(PaymentStatus::Authorized),
@@ -50,12 +70,20 @@ async fn captured(conn: &mut PgConnection, lines: &[(&str, i64)]) -> Order {
             event: Some("order.confirmed"),
             ..Change::default()
         },
-        Change { payment_status: Some(PaymentStatus::Captured), cause: "capture", ..Change::default() },
+        Change {
+            payment_status: Some(PaymentStatus::Captured),
+            cause: "capture",
+            ..Change::default()
+        },
     ];
     for step in steps {
-        let _ = store::change(&mut *conn, &mut order, step, &by()).await.expect("a legal step");
+        let _ = store::change(&mut *conn, &mut order, step, &by())
+            .await
+            .expect("a legal step");
     }
-    store::commit_reservations(conn, order.id, &by()).await.expect("a commit");
+    store::commit_reservations(conn, order.id, &by())
+        .await
+        .expect("a commit");
     order
 }
 
@@ -77,8 +105,14 @@ async fn an_order_keeps_the_prices_it_was_made_at() {
     let order = submitted(&mut conn, &[("TEA", 3)]).await;
     assert_eq!(order.total, Cents(3 * 999));
 
-    sqlx::query("update products set price_minor = 5").execute(&mut conn).await.expect("a new price");
-    let detail = store::detail(&mut conn, order.id).await.expect("a query").expect("the order");
+    sqlx::query("update products set price_minor = 5")
+        .execute(&mut conn)
+        .await
+        .expect("a new price");
+    let detail = store::detail(&mut conn, order.id)
+        .await
+        .expect("a query")
+        .expect("the order");
     assert_eq!(detail.order.total, Cents(2997));
     assert_eq!(detail.lines[0].unit_price, Cents(999));
     assert_eq!(detail.history.len(), 1);
@@ -90,11 +124,19 @@ async fn a_deleted_customer_and_an_unknown_sku_are_both_named_and_nothing_is_wri
     let database = Database::new().await;
     let mut conn = database.connect().await;
     let customer = a_customer(&mut conn).await;
-    sqlx::query("update customers set deleted_at = now()").execute(&mut conn).await.expect("a deletion");
+    sqlx::query("update customers set deleted_at = now()")
+        .execute(&mut conn)
+        .await
+        .expect("a deletion");
     let mut order = new_order(customer, &[("NONE", 1)]);
     order.confirm_with = Some("4242424242424242".to_owned());
-    let Err(Error::Invalid(problems)) = store::submit(&mut conn, &order, &by()).await else { panic!("it is invalid") };
-    let codes: Vec<_> = problems.iter().map(|problem| (problem.pointer.as_str(), problem.code)).collect();
+    let Err(Error::Invalid(problems)) = store::submit(&mut conn, &order, &by()).await else {
+        panic!("it is invalid")
+    };
+    let codes: Vec<_> = problems
+        .iter()
+        .map(|problem| (problem.pointer.as_str(), problem.code))
+        .collect();
     assert_eq!(
         codes,
         [
@@ -103,7 +145,10 @@ async fn a_deleted_customer_and_an_unknown_sku_are_both_named_and_nothing_is_wri
             ("/lines/0/sku", "unknown_sku")
         ]
     );
-    let count: i64 = sqlx::query_scalar("select count(*) from orders").fetch_one(&mut conn).await.expect("a count");
+    let count: i64 = sqlx::query_scalar("select count(*) from orders")
+        .fetch_one(&mut conn)
+        .await
+        .expect("a count");
     assert_eq!(count, 0);
 }
 
@@ -113,9 +158,15 @@ async fn a_clients_reference_names_one_order() {
     let mut conn = database.connect().await;
     a_product(&mut conn, "TEA", 10).await;
     let customer = a_customer(&mut conn).await;
-    let order = NewOrder { reference: Some("INV-1".to_owned()), ..new_order(customer, &[("TEA", 1)]) };
+    let order = NewOrder {
+        reference: Some("INV-1".to_owned()),
+        ..new_order(customer, &[("TEA", 1)])
+    };
     let _ = store::submit(&mut conn, &order, &by()).await.expect("the first");
-    assert!(matches!(store::submit(&mut conn, &order, &by()).await, Err(Error::ReferenceTaken)));
+    assert!(matches!(
+        store::submit(&mut conn, &order, &by()).await,
+        Err(Error::ReferenceTaken)
+    ));
 }
 
 #[tokio::test]
@@ -130,7 +181,9 @@ async fn reserving_holds_every_line_and_doing_it_again_changes_nothing() {
     assert_eq!(level(&mut conn, "TEA").await, (10, 3));
     assert_eq!(level(&mut conn, "CUP").await, (4, 4));
 
-    let (again, _) = store::reserve(&mut conn, order.id, TTL, &by()).await.expect("a decision");
+    let (again, _) = store::reserve(&mut conn, order.id, TTL, &by())
+        .await
+        .expect("a decision");
     assert_eq!(again, Reservation::NotPending(Status::Reserved));
     assert_eq!(level(&mut conn, "TEA").await, (10, 3));
 }
@@ -142,9 +195,14 @@ async fn a_short_line_rejects_the_whole_order_and_says_what_there_was() {
     a_product(&mut conn, "TEA", 10).await;
     a_product(&mut conn, "CUP", 4).await;
     let order = submitted(&mut conn, &[("TEA", 3), ("CUP", 5)]).await;
-    let (how, _) = store::reserve(&mut conn, order.id, TTL, &by()).await.expect("a decision");
+    let (how, _) = store::reserve(&mut conn, order.id, TTL, &by())
+        .await
+        .expect("a decision");
     assert!(matches!(how, Reservation::Rejected(_)));
-    let order = store::get(&mut conn, order.id).await.expect("a query").expect("the order");
+    let order = store::get(&mut conn, order.id)
+        .await
+        .expect("a query")
+        .expect("the order");
     assert_eq!(order.status, Status::Rejected);
     let expected = serde_json::json!({
         "code": "insufficient_stock",
@@ -160,15 +218,36 @@ async fn stock_that_is_released_twice_comes_back_once() {
     let mut conn = database.connect().await;
     a_product(&mut conn, "TEA", 10).await;
     let mut order = reserved(&mut conn, &[("TEA", 3)]).await;
-    assert_eq!(store::release(&mut conn, &mut order, "cancel", &by()).await.expect("a release"), 1);
-    assert_eq!(store::release(&mut conn, &mut order, "cancel", &by()).await.expect("a release"), 0);
+    assert_eq!(
+        store::release(&mut conn, &mut order, "cancel", &by())
+            .await
+            .expect("a release"),
+        1
+    );
+    assert_eq!(
+        store::release(&mut conn, &mut order, "cancel", &by())
+            .await
+            .expect("a release"),
+        0
+    );
     assert_eq!(level(&mut conn, "TEA").await, (10, 0));
 
     // Even if the rows were tampered with, the movement refuses.
-    sqlx::query("update reservations set state = 'held'").execute(&mut conn).await.expect("a tampering");
-    sqlx::query("update order_lines set qty_reserved = 3, qty_cancelled = 0").execute(&mut conn).await.expect("a tampering");
-    sqlx::query("update stock_levels set reserved = 3").execute(&mut conn).await.expect("a tampering");
-    let refused = store::release(&mut conn, &mut order, "cancel", &by()).await.expect_err("it happens once");
+    sqlx::query("update reservations set state = 'held'")
+        .execute(&mut conn)
+        .await
+        .expect("a tampering");
+    sqlx::query("update order_lines set qty_reserved = 3, qty_cancelled = 0")
+        .execute(&mut conn)
+        .await
+        .expect("a tampering");
+    sqlx::query("update stock_levels set reserved = 3")
+        .execute(&mut conn)
+        .await
+        .expect("a tampering");
+    let refused = store::release(&mut conn, &mut order, "cancel", &by())
+        .await
+        .expect_err("it happens once");
     assert!(refused.to_string().contains("movements_happen_once"), "{refused}");
 }
 
@@ -182,15 +261,30 @@ async fn a_line_is_split_over_warehouses_ships_from_each_and_the_last_closes_the
     let near = a_warehouse(&mut conn, "MAIN").await;
     let mut order = captured(&mut conn, &[("TEA", 6)]).await;
 
-    let (left, _) = store::ship(&mut conn, &mut order, WarehouseId(near), &by()).await.expect("a shipment");
-    assert_eq!((left, order.status, order.fulfilment_status), (1, Status::Confirmed, FulfilmentStatus::Partial));
-    let (again, _) = store::ship(&mut conn, &mut order, WarehouseId(near), &by()).await.expect("a second try");
+    let (left, _) = store::ship(&mut conn, &mut order, WarehouseId(near), &by())
+        .await
+        .expect("a shipment");
+    assert_eq!(
+        (left, order.status, order.fulfilment_status),
+        (1, Status::Confirmed, FulfilmentStatus::Partial)
+    );
+    let (again, _) = store::ship(&mut conn, &mut order, WarehouseId(near), &by())
+        .await
+        .expect("a second try");
     assert_eq!(again, 0);
-    let (left, _) = store::ship(&mut conn, &mut order, WarehouseId(far), &by()).await.expect("a shipment");
-    assert_eq!((left, order.status, order.fulfilment_status), (1, Status::Closed, FulfilmentStatus::Shipped));
+    let (left, _) = store::ship(&mut conn, &mut order, WarehouseId(far), &by())
+        .await
+        .expect("a shipment");
+    assert_eq!(
+        (left, order.status, order.fulfilment_status),
+        (1, Status::Closed, FulfilmentStatus::Shipped)
+    );
     assert_eq!(level(&mut conn, "TEA").await, (1, 0));
 
-    let detail = store::detail(&mut conn, order.id).await.expect("a query").expect("the order");
+    let detail = store::detail(&mut conn, order.id)
+        .await
+        .expect("a query")
+        .expect("the order");
     assert_eq!(detail.lines[0].qty_shipped, 6);
     assert_eq!(detail.lines[0].reservations.len(), 2);
     let versions: Vec<i32> = detail.history.iter().map(|step| step.version).collect();
@@ -204,17 +298,36 @@ async fn an_order_on_hold_remembers_where_it_was_and_goes_back_there() {
     a_product(&mut conn, "TEA", 4).await;
     let mut order = reserved(&mut conn, &[("TEA", 1)]).await;
     let detail = serde_json::json!({"job_id": 7});
-    let _ = store::hold(&mut conn, &mut order, "reserve_stock_dead", detail, &by()).await.expect("a hold");
-    let stored = store::get(&mut conn, order.id).await.expect("a query").expect("the order");
-    assert_eq!((stored.status, stored.held_from), (Status::OnHold, Some(Status::Reserved)));
-    assert_eq!(stored.reason, Some(serde_json::json!({"job_id": 7, "code": "reserve_stock_dead"})));
+    let _ = store::hold(&mut conn, &mut order, "reserve_stock_dead", detail, &by())
+        .await
+        .expect("a hold");
+    let stored = store::get(&mut conn, order.id)
+        .await
+        .expect("a query")
+        .expect("the order");
+    assert_eq!(
+        (stored.status, stored.held_from),
+        (Status::OnHold, Some(Status::Reserved))
+    );
+    assert_eq!(
+        stored.reason,
+        Some(serde_json::json!({"job_id": 7, "code": "reserve_stock_dead"}))
+    );
 
     let version = order.version;
-    let _ = store::hold(&mut conn, &mut order, "other", serde_json::Value::Null, &by()).await.expect("no second hold");
+    let _ = store::hold(&mut conn, &mut order, "other", serde_json::Value::Null, &by())
+        .await
+        .expect("no second hold");
     assert_eq!(order.version, version);
     let _ = store::resume(&mut conn, &mut order, &by()).await.expect("a resume");
-    let stored = store::get(&mut conn, order.id).await.expect("a query").expect("the order");
-    assert_eq!((stored.status, stored.held_from, stored.reason), (Status::Reserved, None, None));
+    let stored = store::get(&mut conn, order.id)
+        .await
+        .expect("a query")
+        .expect("the order");
+    assert_eq!(
+        (stored.status, stored.held_from, stored.reason),
+        (Status::Reserved, None, None)
+    );
     assert!(stored.expires_at.is_some());
 }
 
@@ -224,14 +337,33 @@ async fn an_illegal_step_and_a_stale_one_write_nothing() {
     let mut conn = database.connect().await;
     a_product(&mut conn, "TEA", 4).await;
     let mut order = submitted(&mut conn, &[("TEA", 1)]).await;
-    let closing = Change { status: Some(Status::Closed), cause: "test", ..Change::default() };
-    assert!(matches!(store::change(&mut conn, &mut order, closing, &by()).await, Err(Error::Illegal(_))));
+    let closing = Change {
+        status: Some(Status::Closed),
+        cause: "test",
+        ..Change::default()
+    };
+    assert!(matches!(
+        store::change(&mut conn, &mut order, closing, &by()).await,
+        Err(Error::Illegal(_))
+    ));
 
     let mut stale = order.clone();
-    let cancelling = || Change { status: Some(Status::Cancelled), cause: "test", ..Change::default() };
-    let _ = store::change(&mut conn, &mut order, cancelling(), &by()).await.expect("a legal step");
-    assert!(matches!(store::change(&mut conn, &mut stale, cancelling(), &by()).await, Err(Error::NotFound)));
-    let history: i64 = sqlx::query_scalar("select count(*) from order_history").fetch_one(&mut conn).await.expect("a count");
+    let cancelling = || Change {
+        status: Some(Status::Cancelled),
+        cause: "test",
+        ..Change::default()
+    };
+    let _ = store::change(&mut conn, &mut order, cancelling(), &by())
+        .await
+        .expect("a legal step");
+    assert!(matches!(
+        store::change(&mut conn, &mut stale, cancelling(), &by()).await,
+        Err(Error::NotFound)
+    ));
+    let history: i64 = sqlx::query_scalar("select count(*) from order_history")
+        .fetch_one(&mut conn)
+        .await
+        .expect("a count");
     assert_eq!(history, 2);
 }
 
@@ -255,7 +387,9 @@ async fn of_200_buyers_of_one_unit_one_gets_it_and_nobody_waits_in_a_circle() {
             let mut reserved = 0;
             for order in share {
                 let mut tx = conn.begin().await.expect("a transaction");
-                let (how, _) = store::reserve(&mut tx, order, TTL, &by()).await.expect("a decision, no deadlock");
+                let (how, _) = store::reserve(&mut tx, order, TTL, &by())
+                    .await
+                    .expect("a decision, no deadlock");
                 tx.commit().await.expect("a commit");
                 reserved += usize::from(how == Reservation::Reserved);
             }
@@ -267,7 +401,10 @@ async fn of_200_buyers_of_one_unit_one_gets_it_and_nobody_waits_in_a_circle() {
         reserved += buyer.await.expect("no panic");
     }
     assert_eq!(reserved, 1);
-    let filter = Filter { status: Some(Status::Rejected), ..Filter::default() };
+    let filter = Filter {
+        status: Some(Status::Rejected),
+        ..Filter::default()
+    };
     let rejected = store::list(&mut conn, &filter, None, 1_000).await.expect("a list");
     assert_eq!(rejected.len(), BUYERS - 1);
     assert_eq!(level(&mut conn, "LAST").await, (1, 1));
@@ -293,7 +430,9 @@ async fn orders_with_their_lines_in_opposite_order_never_deadlock() {
                 tx.commit().await.expect("a commit");
                 let mut tx = conn.begin().await.expect("a transaction");
                 let mut order = store::lock(&mut tx, id).await.expect("a lock").expect("the order");
-                store::release(&mut tx, &mut order, "test", &by()).await.expect("no deadlock");
+                store::release(&mut tx, &mut order, "test", &by())
+                    .await
+                    .expect("no deadlock");
                 tx.commit().await.expect("a commit");
             }
         }));
@@ -316,11 +455,18 @@ async fn an_order_of_a_thousand_lines_is_reserved_and_released() {
     }
     let lines: Vec<(&str, i64)> = skus.iter().map(|sku| (sku.as_str(), 2)).collect();
     let mut order = reserved(&mut tx, &lines).await;
-    assert_eq!(store::release(&mut tx, &mut order, "test", &by()).await.expect("a release"), 1_000);
+    assert_eq!(
+        store::release(&mut tx, &mut order, "test", &by())
+            .await
+            .expect("a release"),
+        1_000
+    );
 
     let too_many: Vec<(&str, i64)> = skus.iter().map(|sku| (sku.as_str(), 6)).collect();
     let order = submitted(&mut tx, &too_many).await;
-    let (how, _) = store::reserve(&mut tx, order.id, TTL, &by()).await.expect("a thousand shortages fit");
+    let (how, _) = store::reserve(&mut tx, order.id, TTL, &by())
+        .await
+        .expect("a thousand shortages fit");
     assert!(matches!(how, Reservation::Rejected(short) if short.len() == 1_000));
     tx.commit().await.expect("a commit");
 }
@@ -338,7 +484,9 @@ async fn pages_of_orders_neither_skip_nor_repeat_while_orders_come_in() {
     let mut seen = Vec::new();
     let mut before = None;
     loop {
-        let page = store::list(&mut conn, &Filter::default(), before, 3).await.expect("a page");
+        let page = store::list(&mut conn, &Filter::default(), before, 3)
+            .await
+            .expect("a page");
         let Some(last) = page.last() else { break };
         before = Some((last.created_at, last.id));
         seen.extend(page.iter().map(|order| order.id));
@@ -355,15 +503,32 @@ async fn a_list_keeps_to_its_filters() {
     let one = submitted(&mut conn, &[("TEA", 1)]).await;
     let other = submitted(&mut conn, &[("TEA", 1)]).await;
     let ids = async |conn: &mut PgConnection, filter: Filter| -> Vec<OrderId> {
-        store::list(conn, &filter, None, 10).await.expect("a page").iter().map(|order| order.id).collect()
+        store::list(conn, &filter, None, 10)
+            .await
+            .expect("a page")
+            .iter()
+            .map(|order| order.id)
+            .collect()
     };
-    let of_customer = Filter { customer_id: Some(one.customer_id), ..Filter::default() };
+    let of_customer = Filter {
+        customer_id: Some(one.customer_id),
+        ..Filter::default()
+    };
     assert_eq!(ids(&mut conn, of_customer).await, [one.id]);
     // `from` is inclusive, `to` is not.
-    let from = Filter { from: Some(other.created_at), ..Filter::default() };
+    let from = Filter {
+        from: Some(other.created_at),
+        ..Filter::default()
+    };
     assert_eq!(ids(&mut conn, from).await, [other.id]);
-    let to = Filter { to: Some(other.created_at), ..Filter::default() };
+    let to = Filter {
+        to: Some(other.created_at),
+        ..Filter::default()
+    };
     assert_eq!(ids(&mut conn, to).await, [one.id]);
-    let none = Filter { status: Some(Status::Closed), ..Filter::default() };
+    let none = Filter {
+        status: Some(Status::Closed),
+        ..Filter::default()
+    };
     assert_eq!(ids(&mut conn, none).await, []);
 }

@@ -23,14 +23,29 @@ async fn a_delivery_is_counted_in_once_per_reference() {
     let product = ProductId(a_product(&mut conn, "TEA", 0).await);
     let warehouse = WarehouseId(a_warehouse(&mut conn, "NEW").await);
     for is_new in [true, false] {
-        let received = store::receive(&mut conn, product, warehouse, 5, "DN-1", &by()).await.expect("a delivery");
+        let received = store::receive(&mut conn, product, warehouse, 5, "DN-1", &by())
+            .await
+            .expect("a delivery");
         assert_eq!(received, is_new);
     }
-    assert!(store::receive(&mut conn, product, warehouse, 2, "DN-2", &by()).await.expect("a delivery"));
+    assert!(
+        store::receive(&mut conn, product, warehouse, 2, "DN-2", &by())
+            .await
+            .expect("a delivery")
+    );
     let levels = store::levels(&mut conn, &[product]).await.expect("levels");
-    let new = levels.iter().find(|level| level.warehouse_id == warehouse).expect("a level");
+    let new = levels
+        .iter()
+        .find(|level| level.warehouse_id == warehouse)
+        .expect("a level");
     assert_eq!((new.on_hand, new.reserved, new.available()), (7, 0, 7));
-    assert_eq!(store::movements(&mut conn, product, None, 10).await.expect("movements").len(), 2);
+    assert_eq!(
+        store::movements(&mut conn, product, None, 10)
+            .await
+            .expect("movements")
+            .len(),
+        2
+    );
 }
 
 #[tokio::test]
@@ -39,7 +54,9 @@ async fn a_level_is_initialised_once() {
     let mut conn = database.connect().await;
     let product = ProductId(a_product(&mut conn, "TEA", 0).await);
     let warehouse = WarehouseId(a_warehouse(&mut conn, "NEW").await);
-    store::initialise(&mut conn, product, warehouse, 9, &by()).await.expect("a level");
+    store::initialise(&mut conn, product, warehouse, 9, &by())
+        .await
+        .expect("a level");
     let again = store::initialise(&mut conn, product, warehouse, 9, &by()).await;
     assert!(matches!(again, Err(Error::AlreadyStocked)));
     let unknown = store::initialise(&mut conn, ProductId::new(), warehouse, 9, &by()).await;
@@ -54,7 +71,9 @@ async fn a_correction_happens_once_and_never_below_what_is_kept_for_orders() {
     let warehouse = WarehouseId(a_warehouse(&mut conn, "MAIN").await);
     let customer = a_customer(&mut conn).await;
     let order = OrderId(an_order(&mut conn, customer, &[(product, 3)]).await);
-    let _ = orders::store::reserve(&mut conn, order, Duration::from_secs(60), &by()).await.expect("a decision");
+    let _ = orders::store::reserve(&mut conn, order, Duration::from_secs(60), &by())
+        .await
+        .expect("a decision");
 
     let product = ProductId(product);
     for is_new in [true, false] {
@@ -64,7 +83,10 @@ async fn a_correction_happens_once_and_never_below_what_is_kept_for_orders() {
     let below = store::adjust(&mut conn, product, warehouse, -1, None, "count-2", "lost", &by()).await;
     assert!(matches!(below, Err(Error::BelowReserved)), "{below:?}");
     let stale = store::adjust(&mut conn, product, warehouse, 1, Some(1), "count-3", "found", &by()).await;
-    assert!(matches!(stale, Err(Error::VersionChanged { current }) if current > 1), "{stale:?}");
+    assert!(
+        matches!(stale, Err(Error::VersionChanged { current }) if current > 1),
+        "{stale:?}"
+    );
 }
 
 #[derive(Debug, Clone)]
@@ -79,7 +101,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..2usize, 0..2usize, 1..20i64).prop_map(|(product, warehouse, qty)| Step::Receive { product, warehouse, qty }),
+        (0..2usize, 0..2usize, 1..20i64).prop_map(|(product, warehouse, qty)| Step::Receive {
+            product,
+            warehouse,
+            qty
+        }),
         (0..2usize, 0..2usize, -5..5i64).prop_map(|(product, warehouse, by)| Step::Adjust { product, warehouse, by }),
         proptest::collection::vec(1..9i64, 1..3).prop_map(|lines| Step::Order { lines }),
         (0..8usize).prop_map(|order| Step::Release { order }),
@@ -99,7 +125,10 @@ struct World {
 
 impl World {
     async fn new(mut conn: PgConnection) -> World {
-        let warehouses = vec![a_warehouse(&mut conn, "MAIN").await, a_warehouse(&mut conn, "FAR").await];
+        let warehouses = vec![
+            a_warehouse(&mut conn, "MAIN").await,
+            a_warehouse(&mut conn, "FAR").await,
+        ];
         let mut products = Vec::new();
         for _ in 0..2 {
             let sku = uuid::Uuid::now_v7().to_string();
@@ -108,7 +137,14 @@ impl World {
             products.push(product);
         }
         let customer = a_customer(&mut conn).await;
-        World { conn, products, warehouses, customer, orders: Vec::new(), references: 0 }
+        World {
+            conn,
+            products,
+            warehouses,
+            customer,
+            orders: Vec::new(),
+            references: 0,
+        }
     }
 
     /// Refusals by the rules are part of the game; errors of the database are not.
@@ -116,30 +152,67 @@ impl World {
         self.references += 1;
         let reference = format!("{}-{}", self.products[0], self.references);
         match step {
-            Step::Receive { product, warehouse, qty } => {
-                let (product, warehouse) = (ProductId(self.products[*product]), WarehouseId(self.warehouses[*warehouse]));
-                store::receive(&mut self.conn, product, warehouse, *qty, &reference, &by()).await.expect("a delivery");
+            Step::Receive {
+                product,
+                warehouse,
+                qty,
+            } => {
+                let (product, warehouse) = (
+                    ProductId(self.products[*product]),
+                    WarehouseId(self.warehouses[*warehouse]),
+                );
+                store::receive(&mut self.conn, product, warehouse, *qty, &reference, &by())
+                    .await
+                    .expect("a delivery");
             }
-            Step::Adjust { product, warehouse, by: how_many } => {
-                let (product, warehouse) = (ProductId(self.products[*product]), WarehouseId(self.warehouses[*warehouse]));
-                let adjusted =
-                    store::adjust(&mut self.conn, product, warehouse, *how_many, None, &reference, "count", &by()).await;
+            Step::Adjust {
+                product,
+                warehouse,
+                by: how_many,
+            } => {
+                let (product, warehouse) = (
+                    ProductId(self.products[*product]),
+                    WarehouseId(self.warehouses[*warehouse]),
+                );
+                let adjusted = store::adjust(
+                    &mut self.conn,
+                    product,
+                    warehouse,
+                    *how_many,
+                    None,
+                    &reference,
+                    "count",
+                    &by(),
+                )
+                .await;
                 assert!(!matches!(adjusted, Err(Error::Database(_))), "{adjusted:?}");
             }
             Step::Order { lines } => {
-                let lines: Vec<_> = lines.iter().zip(&self.products).map(|(qty, product)| (*product, *qty)).collect();
+                let lines: Vec<_> = lines
+                    .iter()
+                    .zip(&self.products)
+                    .map(|(qty, product)| (*product, *qty))
+                    .collect();
                 let order = OrderId(an_order(&mut self.conn, self.customer, &lines).await);
-                let _ = orders::store::reserve(&mut self.conn, order, Duration::from_secs(60), &by()).await.expect("a decision");
+                let _ = orders::store::reserve(&mut self.conn, order, Duration::from_secs(60), &by())
+                    .await
+                    .expect("a decision");
                 self.orders.push(order);
             }
             Step::Release { order } => {
-                let Some(mut order) = self.order(*order).await else { return };
+                let Some(mut order) = self.order(*order).await else {
+                    return;
+                };
                 if !matches!(order.status, Status::Closed | Status::Confirmed) {
-                    orders::store::release(&mut self.conn, &mut order, "test", &by()).await.expect("a release");
+                    orders::store::release(&mut self.conn, &mut order, "test", &by())
+                        .await
+                        .expect("a release");
                 }
             }
             Step::Pay { order } => {
-                let Some(mut order) = self.order(*order).await else { return };
+                let Some(mut order) = self.order(*order).await else {
+                    return;
+                };
                 if order.status != Status::Reserved || order.payment_status != PaymentStatus::None {
                     return;
                 }
@@ -156,15 +229,23 @@ impl World {
                         cause: "test",
                         ..Change::default()
                     };
-                    let _ = orders::store::change(&mut self.conn, &mut order, change, &by()).await.expect("a legal step");
+                    let _ = orders::store::change(&mut self.conn, &mut order, change, &by())
+                        .await
+                        .expect("a legal step");
                 }
-                orders::store::commit_reservations(&mut self.conn, order.id, &by()).await.expect("a commit");
+                orders::store::commit_reservations(&mut self.conn, order.id, &by())
+                    .await
+                    .expect("a commit");
             }
             Step::Ship { order, warehouse } => {
-                let Some(mut order) = self.order(*order).await else { return };
+                let Some(mut order) = self.order(*order).await else {
+                    return;
+                };
                 if order.payment_status == PaymentStatus::Captured && order.status == Status::Confirmed {
                     let warehouse = WarehouseId(self.warehouses[*warehouse]);
-                    let _ = orders::store::ship(&mut self.conn, &mut order, warehouse, &by()).await.expect("a shipment");
+                    let _ = orders::store::ship(&mut self.conn, &mut order, warehouse, &by())
+                        .await
+                        .expect("a shipment");
                 }
             }
         }
@@ -212,9 +293,17 @@ impl World {
 
 #[test]
 fn levels_are_the_sum_of_their_movements_whatever_happens() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let database = runtime.block_on(Database::new());
-    let config = ProptestConfig { cases: 24, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: 24,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..ProptestConfig::default()
+    };
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..25))| {
         let violations = runtime.block_on(async {
             let mut world = World::new(database.connect().await).await;

@@ -20,7 +20,10 @@ fn samples() -> Vec<(&'static str, Value)> {
     vec![
         sample(&AuthorizePayment { payment_id }),
         sample(&CapturePayment { payment_id }),
-        sample(&DeliverWebhook { delivery_id: DeliveryId(some_id()), group: Some("hook:endpoint:order".to_owned()) }),
+        sample(&DeliverWebhook {
+            delivery_id: DeliveryId(some_id()),
+            group: Some("hook:endpoint:order".to_owned()),
+        }),
         sample(&ExpireReservations {}),
         sample(&PlanDueRoutes {}),
         sample(&PlanRoutes {
@@ -33,10 +36,20 @@ fn samples() -> Vec<(&'static str, Value)> {
         sample(&PruneUniqueKeys {}),
         sample(&ReconcilePayment { payment_id }),
         sample(&ReconcilePayments {}),
-        sample(&RefundPayment { payment_id, amount_minor: 250, seq: 1, reason: "broken".to_owned() }),
-        sample(&ReleaseStock { order_id, cause: "cancel".to_owned() }),
+        sample(&RefundPayment {
+            payment_id,
+            amount_minor: 250,
+            seq: 1,
+            reason: "broken".to_owned(),
+        }),
+        sample(&ReleaseStock {
+            order_id,
+            cause: "cancel".to_owned(),
+        }),
         sample(&ReserveStock { order_id }),
-        sample(&ShipShipment { shipment_id: ShipmentId(some_id()) }),
+        sample(&ShipShipment {
+            shipment_id: ShipmentId(some_id()),
+        }),
         sample(&VoidPayment { payment_id }),
     ]
 }
@@ -59,7 +72,10 @@ fn every_kind_is_stored_as_it_always_was() {
     let samples = samples();
     for kind in catalogue().kinds() {
         let Some((_, args)) = samples.iter().find(|(name, _)| *name == kind.kind) else {
-            panic!("{} has no sample payload: add one to samples() in jobs/tests/it/catalogue.rs", kind.kind);
+            panic!(
+                "{} has no sample payload: add one to samples() in jobs/tests/it/catalogue.rs",
+                kind.kind
+            );
         };
         let stored = json!({
             "kind": kind.kind,
@@ -85,7 +101,9 @@ fn no_kind_disappears_while_its_rows_may_still_be_there() {
     let known: BTreeSet<String> = catalogue().kinds().iter().map(|kind| kind.kind.to_owned()).collect();
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/kinds")).expect("the snapshots") {
         let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
-        let Some(kind) = name.strip_suffix(".snap") else { continue };
+        let Some(kind) = name.strip_suffix(".snap") else {
+            continue;
+        };
         assert!(
             known.contains(kind),
             "{kind} has a snapshot and is not in the catalogue: jobs of this kind would wait for ever. Put it back; or, once \
@@ -116,7 +134,10 @@ fn every_file_with_a_job_in_it_is_in_the_catalogue_under_its_own_name() {
 fn the_timetable_starts_kinds_that_exist_each_by_its_own_name() {
     let kinds = catalogue().kinds();
     for entry in jobs::timetable() {
-        let kind = kinds.iter().find(|kind| kind.kind == entry.kind).expect("a kind of the catalogue");
+        let kind = kinds
+            .iter()
+            .find(|kind| kind.kind == entry.kind)
+            .expect("a kind of the catalogue");
         assert_eq!((entry.name.as_str(), entry.queue), (kind.kind, kind.queue));
     }
 }

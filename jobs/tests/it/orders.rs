@@ -34,7 +34,9 @@ fn services() -> Arc<Services> {
 }
 
 async fn run(pool: &PgPool) -> Ran {
-    run_until_idle(pool, &jobs::catalogue(), &services()).await.expect("a run")
+    run_until_idle(pool, &jobs::catalogue(), &services())
+        .await
+        .expect("a run")
 }
 
 async fn a_shop() -> (Database, CustomerId) {
@@ -49,8 +51,19 @@ async fn a_shop() -> (Database, CustomerId) {
 
 fn an_order_of(customer: CustomerId, qty: i64) -> NewOrder {
     let lines = [("TEA", qty), ("CUP", 1)];
-    let lines = lines.into_iter().map(|(sku, qty)| NewLine { sku: sku.to_owned(), qty }).collect();
-    NewOrder { customer_id: customer, reference: None, lines, confirm_with: None }
+    let lines = lines
+        .into_iter()
+        .map(|(sku, qty)| NewLine {
+            sku: sku.to_owned(),
+            qty,
+        })
+        .collect();
+    NewOrder {
+        customer_id: customer,
+        reference: None,
+        lines,
+        confirm_with: None,
+    }
 }
 
 async fn submit(pool: &PgPool, order: &NewOrder) -> OrderId {
@@ -75,7 +88,10 @@ async fn cancel(pool: &PgPool, id: OrderId) -> Result<Order, intake::Error> {
 }
 
 async fn order(pool: &PgPool, id: OrderId) -> Order {
-    orders::store::get(&mut *pool.acquire().await.expect("a connection"), id).await.expect("a query").expect("the order")
+    orders::store::get(&mut *pool.acquire().await.expect("a connection"), id)
+        .await
+        .expect("a query")
+        .expect("the order")
 }
 
 async fn count(pool: &PgPool, sql: &'static str) -> i64 {
@@ -86,8 +102,15 @@ const KEPT: &str = "select coalesce(sum(reserved), 0)::bigint from stock_levels"
 
 /// Confirms a reserved order as `authorize_payment` does, without the gateway.
 async fn authorized(conn: &mut PgConnection, id: OrderId, window: Duration) -> Order {
-    let mut order = orders::store::lock(&mut *conn, id).await.expect("a lock").expect("the order");
-    let authorizing = Change { payment_status: Some(PaymentStatus::Authorizing), cause: "confirm", ..Change::default() };
+    let mut order = orders::store::lock(&mut *conn, id)
+        .await
+        .expect("a lock")
+        .expect("the order");
+    let authorizing = Change {
+        payment_status: Some(PaymentStatus::Authorizing),
+        cause: "confirm",
+        ..Change::default()
+    };
     let confirmed = Change {
         status: Some(Status::Confirmed),
         payment_status: Some(PaymentStatus::Authorized),
@@ -96,9 +119,13 @@ async fn authorized(conn: &mut PgConnection, id: OrderId, window: Duration) -> O
         ..Change::default()
     };
     for change in [authorizing, confirmed] {
-        let _ = orders::store::change(&mut *conn, &mut order, change, &by()).await.expect("a legal step");
+        let _ = orders::store::change(&mut *conn, &mut order, change, &by())
+            .await
+            .expect("a legal step");
     }
-    orders::store::commit_reservations(&mut *conn, id, &by()).await.expect("a commit");
+    orders::store::commit_reservations(&mut *conn, id, &by())
+        .await
+        .expect("a commit");
     order
 }
 
@@ -106,9 +133,14 @@ async fn authorized(conn: &mut PgConnection, id: OrderId, window: Duration) -> O
 async fn a_rolled_back_order_leaves_no_job() {
     let (database, customer) = a_shop().await;
     let mut tx = database.pool.begin().await.expect("a transaction");
-    intake::submit(&mut tx, &an_order_of(customer, 1), &by()).await.expect("an order");
+    intake::submit(&mut tx, &an_order_of(customer, 1), &by())
+        .await
+        .expect("an order");
     tx.rollback().await.expect("a rollback");
-    assert_eq!(enqueued(&database.pool, "reserve_stock").await.expect("a look").len(), 0);
+    assert_eq!(
+        enqueued(&database.pool, "reserve_stock").await.expect("a look").len(),
+        0
+    );
     assert_eq!(count(&database.pool, "select count(*) from orders").await, 0);
 }
 
@@ -123,11 +155,18 @@ async fn a_submitted_order_is_reserved_and_a_second_job_for_it_is_the_first() {
     assert_eq!(count(pool, KEPT).await, 4);
 
     let mut conn = pool.acquire().await.expect("a connection");
-    let again = queue::enqueue(&mut conn, &ReserveStock { order_id: id }).await.expect("an answer");
+    let again = queue::enqueue(&mut conn, &ReserveStock { order_id: id })
+        .await
+        .expect("an answer");
     assert!(!again.is_new);
     // Even a job that is not held back by its key finds nothing to do.
-    sqlx::query("delete from queue.unique_keys").execute(pool).await.expect("a tampering");
-    queue::enqueue(&mut conn, &ReserveStock { order_id: id }).await.expect("a second job");
+    sqlx::query("delete from queue.unique_keys")
+        .execute(pool)
+        .await
+        .expect("a tampering");
+    queue::enqueue(&mut conn, &ReserveStock { order_id: id })
+        .await
+        .expect("a second job");
     assert_eq!(run(pool).await.completed, 1);
     assert_eq!(count(pool, KEPT).await, 4);
     assert_eq!(order(pool, id).await.version, 2);
@@ -154,7 +193,10 @@ async fn confirming_extends_the_reservation_and_a_second_confirm_asks_for_no_sec
 async fn an_order_that_brings_its_payment_method_confirms_itself() {
     let (database, customer) = a_shop().await;
     let pool = &database.pool;
-    let new = NewOrder { confirm_with: Some("pm_card_visa".to_owned()), ..an_order_of(customer, 3) };
+    let new = NewOrder {
+        confirm_with: Some("pm_card_visa".to_owned()),
+        ..an_order_of(customer, 3)
+    };
     let id = submit(pool, &new).await;
     // Only the stock is looked after here.
     sqlx::query("insert into queue.pauses (target, name, reason, actor) values ('queue', 'payments', 'test', 'test')")
@@ -163,7 +205,10 @@ async fn an_order_that_brings_its_payment_method_confirms_itself() {
         .expect("a pause");
     run(pool).await;
     let order = order(pool, id).await;
-    assert_eq!((order.status, order.payment_status), (Status::Reserved, PaymentStatus::Authorizing));
+    assert_eq!(
+        (order.status, order.payment_status),
+        (Status::Reserved, PaymentStatus::Authorizing)
+    );
 }
 
 #[tokio::test]
@@ -174,38 +219,72 @@ async fn a_reservation_that_ran_out_cannot_be_confirmed_and_its_stock_comes_back
     run(pool).await;
     database.fast_forward(Duration::from_secs(3600)).await;
     assert!(matches!(confirm(pool, id).await, Err(intake::Error::Expired(_))));
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &ExpireReservations {}).await.expect("a job");
+    queue::enqueue(
+        &mut *pool.acquire().await.expect("a connection"),
+        &ExpireReservations {},
+    )
+    .await
+    .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, id).await.status, Status::Expired);
     assert_eq!(count(pool, KEPT).await, 0);
     let refused = confirm(pool, id).await;
-    assert!(matches!(refused, Err(intake::Error::Conflict { status: Status::Expired })), "{refused:?}");
+    assert!(
+        matches!(
+            refused,
+            Err(intake::Error::Conflict {
+                status: Status::Expired
+            })
+        ),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_confirm_under_way_is_not_expired_and_a_confirmed_order_never_is() {
     let (database, customer) = a_shop().await;
     let pool = &database.pool;
-    let (open, confirmed) = (submit(pool, &an_order_of(customer, 1)).await, submit(pool, &an_order_of(customer, 1)).await);
+    let (open, confirmed) = (
+        submit(pool, &an_order_of(customer, 1)).await,
+        submit(pool, &an_order_of(customer, 1)).await,
+    );
     run(pool).await;
     confirm(pool, confirmed).await.expect("a confirm");
-    sqlx::query("delete from queue.jobs").execute(pool).await.expect("no authorization");
+    sqlx::query("delete from queue.jobs")
+        .execute(pool)
+        .await
+        .expect("no authorization");
     // Past the first reservation, not past the extended one.
     database.fast_forward(Duration::from_secs(1800)).await;
 
     let mut tx = pool.begin().await.expect("a transaction");
     orders::store::lock(&mut tx, open).await.expect("a lock");
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &ExpireReservations {}).await.expect("a job");
+    queue::enqueue(
+        &mut *pool.acquire().await.expect("a connection"),
+        &ExpireReservations {},
+    )
+    .await
+    .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, open).await.status, Status::Reserved);
     drop(tx);
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &ExpireReservations {}).await.expect("a job");
+    queue::enqueue(
+        &mut *pool.acquire().await.expect("a connection"),
+        &ExpireReservations {},
+    )
+    .await
+    .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, open).await.status, Status::Expired);
 
     // However late it gets: the money is being asked for.
     database.fast_forward(Duration::from_secs(86_400)).await;
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &ExpireReservations {}).await.expect("a job");
+    queue::enqueue(
+        &mut *pool.acquire().await.expect("a connection"),
+        &ExpireReservations {},
+    )
+    .await
+    .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, confirmed).await.status, Status::Reserved);
 }
@@ -232,11 +311,19 @@ async fn a_reserved_order_that_is_cancelled_twice_gives_its_stock_back_once() {
     }
     run(pool).await;
     assert_eq!(cancel(pool, id).await.expect("a third").status, Status::Cancelled);
-    let again = ReleaseStock { order_id: id, cause: "cancel".to_owned() };
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &again).await.expect("a job");
+    let again = ReleaseStock {
+        order_id: id,
+        cause: "cancel".to_owned(),
+    };
+    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &again)
+        .await
+        .expect("a job");
     run(pool).await;
     assert_eq!(count(pool, KEPT).await, 0);
-    assert_eq!(count(pool, "select count(*) from stock_movements where kind = 'released'").await, 2);
+    assert_eq!(
+        count(pool, "select count(*) from stock_movements where kind = 'released'").await,
+        2
+    );
     let order = order(pool, id).await;
     assert!(order.cancel_accepted_at.is_some());
     assert_eq!(order.reason.expect("a reason")["reason"], "changed my mind");
@@ -246,14 +333,19 @@ async fn a_reserved_order_that_is_cancelled_twice_gives_its_stock_back_once() {
 async fn a_confirmed_order_is_cancelled_before_its_deadline_and_not_after() {
     let (database, customer) = a_shop().await;
     let pool = &database.pool;
-    let (early, late) = (submit(pool, &an_order_of(customer, 1)).await, submit(pool, &an_order_of(customer, 1)).await);
+    let (early, late) = (
+        submit(pool, &an_order_of(customer, 1)).await,
+        submit(pool, &an_order_of(customer, 1)).await,
+    );
     run(pool).await;
     let mut conn = pool.acquire().await.expect("a connection");
     authorized(&mut conn, early, Duration::from_secs(600)).await;
     let closed = authorized(&mut conn, late, Duration::ZERO).await;
     assert_eq!(cancel(pool, early).await.expect("a cancel").status, Status::Cancelling);
     let refused = cancel(pool, late).await;
-    let Err(intake::Error::WindowClosed { deadline }) = refused else { panic!("the window is closed: {refused:?}") };
+    let Err(intake::Error::WindowClosed { deadline }) = refused else {
+        panic!("the window is closed: {refused:?}")
+    };
     assert_eq!(Some(deadline), closed.cancel_until);
 }
 
@@ -263,8 +355,13 @@ async fn stock_stays_with_an_order_that_still_stands() {
     let pool = &database.pool;
     let id = submit(pool, &an_order_of(customer, 3)).await;
     run(pool).await;
-    let release = ReleaseStock { order_id: id, cause: "cancel".to_owned() };
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &release).await.expect("a job");
+    let release = ReleaseStock {
+        order_id: id,
+        cause: "cancel".to_owned(),
+    };
+    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &release)
+        .await
+        .expect("a job");
     assert_eq!(run(pool).await.discarded, 1);
     assert_eq!(count(pool, KEPT).await, 4);
 }
@@ -278,11 +375,25 @@ async fn a_cancelling_order_is_not_cancelled_while_money_is_held() {
     let mut conn = pool.acquire().await.expect("a connection");
     authorized(&mut conn, id, Duration::from_secs(600)).await;
     cancel(pool, id).await.expect("a cancel");
-    sqlx::query("delete from queue.jobs").execute(pool).await.expect("no void");
-    queue::enqueue(&mut conn, &ReleaseStock { order_id: id, cause: "cancel".to_owned() }).await.expect("a job");
+    sqlx::query("delete from queue.jobs")
+        .execute(pool)
+        .await
+        .expect("no void");
+    queue::enqueue(
+        &mut conn,
+        &ReleaseStock {
+            order_id: id,
+            cause: "cancel".to_owned(),
+        },
+    )
+    .await
+    .expect("a job");
     run(pool).await;
     let order = order(pool, id).await;
-    assert_eq!((order.status, order.payment_status), (Status::Cancelling, PaymentStatus::Authorized));
+    assert_eq!(
+        (order.status, order.payment_status),
+        (Status::Cancelling, PaymentStatus::Authorized)
+    );
 }
 
 #[tokio::test]
@@ -293,18 +404,35 @@ async fn a_shipment_waits_for_the_money_then_leaves_and_closes_its_order() {
     run(pool).await;
     let mut conn = pool.acquire().await.expect("a connection");
     let mut order_now = authorized(&mut conn, id, Duration::ZERO).await;
-    routes::store::create_shipments(&mut conn, &order_now, &by()).await.expect("a shipment");
-    sqlx::query("update shipments set state = 'dispatched'").execute(&mut *conn).await.expect("a van");
-    let shipment = routes::store::shipments_of_order(&mut conn, id).await.expect("shipments")[0].id;
+    routes::store::create_shipments(&mut conn, &order_now, &by())
+        .await
+        .expect("a shipment");
+    sqlx::query("update shipments set state = 'dispatched'")
+        .execute(&mut *conn)
+        .await
+        .expect("a van");
+    let shipment = routes::store::shipments_of_order(&mut conn, id)
+        .await
+        .expect("shipments")[0]
+        .id;
     intake::ship(&mut conn, shipment, &by()).await.expect("a job");
     assert_eq!(run(pool).await.postponed, 1);
 
-    let captured = Change { payment_status: Some(PaymentStatus::Captured), cause: "capture", ..Change::default() };
-    let _ = orders::store::change(&mut conn, &mut order_now, captured, &by()).await.expect("a capture");
+    let captured = Change {
+        payment_status: Some(PaymentStatus::Captured),
+        cause: "capture",
+        ..Change::default()
+    };
+    let _ = orders::store::change(&mut conn, &mut order_now, captured, &by())
+        .await
+        .expect("a capture");
     database.fast_forward(Duration::from_secs(60)).await;
     run(pool).await;
     let order = order(pool, id).await;
-    assert_eq!((order.status, order.fulfilment_status.as_str()), (Status::Closed, "shipped"));
+    assert_eq!(
+        (order.status, order.fulfilment_status.as_str()),
+        (Status::Closed, "shipped")
+    );
     assert_eq!(count(pool, "select sum(on_hand)::bigint from stock_levels").await, 196);
     assert_eq!(count(pool, KEPT).await, 0);
 
@@ -319,18 +447,32 @@ async fn a_dead_job_leaves_its_order_on_hold_and_a_redrive_takes_it_on() {
     let (database, customer) = a_shop().await;
     let pool = &database.pool;
     let id = submit(pool, &an_order_of(customer, 3)).await;
-    sqlx::query("update orders set confirm_with = 'nonsense'").execute(pool).await.expect("a broken order");
-    sqlx::query("update queue.jobs set attempts_max = 1").execute(pool).await.expect("one attempt");
+    sqlx::query("update orders set confirm_with = 'nonsense'")
+        .execute(pool)
+        .await
+        .expect("a broken order");
+    sqlx::query("update queue.jobs set attempts_max = 1")
+        .execute(pool)
+        .await
+        .expect("one attempt");
     assert_eq!(run(pool).await.buried, 1);
     let held = order(pool, id).await;
     assert_eq!((held.status, held.held_from), (Status::OnHold, Some(Status::Pending)));
     assert_eq!(held.reason.expect("a reason")["code"], "reserve_stock_dead");
     assert_eq!(count(pool, KEPT).await, 0);
 
-    sqlx::query("update orders set confirm_with = null").execute(pool).await.expect("a repair");
+    sqlx::query("update orders set confirm_with = null")
+        .execute(pool)
+        .await
+        .expect("a repair");
     let mut tx = pool.begin().await.expect("a transaction");
-    let dead: i64 = sqlx::query_scalar("select id from queue.dead_letters").fetch_one(&mut *tx).await.expect("a letter");
-    queue::operate::redrive(&mut tx, queue::JobId(dead), "test", "repaired", None).await.expect("a redrive");
+    let dead: i64 = sqlx::query_scalar("select id from queue.dead_letters")
+        .fetch_one(&mut *tx)
+        .await
+        .expect("a letter");
+    queue::operate::redrive(&mut tx, queue::JobId(dead), "test", "repaired", None)
+        .await
+        .expect("a redrive");
     tx.commit().await.expect("a commit");
     run(pool).await;
     assert_eq!(order(pool, id).await.status, Status::Reserved);
@@ -358,11 +500,16 @@ async fn pruning_keeps_what_is_still_needed_and_twice_is_as_good_as_once() {
         .execute(pool)
         .await
         .expect("a key");
-    sqlx::query("update queue.jobs set run_at = run_at + interval '100 days'").execute(pool).await.expect("one that waits");
+    sqlx::query("update queue.jobs set run_at = run_at + interval '100 days'")
+        .execute(pool)
+        .await
+        .expect("one that waits");
     database.fast_forward(Duration::from_secs(40 * 86_400)).await;
     for _ in 0..2 {
         let mut conn = pool.acquire().await.expect("a connection");
-        queue::enqueue(&mut conn, &PruneIdempotencyKeys {}).await.expect("a job");
+        queue::enqueue(&mut conn, &PruneIdempotencyKeys {})
+            .await
+            .expect("a job");
         queue::enqueue(&mut conn, &PruneUniqueKeys {}).await.expect("a job");
         queue::enqueue(&mut conn, &PruneFinishedJobs {}).await.expect("a job");
         drop(conn);
@@ -371,5 +518,8 @@ async fn pruning_keeps_what_is_still_needed_and_twice_is_as_good_as_once() {
     assert_eq!(count(pool, "select count(*) from idempotency_keys").await, 0);
     // The key of the job that ended is free; that of the one that waits is not.
     assert_eq!(count(pool, "select count(*) from queue.unique_keys").await, 1);
-    assert_eq!(count(pool, "select count(*) from queue.jobs where kind = 'reserve_stock'").await, 1);
+    assert_eq!(
+        count(pool, "select count(*) from queue.jobs where kind = 'reserve_stock'").await,
+        1
+    );
 }
