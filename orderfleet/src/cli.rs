@@ -30,7 +30,7 @@ pub struct Cli {
 
     /// What is logged, to stderr: a level, or `target=level` pairs with commas.
     #[arg(long, global = true, env = "ORDERFLEET_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
+    pub log_filter: String,
 }
 
 /// Each role of a process, and each thing an operator does.

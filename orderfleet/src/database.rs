@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use crate::settings::{environment, required_secret};
 
@@ -29,7 +29,8 @@ pub fn options(url: &SecretString, name: &str) -> anyhow::Result<PgConnectOption
     // The parser's own error may repeat the URL, and the password with it.
     let options = PgConnectOptions::from_str(url.expose_secret())
         .map_err(|_| anyhow!("DATABASE_URL is not a URL of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE"))?;
-    Ok(options.application_name(name))
+    // A statement is no news, however slow: a migration is a screenful, and the server has its own log of slow ones.
+    Ok(options.application_name(name).disable_statement_logging())
 }
 
 /// One connection, for a command that asks a few questions.

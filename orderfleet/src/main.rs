@@ -8,7 +8,7 @@ use orderfleet::{logging, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let carried_out = logging::start(&cli.log).and_then(|()| {
+    let carried_out = logging::start(&cli.log_filter).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let carried_out = runtime.block_on(run(cli));
         // A thread that reads standard input, or a lost query, must not hold up the end.

@@ -20,9 +20,8 @@ const VOLUME_CM3: i64 = 400;
 
 /// Makes everything; returns each buyer's customer id.
 pub(super) async fn lay(client: &ApiClient, sheet: &Sheet, hash: &str, concurrency: usize) -> anyhow::Result<HashMap<Buyer, String>> {
-    let mut warehouses = Vec::new();
     for warehouse in &WAREHOUSES {
-        warehouses.push(warehouse_id(client, warehouse).await?);
+        warehouse_id(client, warehouse).await?;
     }
     let buyers: BTreeSet<&Buyer> = sheet.invoices.iter().map(|invoice| &invoice.customer).collect();
     eprintln!("making {} customers", buyers.len());
@@ -32,12 +31,11 @@ pub(super) async fn lay(client: &ApiClient, sheet: &Sheet, hash: &str, concurren
         .try_collect()
         .await?;
     eprintln!("making {} products and their opening stock", sheet.products.len());
-    let warehouses = &warehouses;
     stream::iter(&sheet.products)
         .map(|product| async move {
             let key = format!("import:{hash}:product:{}", product.sku);
             make_product(client, &key, &product_body(product)).await.with_context(|| format!("product {}", product.sku))?;
-            receive(client, hash, product, warehouses).await
+            receive(client, hash, product).await
         })
         .buffer_unordered(concurrency)
         .try_collect::<()>()
@@ -59,7 +57,7 @@ pub async fn warehouse_id(client: &ApiClient, warehouse: &Warehouse) -> anyhow::
     if let Some(id) = made(&reply, "making a warehouse")? {
         return Ok(id);
     }
-    find(client, "/api/v1/warehouses?limit=100", "code", warehouse.code).await
+    find(client, "/api/v1/warehouses", "code", warehouse.code).await
 }
 
 /// The id of that customer, made when they are missing.
@@ -75,7 +73,7 @@ pub async fn customer_id(client: &ApiClient, purpose: &str, person: &Person) -> 
     if let Some(id) = made(&reply, "making a customer")? {
         return Ok(id);
     }
-    find(client, &format!("/api/v1/customers?email={}", person.email), "email", &person.email).await
+    find(client, &format!("/api/v1/customers?limit=100&search={}", person.email), "email", &person.email).await
 }
 
 /// Makes a product, unless it is there.
@@ -95,26 +93,20 @@ fn product_body(product: &Product) -> Value {
     })
 }
 
-/// Opening stock, under a reference that the API takes once: a second start adds nothing.
-async fn receive(client: &ApiClient, hash: &str, product: &Product, warehouses: &[String]) -> anyhow::Result<()> {
-    for ((qty, warehouse), id) in rules::opening_stock(product).into_iter().zip(&WAREHOUSES).zip(warehouses) {
-        if qty == 0 {
-            continue;
-        }
+/// Opening stock, under a reference that the API counts once: a second start adds nothing.
+async fn receive(client: &ApiClient, hash: &str, product: &Product) -> anyhow::Result<()> {
+    for (qty, warehouse) in rules::opening_stock(product).into_iter().zip(&WAREHOUSES).filter(|(qty, _)| *qty > 0) {
         let reference = format!("import:{hash}:{}:{}", product.sku, warehouse.code);
-        receive_stock(client, &product.sku, id, qty, &reference).await?;
+        receive_stock(client, &product.sku, warehouse.code, qty, &reference).await?;
     }
     Ok(())
 }
 
 /// Receives stock under a reference.
-pub async fn receive_stock(client: &ApiClient, sku: &str, warehouse_id: &str, qty: i64, reference: &str) -> anyhow::Result<()> {
-    let body = json!({"sku": sku, "warehouse_id": warehouse_id, "qty": qty, "reference": reference});
-    let reply = client.post("/api/v1/inventory/receipts", reference, &body).await?;
-    match reply.status {
-        StatusCode::CONFLICT => Ok(()),
-        _ => reply.expect("receiving stock").map(drop),
-    }
+pub async fn receive_stock(client: &ApiClient, sku: &str, warehouse: &str, qty: i64, reference: &str) -> anyhow::Result<()> {
+    let sku: String = form_urlencoded::byte_serialize(sku.as_bytes()).collect::<String>().replace('+', "%20");
+    let body = json!({"warehouse": warehouse, "qty": qty, "reference": reference});
+    client.post(&format!("/api/v1/inventory/{sku}/receipts"), reference, &body).await?.expect("receiving stock").map(drop)
 }
 
 /// The id of what was made; nothing when it was there already.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::seed;
 use crate::client::ApiClient;
-use crate::import::groundwork::{receive_stock, warehouse_id};
+use crate::import::groundwork::receive_stock;
 use crate::import::rules::WAREHOUSES;
 
 /// About how long from one order to the next.
@@ -90,9 +90,8 @@ impl Draft {
 async fn restock(client: &ApiClient) -> anyhow::Result<()> {
     let delivery = Uuid::now_v7();
     for warehouse in &WAREHOUSES {
-        let id = warehouse_id(client, warehouse).await?;
         for (sku, ..) in seed::PRODUCTS.iter().filter(|(sku, ..)| *sku != seed::RARE) {
-            receive_stock(client, sku, &id, RESTOCK_QTY, &format!("demo:{delivery}:{sku}:{}", warehouse.code)).await?;
+            receive_stock(client, sku, warehouse.code, RESTOCK_QTY, &format!("demo:{delivery}:{sku}:{}", warehouse.code)).await?;
         }
     }
     Ok(())

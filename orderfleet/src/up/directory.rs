@@ -7,13 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 /// A directory that this process has to itself.
 #[derive(Debug)]
-pub struct Directory {
+pub(super) struct Directory {
     path: PathBuf,
     // Held while this process lives, and let go by the kernel however it ends.
     _lock: File,
@@ -21,26 +19,26 @@ pub struct Directory {
 
 /// What must be the same at every start: keys and ports.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Kept {
+pub(super) struct Kept {
     /// The API key of the owner, once there is a database that knows it.
-    pub api_key: Option<String>,
+    pub(super) api_key: Option<String>,
     /// The key that our payment client shows the gateway simulator.
-    pub gateway_key: String,
-    /// What signs the demo webhooks.
-    pub receiver_secret: String,
+    pub(super) gateway_key: String,
+    /// What the demo webhooks are signed with, once the API has said it.
+    pub(super) receiver_secret: Option<String>,
     /// The port of the gateway simulator.
-    pub gateway_port: u16,
+    pub(super) gateway_port: u16,
     /// The port of the webhook receiver.
-    pub receiver_port: u16,
+    pub(super) receiver_port: u16,
     /// The port of the private cluster, when there is one.
-    pub postgres_port: Option<u16>,
+    pub(super) postgres_port: Option<u16>,
     /// The private cluster's URL: sourcing DIR/env must not turn it into somebody else's server.
-    pub private_database_url: Option<String>,
+    pub(super) private_database_url: Option<String>,
 }
 
 impl Directory {
     /// Makes the directory where it is missing, and takes it.
-    pub fn take(path: &Path) -> anyhow::Result<Directory> {
+    pub(super) fn take(path: &Path) -> anyhow::Result<Directory> {
         std::fs::create_dir_all(path.join("logs"))
             .with_context(|| format!("creating {}: choose a directory you may write to with --data-dir", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
@@ -62,12 +60,12 @@ impl Directory {
     }
 
     /// A file of that name.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// What an earlier start kept, or new keys and free ports.
-    pub fn kept(&self) -> anyhow::Result<Kept> {
+    pub(super) fn kept(&self) -> anyhow::Result<Kept> {
         let path = self.file("kept.json");
         let mut kept = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text)
@@ -75,7 +73,7 @@ impl Directory {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept {
                 api_key: None,
                 gateway_key: format!("sk_test_{}", random_word()),
-                receiver_secret: format!("whsec_{}", BASE64_STANDARD.encode(rand::random::<[u8; 32]>())),
+                receiver_secret: None,
                 gateway_port: 0,
                 receiver_port: 0,
                 postgres_port: None,
@@ -90,12 +88,12 @@ impl Directory {
     }
 
     /// Keeps it for the next start.
-    pub fn keep(&self, kept: &Kept) -> anyhow::Result<()> {
+    pub(super) fn keep(&self, kept: &Kept) -> anyhow::Result<()> {
         write_secret(&self.file("kept.json"), &serde_json::to_vec_pretty(kept)?)
     }
 
     /// Writes DIR/env, to be sourced by a shell.
-    pub fn write_env(&self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+    pub(super) fn write_env(&self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
         write_secret(&self.file("env"), env_text(settings).as_bytes())
     }
 }
@@ -151,7 +149,7 @@ mod tests {
         let directory = Directory::take(dir.path()).expect("a free directory");
         let first = directory.kept().expect("new keys");
         let second = directory.kept().expect("kept keys");
-        assert_eq!(first.receiver_secret, second.receiver_secret);
+        assert_eq!(first.gateway_key, second.gateway_key);
         assert_eq!((first.gateway_port, first.receiver_port), (second.gateway_port, second.receiver_port));
     }
 

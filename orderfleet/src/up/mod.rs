@@ -58,11 +58,22 @@ pub async fn run(args: cli::Up) -> anyhow::Result<()> {
     for role in roles(&args, &directory, &database_url, &urls, &kept) {
         fleet.start(role)?;
     }
+    if let Some(secret) = &kept.receiver_secret {
+        fleet.start(receiver(&directory, kept.receiver_port, secret))?;
+    }
     let client = ApiClient::new(urls.api.clone(), api_key)?;
     let prepared = async {
-        ready(&mut conn, &urls).await.with_context(|| format!("the logs are in {}", directory.file("logs").display()))?;
+        let look_there = || format!("the logs are in {}", directory.file("logs").display());
+        ready(&mut conn, &urls).await.with_context(look_there)?;
         seed::load(&client).await.context("loading the catalogue")?;
-        seed::endpoint(&client, &urls.receiver, &kept.receiver_secret).await.context("registering the webhook endpoint")?;
+        let secret = seed::endpoint(&client, &urls.receiver, kept.receiver_secret.is_some()).await?;
+        if let Some(secret) = secret {
+            fleet.stop(&["webhook-receiver"]).await;
+            fleet.start(receiver(&directory, kept.receiver_port, &secret))?;
+            kept.receiver_secret = Some(secret);
+            directory.keep(&kept)?;
+        }
+        answers(&urls.receiver.join("/livez")?).await.with_context(look_there)?;
         conn.close().await.context("closing a connection")
     };
     let served = tokio::select! {
@@ -140,11 +151,6 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
             env: Vec::new(),
         },
         Role {
-            name: "webhook-receiver".to_owned(),
-            args: text(&["webhook-receiver", "--port", &kept.receiver_port.to_string(), "--log", &path("receiver.jsonl")]),
-            env: vec![("ORDERFLEET_RECEIVER_SECRET".to_owned(), kept.receiver_secret.clone())],
-        },
-        Role {
             name: "api".to_owned(),
             args: [text(&["api", "--listen", &loopback(args.api_port).to_string()]), outside.clone()].concat(),
             env: secrets.clone(),
@@ -156,6 +162,16 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
         env: secrets.clone(),
     }));
     roles
+}
+
+/// The demo receiver, which needs to know what its webhooks are signed with.
+fn receiver(directory: &Directory, port: u16, secret: &str) -> Role {
+    let log = directory.file("receiver.jsonl").display().to_string();
+    Role {
+        name: "webhook-receiver".to_owned(),
+        args: ["webhook-receiver", "--port", &port.to_string(), "--log", &log].map(str::to_owned).to_vec(),
+        env: vec![("ORDERFLEET_RECEIVER_SECRET".to_owned(), secret.to_owned())],
+    }
 }
 
 /// Refuses early and in plain words; the API itself would only say so in its log.
@@ -175,12 +191,12 @@ fn free_port(port: u16) -> anyhow::Result<()> {
 /// The kept key while this database knows it, else a new one.
 async fn api_key(conn: &mut PgConnection, kept: &mut Kept) -> anyhow::Result<SecretString> {
     if let Some(key) = &kept.api_key
-        && access::verify(conn, key).await.context("checking the kept API key")?.is_some()
+        && access::store::verify(conn, key).await.context("checking the kept API key")?.is_some()
     {
         return Ok(key.clone().into());
     }
-    let (_, secret) = access::create(conn, "up", &[access::Scope::Admin], None).await.context("creating an API key")?;
-    let key = secret.reveal().to_owned();
+    let (_, secret) = access::store::create(conn, "up", &[access::Scope::Admin], None).await.context("creating an API key")?;
+    let key = secret.token.expose_secret().to_owned();
     kept.api_key = Some(key.clone());
     Ok(key.into())
 }
@@ -200,9 +216,26 @@ fn write_env(directory: &Directory, database_url: &SecretString, urls: &Urls, ap
     ])
 }
 
-/// Waits until the API, both simulators and a worker of each pool answer.
+/// Waits until something answers at that address.
+async fn answers(url: &Url) -> anyhow::Result<()> {
+    let http = http_client()?;
+    let started = Instant::now();
+    while http.get(url.clone()).send().await.is_err() {
+        if started.elapsed() > READY_MAX {
+            bail!("not ready after {} s: {url}", READY_MAX.as_secs());
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+    Ok(())
+}
+
+fn http_client() -> anyhow::Result<reqwest::Client> {
+    reqwest::Client::builder().timeout(Duration::from_secs(2)).build().context("making an HTTP client")
+}
+
+/// Waits until the API, the gateway and a worker of each pool answer.
 async fn ready(conn: &mut PgConnection, urls: &Urls) -> anyhow::Result<()> {
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).build().context("making an HTTP client")?;
+    let http = http_client()?;
     let started = Instant::now();
     loop {
         let missing = missing(conn, &http, urls).await?;
@@ -218,10 +251,8 @@ async fn ready(conn: &mut PgConnection, urls: &Urls) -> anyhow::Result<()> {
 
 async fn missing(conn: &mut PgConnection, http: &reqwest::Client, urls: &Urls) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
-    let asked = [("api", urls.api.join("/readyz")?), ("gateway-simulator", urls.gateway.join("/livez")?), ("webhook-receiver", urls.receiver.join("/livez")?)];
-    for (name, url) in asked {
-        // A receiver that says 404 is there all the same.
-        let is_there = http.get(url).send().await.is_ok_and(|answer| !answer.status().is_server_error());
+    for (name, url) in [("api", urls.api.join("/readyz")?), ("gateway-simulator", urls.gateway.join("/livez")?)] {
+        let is_there = http.get(url).send().await.is_ok_and(|answer| answer.status().is_success());
         if !is_there {
             missing.push(name.to_owned());
         }

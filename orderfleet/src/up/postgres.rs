@@ -19,7 +19,7 @@ const CONNECTIONS_MAX: &str = "200";
 
 /// A server that can be connected to.
 #[derive(Debug)]
-pub struct Postgres {
+pub(super) struct Postgres {
     url: SecretString,
     /// The private one; absent for a moment while a thread restarts it.
     cluster: Option<Cluster>,
@@ -28,7 +28,7 @@ pub struct Postgres {
 
 impl Postgres {
     /// The server of DATABASE_URL when that is set, else the private one.
-    pub async fn start(directory: &Directory, kept: &mut Kept, pids: Pids) -> anyhow::Result<Postgres> {
+    pub(super) async fn start(directory: &Directory, kept: &mut Kept, pids: Pids) -> anyhow::Result<Postgres> {
         if let Some(url) = secret("DATABASE_URL", &environment)?
             // What an earlier start wrote to DIR/env is not somebody else's server.
             && Some(url.expose_secret()) != kept.private_database_url.as_deref()
@@ -58,17 +58,17 @@ impl Postgres {
     }
 
     /// Where it is.
-    pub fn url(&self) -> &SecretString {
+    pub(super) fn url(&self) -> &SecretString {
         &self.url
     }
 
     /// Whether it is ours to start and stop.
-    pub fn is_private(&self) -> bool {
+    pub(super) fn is_private(&self) -> bool {
         self.cluster.is_some()
     }
 
     /// Starts the private server again whenever it is gone; never returns.
-    pub async fn keep_running(&mut self) {
+    pub(super) async fn keep_running(&mut self) {
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
             if let Some(mut cluster) = self.cluster.take_if(|cluster| !cluster.is_running()) {
@@ -94,7 +94,7 @@ impl Postgres {
     }
 
     /// Stops the private server; another is not ours to stop.
-    pub async fn stop(self) {
+    pub(super) async fn stop(self) {
         if let Some(cluster) = self.cluster
             && let Err(error) = tokio::task::spawn_blocking(move || cluster.stop(Shutdown::Fast)).await
         {

@@ -42,21 +42,19 @@ const VANS: usize = 8;
 
 /// Catalogue, warehouses, vans and stock.
 pub(super) async fn load(client: &ApiClient) -> anyhow::Result<()> {
-    let mut warehouses = Vec::new();
     for warehouse in &WAREHOUSES {
         let id = warehouse_id(client, warehouse).await?;
         for n in 1..=VANS {
             vehicle(client, &id, &format!("van {n}"), 1_200_000, 10_000_000, 60).await?;
         }
         vehicle(client, &id, "lorry 1", 18_000_000, 60_000_000, 40).await?;
-        warehouses.push((warehouse.code, id));
     }
     for (sku, name, price_pence) in PRODUCTS {
         let body = json!({"sku": sku, "name": name, "price_minor": price_pence, "currency": "GBP", "weight_grams": 400, "volume_cm3": 1500});
         make_product(client, &format!("seed:product:{sku}"), &body).await?;
         let qty = if sku == RARE { OPENING_STOCK_RARE } else { OPENING_STOCK };
-        for (code, id) in &warehouses {
-            receive_stock(client, sku, id, qty, &format!("seed:{sku}:{code}")).await?;
+        for warehouse in &WAREHOUSES {
+            receive_stock(client, sku, warehouse.code, qty, &format!("seed:{sku}:{}", warehouse.code)).await?;
         }
     }
     Ok(())
@@ -96,19 +94,22 @@ pub(super) async fn customers(client: &ApiClient) -> anyhow::Result<Vec<String>>
     Ok(ids)
 }
 
-/// Registers the demo receiver, once per address: every event, in the order of each order.
-pub(super) async fn endpoint(client: &ApiClient, url: &Url, secret: &str) -> anyhow::Result<()> {
-    let registered = client.get("/api/v1/webhooks/endpoints?limit=100").await?.expect("listing webhook endpoints")?;
+/// Sees to it that the demo receiver is registered at its address: every event, in the order of each order.
+///
+/// The API tells an endpoint's secret once, when it makes it. When that was lost, or belongs to another database, a new
+/// one is asked for. Returns the secret that deliveries are signed with, when it is a new one.
+pub(super) async fn endpoint(client: &ApiClient, url: &Url, is_secret_known: bool) -> anyhow::Result<Option<String>> {
+    let registered = client.get("/api/v1/webhook-endpoints?limit=100").await?.expect("listing webhook endpoints")?;
     let items = registered.body.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    if items.iter().any(|item| item.get("url").and_then(Value::as_str) == Some(url.as_str())) {
-        return Ok(());
-    }
-    let body = json!({
-        "url": url.as_str(),
-        "description": "the demo receiver of `orderfleet up`",
-        "event_types": ["*"],
-        "secret": secret,
-    });
-    let key = format!("seed:endpoint:{url}");
-    client.post("/api/v1/webhooks/endpoints", &key, &body).await?.expect("registering").map(drop).context("the demo receiver")
+    let id = items.iter().find(|item| item.get("url").and_then(Value::as_str) == Some(url.as_str()));
+    let reply = match id.and_then(|item| item.get("id")?.as_str()) {
+        Some(_) if is_secret_known => return Ok(None),
+        Some(id) => client.post_unkeyed(&format!("/api/v1/webhook-endpoints/{id}/rotate-secret"), &json!({})).await?,
+        None => {
+            let body = json!({"url": url.as_str(), "description": "the demo receiver of `orderfleet up`", "event_types": ["*"]});
+            client.post_unkeyed("/api/v1/webhook-endpoints", &body).await?
+        }
+    };
+    let reply = reply.expect("registering the demo receiver")?;
+    reply.text("secret").map(|secret| Some(secret.to_owned())).context("the API did not say the endpoint's secret")
 }

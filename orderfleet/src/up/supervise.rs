@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -34,18 +34,18 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// What a child is: its name, its arguments, its environment.
 #[derive(Debug, Clone)]
-pub struct Role {
+pub(super) struct Role {
     /// Its name in pids.json and of its log.
-    pub name: String,
+    pub(super) name: String,
     /// The arguments of this executable.
-    pub args: Vec<String>,
+    pub(super) args: Vec<String>,
     /// What is added to the environment; secrets go here, never into the arguments, which everybody can read.
-    pub env: Vec<(String, String)>,
+    pub(super) env: Vec<(String, String)>,
 }
 
 /// The children of one `up`.
 #[derive(Debug)]
-pub struct Fleet {
+pub(super) struct Fleet {
     logs: PathBuf,
     pids: Pids,
     children: Vec<Supervised>,
@@ -60,16 +60,16 @@ struct Supervised {
 
 impl Fleet {
     /// A fleet without children, whose logs go to that folder.
-    pub fn new(logs: PathBuf, pids: Pids) -> Fleet {
+    pub(super) fn new(logs: PathBuf, pids: Pids) -> Fleet {
         Fleet { logs, pids, children: Vec::new() }
     }
 
     /// Starts a child, and again whenever it ends.
-    pub fn start(&mut self, role: Role) -> anyhow::Result<()> {
+    pub(super) fn start(&mut self, role: Role) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         let log = self.logs.join(format!("{}.log", role.name));
         let first = spawn(&role, &log)?;
-        self.pids.set(&role.name, first.id());
+        self.pids.set(&role.name, first.process.id());
         let name = role.name.clone();
         let task = tokio::spawn(keep_running(role, log, first, self.pids.clone(), stop.clone()));
         self.children.push(Supervised { name, stop, task });
@@ -77,7 +77,7 @@ impl Fleet {
     }
 
     /// Stops the children whose names start with one of these, all at once, and waits for them.
-    pub async fn stop(&mut self, prefixes: &[&str]) {
+    pub(super) async fn stop(&mut self, prefixes: &[&str]) {
         let is_meant = |child: &Supervised| prefixes.iter().any(|prefix| child.name.starts_with(prefix));
         let (meant, others) = std::mem::take(&mut self.children).into_iter().partition(is_meant);
         self.children = others;
@@ -93,13 +93,21 @@ impl Fleet {
     }
 }
 
-async fn keep_running(role: Role, log: PathBuf, first: Child, pids: Pids, stop: CancellationToken) {
+/// A child and the pipe whose closing would tell it that its parent is gone. Waiting for a process closes the pipe it
+/// holds itself, so this one is kept apart.
+#[derive(Debug)]
+struct Running {
+    process: Child,
+    _pipe: Option<ChildStdin>,
+}
+
+async fn keep_running(role: Role, log: PathBuf, first: Running, pids: Pids, stop: CancellationToken) {
     let mut child = first;
     let mut young_deaths = 0;
     loop {
         let started = Instant::now();
         tokio::select! {
-            ended = child.wait() => {
+            ended = child.process.wait() => {
                 young_deaths = if started.elapsed() < YOUNG { young_deaths + 1 } else { 0 };
                 let wait = wait_before_restart(young_deaths);
                 let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -112,7 +120,7 @@ async fn keep_running(role: Role, log: PathBuf, first: Child, pids: Pids, stop: 
                 }
             }
             () = stop.cancelled() => {
-                end(&role.name, child).await;
+                end(&role.name, &mut child.process).await;
                 pids.set(&role.name, None);
                 return;
             }
@@ -121,12 +129,12 @@ async fn keep_running(role: Role, log: PathBuf, first: Child, pids: Pids, stop: 
             Some(child) => child,
             None => return,
         };
-        pids.set(&role.name, child.id());
+        pids.set(&role.name, child.process.id());
     }
 }
 
 /// Spawns until it works: out of memory or processes passes.
-async fn respawn(role: &Role, log: &Path, stop: &CancellationToken) -> Option<Child> {
+async fn respawn(role: &Role, log: &Path, stop: &CancellationToken) -> Option<Running> {
     loop {
         match spawn(role, log) {
             Ok(child) => return Some(child),
@@ -139,7 +147,7 @@ async fn respawn(role: &Role, log: &Path, stop: &CancellationToken) -> Option<Ch
     }
 }
 
-fn spawn(role: &Role, log: &Path) -> anyhow::Result<Child> {
+fn spawn(role: &Role, log: &Path) -> anyhow::Result<Running> {
     let executable = std::env::current_exe().context("finding this executable")?;
     let log_file = File::options()
         .create(true)
@@ -155,13 +163,14 @@ fn spawn(role: &Role, log: &Path) -> anyhow::Result<Child> {
         .stdout(log_file.try_clone().context("sharing a log between outputs")?)
         .stderr(log_file)
         .process_group(0);
-    Command::from(command).kill_on_drop(true).spawn().with_context(|| format!("starting {}", role.name))
+    let mut process =
+        Command::from(command).kill_on_drop(true).spawn().with_context(|| format!("starting {}", role.name))?;
+    let pipe = process.stdin.take();
+    Ok(Running { process, _pipe: pipe })
 }
 
 /// SIGTERM, and SIGKILL when the grace is over.
-async fn end(name: &str, mut child: Child) {
-    // The pipe must outlive the wait: closing it would tell the child that its parent is gone.
-    let pipe = child.stdin.take();
+async fn end(name: &str, child: &mut Child) {
     if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
         // Refused only when it is gone already.
         let _gone = kill_process(pid, Signal::TERM);
@@ -172,7 +181,6 @@ async fn end(name: &str, mut child: Child) {
             tracing::error!(role = name, %error, "cannot be killed");
         }
     }
-    drop(pipe);
 }
 
 /// How long to wait after so many young deaths in a row.
@@ -185,19 +193,19 @@ fn wait_before_restart(young_deaths: u32) -> Duration {
 
 /// DIR/pids.json: which process has which role, kept current so that a script can pick one to kill.
 #[derive(Debug, Clone)]
-pub struct Pids {
+pub(super) struct Pids {
     path: PathBuf,
     by_role: Arc<Mutex<BTreeMap<String, u32>>>,
 }
 
 impl Pids {
     /// An empty list, at that path.
-    pub fn new(path: PathBuf) -> Pids {
+    pub(super) fn new(path: PathBuf) -> Pids {
         Pids { path, by_role: Arc::default() }
     }
 
     /// Says that a role has that process, or none.
-    pub fn set(&self, role: &str, pid: Option<u32>) {
+    pub(super) fn set(&self, role: &str, pid: Option<u32>) {
         let mut by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
         match pid {
             Some(pid) => by_role.insert(role.to_owned(), pid),
