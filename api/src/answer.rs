@@ -24,7 +24,12 @@ impl Answer {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // Our own view types: maps with string keys and numbers, which JSON always holds.
         let body = serde_json::to_string(value).expect("views are plain data");
-        Answer { status, headers, body, order: None }
+        Answer {
+            status,
+            headers,
+            body,
+            order: None,
+        }
     }
 
     /// 200 with that value.
@@ -44,7 +49,12 @@ impl Answer {
 
     /// 204.
     pub(crate) fn nothing() -> Answer {
-        Answer { status: StatusCode::NO_CONTENT, headers: HeaderMap::new(), body: String::new(), order: None }
+        Answer {
+            status: StatusCode::NO_CONTENT,
+            headers: HeaderMap::new(),
+            body: String::new(),
+            order: None,
+        }
     }
 
     /// Says where the thing is.
@@ -54,7 +64,10 @@ impl Answer {
 
     /// Says which order it made.
     pub(crate) fn about(self, order: OrderId) -> Answer {
-        Answer { order: Some(order), ..self }
+        Answer {
+            order: Some(order),
+            ..self
+        }
     }
 
     /// Names this version of the thing, for `If-Match`.

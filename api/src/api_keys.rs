@@ -88,14 +88,25 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
                         f.complain(&format!("scopes/{i}"), "duplicate", "is in the list already".to_owned());
                     }
                     Ok(scope) => scopes.push(scope),
-                    Err(_) => f.complain(&format!("scopes/{i}"), "unknown_scope", "there is no such scope".to_owned()),
+                    Err(_) => f.complain(
+                        &format!("scopes/{i}"),
+                        "unknown_scope",
+                        "there is no such scope".to_owned(),
+                    ),
                 }
             }
             (name, scopes, f.optional("expires_at", instant))
         })?;
         let (id, key) = access::store::create(conn, &name, &scopes, expires_at).await?;
         let scopes = scopes.iter().map(|scope| scope.to_string()).collect();
-        let made = MadeApiKey { id: id.0, name, key_id: key.key_id, scopes, expires_at, key: key.token.expose_secret().to_owned() };
+        let made = MadeApiKey {
+            id: id.0,
+            name,
+            key_id: key.key_id,
+            scopes,
+            expires_at,
+            key: key.token.expose_secret().to_owned(),
+        };
         Ok(Answer::created(&format!("/api/v1/api-keys/{id}"), &made))
     })
     .await
@@ -110,7 +121,10 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
 pub(crate) async fn list(extract::State(state): extract::State<State>, params: Params) -> Result<Answer, Problem> {
     params.end()?;
     let keys = access::store::list(&mut *state.pool.acquire().await?).await?;
-    Ok(Answer::ok(&Page { items: keys.into_iter().map(ApiKeyView::from).collect(), next_cursor: None }))
+    Ok(Answer::ok(&Page {
+        items: keys.into_iter().map(ApiKeyView::from).collect(),
+        next_cursor: None,
+    }))
 }
 
 /// Ends a key at once; a no-op when it ended before.

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{self, MatchedPath, Request};
-use axum::http::request::Parts;
 use axum::http::header::{ALLOW, AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -31,7 +31,11 @@ impl Scopes {
                 let scope = scope.parse().map_err(|_| {
                     anyhow::anyhow!("{method} {path} must name one scope in its `security`, not {scope:?}")
                 })?;
-                scopes.0.entry(path.clone()).or_default().insert(method.to_uppercase(), scope);
+                scopes
+                    .0
+                    .entry(path.clone())
+                    .or_default()
+                    .insert(method.to_uppercase(), scope);
             }
         }
         Ok(scopes)
@@ -59,10 +63,14 @@ async fn admit(state: &State, request: &Parts) -> Result<access::Principal, Prob
         Method::HEAD => "GET",
         ref other => other.as_str(),
     };
-    let Some(scope) = methods.get(method) else { return Err(not_allowed(methods.keys())) };
+    let Some(scope) = methods.get(method) else {
+        return Err(not_allowed(methods.keys()));
+    };
     let key = presented(&request.headers).ok_or_else(unauthenticated)?;
     let mut conn = state.pool.acquire().await?;
-    let principal = access::store::verify(&mut conn, key).await?.ok_or_else(unauthenticated)?;
+    let principal = access::store::verify(&mut conn, key)
+        .await?
+        .ok_or_else(unauthenticated)?;
     if !principal.may(*scope) {
         let detail = format!("the key {} lacks the scope {scope}", principal.key_id);
         return Err(Problem::new(StatusCode::FORBIDDEN, "scope_missing", detail).with("scope", scope.to_string()));
@@ -86,7 +94,10 @@ pub(crate) fn unauthenticated() -> Problem {
         "unauthenticated",
         "a valid key must be given as X-API-Key or Authorization: Bearer",
     )
-    .header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"orderfleet\""))
+    .header(
+        WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"orderfleet\""),
+    )
 }
 
 /// 405 with what is allowed.

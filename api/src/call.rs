@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
+use axum::RequestPartsExt;
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, MatchedPath, RawPathParams, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderName, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
-use axum::RequestPartsExt;
 use chrono::{DateTime, Utc};
 use domain::access::Principal;
 use domain::{Cause, idempotency};
@@ -67,13 +67,28 @@ pub(crate) enum Wanted {
 }
 
 impl Keyed {
-    pub(crate) const OPTIONAL: Keyed = Keyed { wanted: Wanted::Optional, keep: KEEP, settles_within: None };
-    pub(crate) const REQUIRED: Keyed = Keyed { wanted: Wanted::Required, keep: KEEP_CONFIRM, settles_within: None };
-    pub(crate) const REFUSED: Keyed = Keyed { wanted: Wanted::Refused, keep: KEEP, settles_within: None };
+    pub(crate) const OPTIONAL: Keyed = Keyed {
+        wanted: Wanted::Optional,
+        keep: KEEP,
+        settles_within: None,
+    };
+    pub(crate) const REQUIRED: Keyed = Keyed {
+        wanted: Wanted::Required,
+        keep: KEEP_CONFIRM,
+        settles_within: None,
+    };
+    pub(crate) const REFUSED: Keyed = Keyed {
+        wanted: Wanted::Refused,
+        keep: KEEP,
+        settles_within: None,
+    };
 
     /// The caller prefers to wait for the outcome.
     pub(crate) fn settling(self, wait: Option<Duration>) -> Keyed {
-        Keyed { settles_within: wait, ..self }
+        Keyed {
+            settles_within: wait,
+            ..self
+        }
     }
 }
 
@@ -82,24 +97,44 @@ impl FromRequest<State> for Call {
 
     async fn from_request(request: Request, _state: &State) -> Result<Call, Problem> {
         let (mut parts, body) = request.into_parts();
-        let template = parts.extract::<MatchedPath>().await.map(|path| path.as_str().to_owned()).unwrap_or_default();
+        let template = parts
+            .extract::<MatchedPath>()
+            .await
+            .map(|path| path.as_str().to_owned())
+            .unwrap_or_default();
         let path = match parts.extract::<RawPathParams>().await {
-            Ok(params) => params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            Ok(params) => params
+                .iter()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
             Err(_) => return Err(Problem::not_found("resource")),
         };
-        let principal = parts.extensions.get::<Principal>().cloned().ok_or_else(crate::auth::unauthenticated)?;
-        let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| unreadable(&error))?;
+        let principal = parts
+            .extensions
+            .get::<Principal>()
+            .cloned()
+            .ok_or_else(crate::auth::unauthenticated)?;
+        let bytes = to_bytes(body, BODY_BYTES_MAX)
+            .await
+            .map_err(|error| unreadable(&error))?;
         let body = match bytes.is_empty() {
             true => Value::Null,
             false => parse(&parts.headers, &bytes)?,
         };
-        Ok(Call { principal, headers: parts.headers, body, method: parts.method, template, path })
+        Ok(Call {
+            principal,
+            headers: parts.headers,
+            body,
+            method: parts.method,
+            template,
+            path,
+        })
     }
 }
 
 fn unreadable(error: &axum::Error) -> Problem {
-    let is_too_large = std::error::Error::source(error)
-        .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+    let is_too_large =
+        std::error::Error::source(error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
     if is_too_large {
         too_large()
     } else {
@@ -114,7 +149,10 @@ pub(crate) fn too_large() -> Problem {
 }
 
 fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Problem> {
-    let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if media != "application/json" && media != "application/merge-patch+json" {
         return Err(Problem::new(
@@ -126,7 +164,12 @@ fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice(bytes).map_err(|error| {
         // The parser's own words, without a piece of the body in them.
         let detail = format!("not JSON: line {}, column {}", error.line(), error.column());
-        let fault = Fault { place: "body", pointer: String::new(), code: "broken_json".into(), detail };
+        let fault = Fault {
+            place: "body",
+            pointer: String::new(),
+            code: "broken_json".into(),
+            detail,
+        };
         Problem::faulty(StatusCode::BAD_REQUEST, "broken_json", vec![fault])
     })
 }
@@ -139,18 +182,29 @@ impl Call {
 
     /// A part of the path; 404 unless it has the form of such an id.
     pub(crate) fn path<T: std::str::FromStr>(&self, name: &str, what: &str) -> Result<T, Problem> {
-        let value = self.path.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
-        value.and_then(|value| value.parse().ok()).ok_or_else(|| Problem::not_found(what))
+        let value = self
+            .path
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str());
+        value
+            .and_then(|value| value.parse().ok())
+            .ok_or_else(|| Problem::not_found(what))
     }
 
     /// The version that `If-Match` asks for, if it asks for one.
     pub(crate) fn version(&self) -> Result<Option<i32>, Problem> {
-        let Some(tag) = self.headers.get(IF_MATCH) else { return Ok(None) };
+        let Some(tag) = self.headers.get(IF_MATCH) else {
+            return Ok(None);
+        };
         let tag = tag.to_str().unwrap_or_default().trim();
         if tag == "*" {
             return Ok(None);
         }
-        let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
+        let version = tag
+            .strip_prefix('"')
+            .and_then(|tag| tag.strip_suffix('"'))
+            .and_then(|tag| tag.parse().ok());
         let unreadable = || {
             Problem::new(
                 StatusCode::PRECONDITION_FAILED,
@@ -163,7 +217,9 @@ impl Call {
 
     /// The version the caller means to change, if it said so: 412 when the thing is another by now.
     pub(crate) fn check_version(&self, version: i32) -> Result<(), Problem> {
-        let Some(wanted) = self.headers.get(IF_MATCH) else { return Ok(()) };
+        let Some(wanted) = self.headers.get(IF_MATCH) else {
+            return Ok(());
+        };
         let current = format!("\"{version}\"");
         let wanted = wanted.to_str().unwrap_or_default();
         match wanted.split(',').map(str::trim).any(|tag| tag == "*" || tag == current) {
@@ -187,7 +243,11 @@ impl Call {
                     code: "missing".into(),
                     detail: "this request must carry an Idempotency-Key header".to_owned(),
                 };
-                return Err(Problem::faulty(StatusCode::BAD_REQUEST, "idempotency_key_required", vec![fault]));
+                return Err(Problem::faulty(
+                    StatusCode::BAD_REQUEST,
+                    "idempotency_key_required",
+                    vec![fault],
+                ));
             }
             let mut tx = state.pool.begin().await?;
             let answer = work(&mut tx).await?;
@@ -196,16 +256,21 @@ impl Call {
         };
 
         if keyed.wanted == Wanted::Refused {
-            return Err(bad_key(KEY_HEADERS[0], "this answer holds a secret and is not kept: ask without a key"));
+            return Err(bad_key(
+                KEY_HEADERS[0],
+                "this answer holds a secret and is not kept: ask without a key",
+            ));
         }
 
         let mut tx = state.pool.begin().await?;
-        let begun = idempotency::store::begin(&mut tx, &self.principal.name, &key, &self.fingerprint(), keyed.keep).await?;
+        let begun =
+            idempotency::store::begin(&mut tx, &self.principal.name, &key, &self.fingerprint(), keyed.keep).await?;
         match begun {
             idempotency::Begun::Fresh => {}
             idempotency::Begun::Replay { status, headers, body } => {
-                let now: Option<DateTime<Utc>> =
-                    sqlx::query_scalar!("select clock_timestamp()").fetch_one(&mut *tx).await?;
+                let now: Option<DateTime<Utc>> = sqlx::query_scalar!("select clock_timestamp()")
+                    .fetch_one(&mut *tx)
+                    .await?;
                 return replayed(status, &headers, body, now);
             }
             idempotency::Begun::Mismatch => {
@@ -232,15 +297,24 @@ impl Call {
         };
         let mut headers = stored(&answer.headers);
         if let Some(wait) = keyed.settles_within.filter(|_| answer.status == StatusCode::ACCEPTED) {
-            let now: Option<DateTime<Utc>> =
-                sqlx::query_scalar!("select clock_timestamp()").fetch_one(&mut *tx).await?;
+            let now: Option<DateTime<Utc>> = sqlx::query_scalar!("select clock_timestamp()")
+                .fetch_one(&mut *tx)
+                .await?;
             let until = now.map(|now| (now + wait + Duration::from_secs(1)).to_rfc3339());
             headers.insert(SETTLING_UNTIL.to_owned(), until.into());
         }
         let status = answer.status.as_u16();
         let headers = Value::Object(headers);
-        idempotency::store::finish(&mut tx, &self.principal.name, &key, status, &headers, &answer.body, answer.order)
-            .await?;
+        idempotency::store::finish(
+            &mut tx,
+            &self.principal.name,
+            &key,
+            status,
+            &headers,
+            &answer.body,
+            answer.order,
+        )
+        .await?;
         tx.commit().await.map_err(unknown_commit)?;
         Ok(answer)
     }
@@ -288,7 +362,10 @@ impl Call {
 }
 
 fn key_of(name: &'static str, value: &HeaderValue) -> Result<String, Problem> {
-    let key = value.to_str().map_err(|_| bad_key(name, "a key is made of visible ASCII characters"))?.trim();
+    let key = value
+        .to_str()
+        .map_err(|_| bad_key(name, "a key is made of visible ASCII characters"))?
+        .trim();
     if key.is_empty() || key.len() > KEY_LENGTH_MAX {
         return Err(bad_key(name, "a key has 1 to 255 characters"));
     }
@@ -296,13 +373,21 @@ fn key_of(name: &'static str, value: &HeaderValue) -> Result<String, Problem> {
 }
 
 fn bad_key(name: &str, detail: &str) -> Problem {
-    let fault = Fault { place: "header", pointer: format!("/{name}"), code: "invalid".into(), detail: detail.to_owned() };
+    let fault = Fault {
+        place: "header",
+        pointer: format!("/{name}"),
+        code: "invalid".into(),
+        detail: detail.to_owned(),
+    };
     Problem::faulty(StatusCode::BAD_REQUEST, "idempotency_key_invalid", vec![fault])
 }
 
 fn in_progress() -> Problem {
-    Problem::conflict("idempotency_key_in_progress", "the first request with this key is still running")
-        .retry_after(Duration::from_secs(1))
+    Problem::conflict(
+        "idempotency_key_in_progress",
+        "the first request with this key is still running",
+    )
+    .retry_after(Duration::from_secs(1))
 }
 
 /// The connection broke while the answer to COMMIT was on its way: it may be done, or not.
@@ -315,12 +400,20 @@ fn unknown_commit(error: sqlx::Error) -> Problem {
 }
 
 fn replayed(status: u16, headers: &Value, body: String, now: Option<DateTime<Utc>>) -> Result<Answer, Problem> {
-    let until = headers.get(SETTLING_UNTIL).and_then(Value::as_str).and_then(|at| at.parse::<DateTime<Utc>>().ok());
+    let until = headers
+        .get(SETTLING_UNTIL)
+        .and_then(Value::as_str)
+        .and_then(|at| at.parse::<DateTime<Utc>>().ok());
     if until.is_some_and(|until| now.is_some_and(|now| now < until)) {
         return Err(in_progress());
     }
     let status = StatusCode::from_u16(status).map_err(|_| Problem::internal())?;
-    let mut answer = Answer { status, headers: HeaderMap::new(), body, order: None };
+    let mut answer = Answer {
+        status,
+        headers: HeaderMap::new(),
+        body,
+        order: None,
+    };
     for (name, value) in headers.as_object().into_iter().flatten() {
         if let (Ok(name), Some(value)) = (name.parse::<HeaderName>(), value.as_str()) {
             answer = answer.header(name, value);
@@ -331,7 +424,10 @@ fn replayed(status: u16, headers: &Value, body: String, now: Option<DateTime<Utc
 
 fn stored(headers: &HeaderMap) -> Map<String, Value> {
     let text = |value: &HeaderValue| value.to_str().ok().map(|value| Value::from(value.to_owned()));
-    headers.iter().filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?))).collect()
+    headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?)))
+        .collect()
 }
 
 /// The same JSON with every object's members in order.
@@ -340,7 +436,12 @@ fn canonical(value: &Value) -> Value {
         Value::Object(members) => {
             let mut sorted: Vec<_> = members.iter().collect();
             sorted.sort_by_key(|(name, _)| *name);
-            Value::Object(sorted.into_iter().map(|(name, value)| (name.clone(), canonical(value))).collect())
+            Value::Object(
+                sorted
+                    .into_iter()
+                    .map(|(name, value)| (name.clone(), canonical(value)))
+                    .collect(),
+            )
         }
         Value::Array(items) => Value::Array(items.iter().map(canonical).collect()),
         plain => plain.clone(),

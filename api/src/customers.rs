@@ -100,7 +100,10 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
 
 /// Latitude and longitude: both or neither.
 fn position(f: &mut Fields<'_>) -> Option<Option<(f64, f64)>> {
-    let (lat, lon) = (f.patch("lat", number(-90.0..=90.0)), f.patch("lon", number(-180.0..=180.0)));
+    let (lat, lon) = (
+        f.patch("lat", number(-90.0..=90.0)),
+        f.patch("lon", number(-180.0..=180.0)),
+    );
     match (lat, lon) {
         (None, None) => None,
         (Some(None), Some(None)) => Some(None),
@@ -123,7 +126,11 @@ fn email(value: &Value) -> Parsed<String> {
         .split_once('@')
         .is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
         && !email.contains(char::is_whitespace);
-    if is_fit { Ok(email) } else { Err(("invalid", "must be an e-mail address".to_owned())) }
+    if is_fit {
+        Ok(email)
+    } else {
+        Err(("invalid", "must be an e-mail address".to_owned()))
+    }
 }
 
 /// Lists customers, newest first.
@@ -143,7 +150,11 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let before = window.after.map(|(at, id)| (at, CustomerId(id)));
     let mut conn = state.pool.acquire().await?;
     let customers = customers::store::list(&mut conn, search.as_deref(), before, window.fetch()).await?;
-    Ok(Answer::ok(&window.page(customers, |customer| (customer.created_at, customer.id.0), CustomerView::from)))
+    Ok(Answer::ok(&window.page(
+        customers,
+        |customer| (customer.created_at, customer.id.0),
+        CustomerView::from,
+    )))
 }
 
 /// One customer.

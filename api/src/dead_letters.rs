@@ -103,9 +103,20 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let error_code = params.filter("error_code", "a text");
     let window = params.window::<i64>()?;
     let (before, limit) = (window.after.map(JobId), window.fetch());
-    let filter = DeadFilter { queue, kind, error_class, error_code, before, limit };
+    let filter = DeadFilter {
+        queue,
+        kind,
+        error_class,
+        error_code,
+        before,
+        limit,
+    };
     let letters = inspect::dead_letters(&mut *state.pool.acquire().await?, &filter).await?;
-    Ok(Answer::ok(&window.page(letters, |letter| letter.id.0, DeadLetter::from)))
+    Ok(Answer::ok(&window.page(
+        letters,
+        |letter| letter.id.0,
+        DeadLetter::from,
+    )))
 }
 
 /// One dead letter with its report.
@@ -117,7 +128,9 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
 )]
 pub(crate) async fn get(extract::State(state): extract::State<State>, Id(id): Id<i64>) -> Result<Answer, Problem> {
     let letter = inspect::dead_letter(&mut *state.pool.acquire().await?, JobId(id)).await?;
-    Ok(Answer::ok(&DeadLetter::from(letter.ok_or_else(|| Problem::not_found("dead letter"))?)))
+    Ok(Answer::ok(&DeadLetter::from(
+        letter.ok_or_else(|| Problem::not_found("dead letter"))?,
+    )))
 }
 
 /// Makes a dead letter a job again, with its id and keys; `args` edits its payload.
@@ -135,7 +148,10 @@ pub(crate) async fn redrive(extract::State(state): extract::State<State>, call: 
             (f.required("reason", text(1..=500)), f.optional("args", any_object))
         })?;
         let job = operate::redrive(conn, id, &call.principal.name, &reason, edit).await?;
-        Ok(Answer::accepted(&format!("/api/v1/jobs/{job}"), &Redriven { job_id: job.0 }))
+        Ok(Answer::accepted(
+            &format!("/api/v1/jobs/{job}"),
+            &Redriven { job_id: job.0 },
+        ))
     })
     .await
 }

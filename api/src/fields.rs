@@ -41,14 +41,25 @@ fn object<T>(
     reader: impl FnOnce(&mut Fields<'_>) -> T,
 ) -> Option<T> {
     let Value::Object(object) = value else {
-        faults.push(fault(at, "wrong_type", format!("must be an object, not {}", name_of(value))));
+        faults.push(fault(
+            at,
+            "wrong_type",
+            format!("must be an object, not {}", name_of(value)),
+        ));
         return None;
     };
-    let mut fields = Fields { object, at, asked: BTreeSet::new(), faults };
+    let mut fields = Fields {
+        object,
+        at,
+        asked: BTreeSet::new(),
+        faults,
+    };
     let read = reader(&mut fields);
     for name in object.keys().filter(|name| !fields.asked.contains(name.as_str())) {
         let pointer = format!("{}/{}", fields.at, escaped(name));
-        fields.faults.push(fault(pointer, "unknown_field", "there is no such field".to_owned()));
+        fields
+            .faults
+            .push(fault(pointer, "unknown_field", "there is no such field".to_owned()));
     }
     Some(read)
 }
@@ -74,7 +85,11 @@ impl Fields<'_> {
     }
 
     /// A field of a merge patch: absent leaves it, null clears it.
-    pub(crate) fn patch<T>(&mut self, name: &'static str, parse: impl FnOnce(&Value) -> Parsed<T>) -> Option<Option<T>> {
+    pub(crate) fn patch<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&Value) -> Parsed<T>,
+    ) -> Option<Option<T>> {
         match self.ask(name) {
             None => None,
             Some(Value::Null) => Some(None),
@@ -104,7 +119,12 @@ impl Fields<'_> {
             return Vec::new();
         };
         if !length.contains(&items.len()) {
-            let detail = format!("must have {} to {} items, not {}", length.start(), length.end(), items.len());
+            let detail = format!(
+                "must have {} to {} items, not {}",
+                length.start(),
+                length.end(),
+                items.len()
+            );
             self.complain(name, "out_of_range", detail);
             return Vec::new();
         }
@@ -143,7 +163,11 @@ pub(crate) fn text(length: RangeInclusive<usize>) -> impl Fn(&Value) -> Parsed<S
         let text = string(value)?;
         let count = text.chars().count();
         if !length.contains(&count) {
-            let detail = format!("must have {} to {} characters, not {count}", length.start(), length.end());
+            let detail = format!(
+                "must have {} to {} characters, not {count}",
+                length.start(),
+                length.end()
+            );
             return Err((if count > *length.end() { "too_long" } else { "too_short" }, detail));
         }
         if *length.start() > 0 && text.trim().is_empty() {
@@ -162,7 +186,12 @@ pub(crate) fn integer(range: RangeInclusive<i64>) -> impl Fn(&Value) -> Parsed<i
         let Value::Number(number) = value else {
             return Err(("wrong_type", format!("must be a whole number, not {}", name_of(value))));
         };
-        let outside = || ("out_of_range", format!("must be between {} and {}", range.start(), range.end()));
+        let outside = || {
+            (
+                "out_of_range",
+                format!("must be between {} and {}", range.start(), range.end()),
+            )
+        };
         match number.as_i64() {
             Some(number) if range.contains(&number) => Ok(number),
             Some(_) => Err(outside()),
@@ -185,7 +214,10 @@ pub(crate) fn small_integer(range: RangeInclusive<i32>) -> impl Fn(&Value) -> Pa
 pub(crate) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Parsed<f64> {
     move |value| match value.as_f64() {
         Some(number) if range.contains(&number) => Ok(number),
-        Some(_) => Err(("out_of_range", format!("must be between {} and {}", range.start(), range.end()))),
+        Some(_) => Err((
+            "out_of_range",
+            format!("must be between {} and {}", range.start(), range.end()),
+        )),
         None => Err(("wrong_type", format!("must be a number, not {}", name_of(value)))),
     }
 }
@@ -199,25 +231,45 @@ pub(crate) fn uuid(value: &Value) -> Parsed<Uuid> {
 pub(crate) fn instant(value: &Value) -> Parsed<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(string(value)?)
         .map(|at| at.to_utc())
-        .map_err(|_| ("invalid", "must be an RFC 3339 time like 2026-11-22T08:00:00Z".to_owned()))
+        .map_err(|_| {
+            (
+                "invalid",
+                "must be an RFC 3339 time like 2026-11-22T08:00:00Z".to_owned(),
+            )
+        })
 }
 
 /// One of a few words.
 pub(crate) fn one_of(words: &'static [&'static str]) -> impl Fn(&Value) -> Parsed<String> {
     move |value| {
         let word = string(value)?;
-        if words.contains(&word) { Ok(word.to_owned()) } else { Err(("invalid", format!("must be one of {}", words.join(", ")))) }
+        if words.contains(&word) {
+            Ok(word.to_owned())
+        } else {
+            Err(("invalid", format!("must be one of {}", words.join(", "))))
+        }
     }
 }
 
 /// A list of short texts.
-pub(crate) fn texts(count: RangeInclusive<usize>, length: RangeInclusive<usize>) -> impl Fn(&Value) -> Parsed<Vec<String>> {
+pub(crate) fn texts(
+    count: RangeInclusive<usize>,
+    length: RangeInclusive<usize>,
+) -> impl Fn(&Value) -> Parsed<Vec<String>> {
     move |value| {
         let Value::Array(items) = value else {
-            return Err(("wrong_type", format!("must be an array of texts, not {}", name_of(value))));
+            return Err((
+                "wrong_type",
+                format!("must be an array of texts, not {}", name_of(value)),
+            ));
         };
         if !count.contains(&items.len()) {
-            let detail = format!("must have {} to {} items, not {}", count.start(), count.end(), items.len());
+            let detail = format!(
+                "must have {} to {} items, not {}",
+                count.start(),
+                count.end(),
+                items.len()
+            );
             return Err(("out_of_range", detail));
         }
         items.iter().map(text(length.clone())).collect()
@@ -242,13 +294,20 @@ pub(crate) fn payment_method(value: &Value) -> Parsed<String> {
     if is_token {
         Ok(token.to_owned())
     } else {
-        Err(("invalid", "must be a gateway token pm_…; card numbers are not taken here".to_owned()))
+        Err((
+            "invalid",
+            "must be a gateway token pm_…; card numbers are not taken here".to_owned(),
+        ))
     }
 }
 
 /// Any object.
 pub(crate) fn any_object(value: &Value) -> Parsed<Value> {
-    if value.is_object() { Ok(value.clone()) } else { Err(("wrong_type", format!("must be an object, not {}", name_of(value)))) }
+    if value.is_object() {
+        Ok(value.clone())
+    } else {
+        Err(("wrong_type", format!("must be an object, not {}", name_of(value))))
+    }
 }
 
 fn string(value: &Value) -> Parsed<&str> {
@@ -260,7 +319,12 @@ fn string(value: &Value) -> Parsed<&str> {
 }
 
 fn fault(pointer: String, code: &'static str, detail: String) -> Fault {
-    Fault { place: "body", pointer, code: code.into(), detail }
+    Fault {
+        place: "body",
+        pointer,
+        code: code.into(),
+        detail,
+    }
 }
 
 fn name_of(value: &Value) -> &'static str {
@@ -276,7 +340,11 @@ fn name_of(value: &Value) -> &'static str {
 
 /// A name inside a JSON pointer.
 fn escaped(name: &str) -> String {
-    name.chars().take(100).collect::<String>().replace('~', "~0").replace('/', "~1")
+    name.chars()
+        .take(100)
+        .collect::<String>()
+        .replace('~', "~0")
+        .replace('/', "~1")
 }
 
 #[cfg(test)]
@@ -301,11 +369,23 @@ mod tests {
             .as_array()
             .expect("there are errors")
             .iter()
-            .map(|e| format!("{} {}", e["pointer"].as_str().expect("text"), e["code"].as_str().expect("text")))
+            .map(|e| {
+                format!(
+                    "{} {}",
+                    e["pointer"].as_str().expect("text"),
+                    e["code"].as_str().expect("text")
+                )
+            })
             .collect();
         assert_eq!(
             seen,
-            ["/name wrong_type", "/email missing", "/lines/0/qty out_of_range", "/lines/1/a~1b unknown_field", "/extra unknown_field"]
+            [
+                "/name wrong_type",
+                "/email missing",
+                "/lines/0/qty out_of_range",
+                "/lines/1/a~1b unknown_field",
+                "/extra unknown_field"
+            ]
         );
     }
 }

@@ -52,7 +52,11 @@ async fn check(name: &'static str, work: impl Future<Output = Result<(), String>
         Ok(Err(detail)) => Some(detail),
         Err(_) => Some("did not answer in time".to_owned()),
     };
-    Check { name, ok: detail.is_none(), detail }
+    Check {
+        name,
+        ok: detail.is_none(),
+        detail,
+    }
 }
 
 async fn database(state: &State) -> Result<(), String> {
@@ -61,13 +65,15 @@ async fn database(state: &State) -> Result<(), String> {
 }
 
 async fn migrations(state: &State) -> Result<(), String> {
-    let applied: Vec<(i64, bool)> =
-        sqlx::query_as("select version, success from _sqlx_migrations order by version")
-            .fetch_all(&state.pool)
-            .await
-            .map_err(said("were never run: run `orderfleet migrate`"))?;
+    let applied: Vec<(i64, bool)> = sqlx::query_as("select version, success from _sqlx_migrations order by version")
+        .fetch_all(&state.pool)
+        .await
+        .map_err(said("were never run: run `orderfleet migrate`"))?;
     let is_applied = |version: i64| applied.iter().any(|(found, success)| *found == version && *success);
-    let pending = domain::schema::MIGRATOR.iter().filter(|known| !is_applied(known.version)).count();
+    let pending = domain::schema::MIGRATOR
+        .iter()
+        .filter(|known| !is_applied(known.version))
+        .count();
     match pending {
         0 => Ok(()),
         pending => Err(format!("{pending} pending: run `orderfleet migrate`")),
@@ -76,7 +82,10 @@ async fn migrations(state: &State) -> Result<(), String> {
 
 async fn queue(state: &State) -> Result<(), String> {
     let mut conn = state.pool.acquire().await.map_err(said("cannot be reached"))?;
-    queue::inspect::queues(&mut conn).await.map(drop).map_err(said("cannot be read"))
+    queue::inspect::queues(&mut conn)
+        .await
+        .map(drop)
+        .map_err(said("cannot be read"))
 }
 
 /// Callers learn what, the log learns why.

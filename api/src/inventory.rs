@@ -119,7 +119,11 @@ pub(crate) async fn initialise(extract::State(state): extract::State<State>, cal
     call.once(&state, Keyed::OPTIONAL, async |conn| {
         let (sku, code, on_hand) = fields::read(&call.body, |f| {
             let sku = f.required("sku", text(1..=64));
-            (sku, f.optional("warehouse", text(1..=32)), f.required("on_hand", integer(0..=QTY_MAX)))
+            (
+                sku,
+                f.optional("warehouse", text(1..=32)),
+                f.required("on_hand", integer(0..=QTY_MAX)),
+            )
         })?;
         let product = catalogue::store::by_sku(conn, &sku).await?;
         let unknown = || Problem::invalid_field("/sku", "unknown_sku", "there is no product with this SKU");
@@ -161,7 +165,11 @@ pub(crate) async fn receive(extract::State(state): extract::State<State>, call: 
     call.once(&state, Keyed::OPTIONAL, async |conn| {
         let (code, qty, reference) = fields::read(&call.body, |f| {
             let code = f.optional("warehouse", text(1..=32));
-            (code, f.required("qty", integer(1..=QTY_MAX)), f.required("reference", text(1..=200)))
+            (
+                code,
+                f.required("qty", integer(1..=QTY_MAX)),
+                f.required("reference", text(1..=200)),
+            )
         })?;
         let product = product(conn, &sku).await?;
         let warehouse = warehouse(conn, code.as_deref()).await?;
@@ -212,7 +220,11 @@ pub(crate) async fn adjust(extract::State(state): extract::State<State>, call: C
 async fn counted(conn: &mut PgConnection, product: Product, is_new: bool) -> Result<Answer, Problem> {
     let path = format!("/api/v1/inventory/{}", urlencoded(&product.sku));
     let inventory = inventory(conn, product).await?;
-    Ok(if is_new { Answer::created(&path, &inventory) } else { Answer::ok(&inventory) })
+    Ok(if is_new {
+        Answer::created(&path, &inventory)
+    } else {
+        Answer::ok(&inventory)
+    })
 }
 
 async fn inventory(conn: &mut PgConnection, product: Product) -> Result<Inventory, Problem> {
@@ -232,13 +244,17 @@ async fn product(conn: &mut PgConnection, sku: &str) -> Result<Product, Problem>
     if sku.contains('\0') {
         return Err(Problem::not_found("product"));
     }
-    catalogue::store::by_sku(conn, sku).await?.ok_or_else(|| Problem::not_found("product"))
+    catalogue::store::by_sku(conn, sku)
+        .await?
+        .ok_or_else(|| Problem::not_found("product"))
 }
 
 /// The warehouse of that code, or the one that is asked first.
 async fn warehouse(conn: &mut PgConnection, code: Option<&str>) -> Result<WarehouseId, Problem> {
     let all = catalogue::store::warehouses(conn).await?;
-    let found = all.iter().find(|warehouse| code.is_none_or(|code| warehouse.code == code));
+    let found = all
+        .iter()
+        .find(|warehouse| code.is_none_or(|code| warehouse.code == code));
     let unknown = || Problem::invalid_field("/warehouse", "unknown_warehouse", "there is no such warehouse");
     found.map(|warehouse| warehouse.id).ok_or_else(unknown)
 }

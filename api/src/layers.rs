@@ -66,7 +66,11 @@ fn announced_length(headers: &HeaderMap) -> Option<u64> {
 async fn observe(mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
-    let endpoint = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let endpoint = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", MatchedPath::as_str)
+        .to_owned();
     let method = request.method().clone();
     let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.route = %endpoint);
     let id = HeaderValue::from_str(&id).ok();
@@ -78,10 +82,20 @@ async fn observe(mut request: Request, next: Next) -> Response {
 
     let status = response.status().as_u16();
     let taken = started.elapsed();
-    let labels = [("method", known(method.as_str())), ("route", endpoint), ("status", status.to_string())];
+    let labels = [
+        ("method", known(method.as_str())),
+        ("route", endpoint),
+        ("status", status.to_string()),
+    ];
     metrics::counter!("orderfleet_http_requests_total", &labels).increment(1);
     metrics::histogram!("orderfleet_http_request_seconds", &labels[..2]).record(taken.as_secs_f64());
-    span.in_scope(|| tracing::debug!(http.status = status, duration_ms = taken.as_millis() as u64, "request answered"));
+    span.in_scope(|| {
+        tracing::debug!(
+            http.status = status,
+            duration_ms = taken.as_millis() as u64,
+            "request answered"
+        )
+    });
 
     let headers = response.headers_mut();
     if let Some(id) = id {
@@ -113,11 +127,16 @@ fn request_id(headers: &HeaderMap) -> String {
         (1..=REQUEST_ID_LENGTH_MAX).contains(&id.len())
             && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
     };
-    given.filter(is_fit).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+    given
+        .filter(is_fit)
+        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
 }
 
 fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied());
     tracing::error!(panic = message.unwrap_or("of an unknown kind"), "a handler panicked");
     Problem::internal().into_response()
 }

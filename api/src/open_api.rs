@@ -84,25 +84,34 @@ fn complete(document: &mut Value) {
             }
             if method != "get" {
                 let needs_key = NEEDS_KEY.contains(&path.as_str());
-                add_parameter(operation, json!({
-                    "name": "Idempotency-Key", "in": "header", "required": needs_key,
-                    "description": "1 to 255 characters; the same key is the same request",
-                    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                }));
+                add_parameter(
+                    operation,
+                    json!({
+                        "name": "Idempotency-Key", "in": "header", "required": needs_key,
+                        "description": "1 to 255 characters; the same key is the same request",
+                        "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                    }),
+                );
             }
             if WAITS.contains(&path.as_str()) && method == "post" {
-                add_parameter(operation, json!({
-                    "name": "Prefer", "in": "header", "required": false,
-                    "description": "wait=N: wait up to N seconds (at most 10) for the outcome",
-                    "schema": {"type": "string"},
-                }));
+                add_parameter(
+                    operation,
+                    json!({
+                        "name": "Prefer", "in": "header", "required": false,
+                        "description": "wait=N: wait up to N seconds (at most 10) for the outcome",
+                        "schema": {"type": "string"},
+                    }),
+                );
             }
             if matches!(method.as_str(), "patch" | "delete") {
-                add_parameter(operation, json!({
-                    "name": "If-Match", "in": "header", "required": false,
-                    "description": "The `ETag` that was read; 412 when it is another by now",
-                    "schema": {"type": "string"},
-                }));
+                add_parameter(
+                    operation,
+                    json!({
+                        "name": "If-Match", "in": "header", "required": false,
+                        "description": "The `ETag` that was read; 412 when it is another by now",
+                        "schema": {"type": "string"},
+                    }),
+                );
             }
         }
     }
@@ -139,6 +148,8 @@ pub(crate) fn pages() -> Router<State> {
 }
 
 async fn viewer_policy(mut response: Response) -> Response {
-    response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(VIEWER_POLICY));
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(VIEWER_POLICY));
     response
 }

@@ -284,7 +284,10 @@ pub(crate) struct Cancellation {
     security(("api_key" = ["orders:write"])),
 )]
 pub(crate) async fn submit(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
-    take_in(&state, &call, Keyed::OPTIONAL, new_order, |order| order.status != Status::Pending).await
+    take_in(&state, &call, Keyed::OPTIONAL, new_order, |order| {
+        order.status != Status::Pending
+    })
+    .await
 }
 
 /// Creates an order and confirms it as soon as it is reserved, under one key.
@@ -339,10 +342,15 @@ async fn settled(
     let (Some(time), StatusCode::ACCEPTED, false) = (wait, answer.status, answer.is_replay()) else {
         return Ok(answer);
     };
-    let Some(id) = order_named_by(&answer) else { return Ok(answer) };
+    let Some(id) = order_named_by(&answer) else {
+        return Ok(answer);
+    };
     let outcome = prefer::until(state, id, time, is_settled).await?;
     let answer = match outcome {
-        Some(order) => Answer { order: answer.order, ..prefer::applied(outcome_of(order), wait) },
+        Some(order) => Answer {
+            order: answer.order,
+            ..prefer::applied(outcome_of(order), wait)
+        },
         None => answer,
     };
     call.settle(state, &answer).await?;
@@ -366,7 +374,15 @@ fn outcome_of(order: Order) -> Answer {
 }
 
 fn order_named_by(answer: &Answer) -> Option<OrderId> {
-    answer.headers.get("location")?.to_str().ok()?.rsplit('/').next()?.parse().ok()
+    answer
+        .headers
+        .get("location")?
+        .to_str()
+        .ok()?
+        .rsplit('/')
+        .next()?
+        .parse()
+        .ok()
 }
 
 fn path_of(id: OrderId) -> String {
@@ -387,7 +403,10 @@ fn new_order(f: &mut Fields<'_>) -> NewOrder {
 
 fn new_order_to_confirm(f: &mut Fields<'_>) -> NewOrder {
     let confirm_with = Some(f.required("payment_method", payment_method));
-    NewOrder { confirm_with, ..new_order(f) }
+    NewOrder {
+        confirm_with,
+        ..new_order(f)
+    }
 }
 
 /// Lists orders, newest first.
@@ -416,7 +435,11 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let after = window.after.map(|(at, id)| (at, OrderId(id)));
     let mut conn = state.pool.acquire().await?;
     let orders = orders::store::list(&mut conn, &filter, after, window.fetch()).await?;
-    Ok(Answer::ok(&window.page(orders, |order| (order.created_at, order.id.0), OrderView::from)))
+    Ok(Answer::ok(&window.page(
+        orders,
+        |order| (order.created_at, order.id.0),
+        OrderView::from,
+    )))
 }
 
 /// Confirms a reserved order: its payment is authorized, and captured when the cancel window ends.
@@ -473,7 +496,9 @@ pub(crate) async fn cancel(extract::State(state): extract::State<State>, call: C
                 Value::Null => None,
                 body => fields::read(body, |f| f.optional("reason", text(0..=500)))?,
             };
-            let before = orders::store::lock(conn, id).await?.ok_or_else(|| Problem::not_found("order"))?;
+            let before = orders::store::lock(conn, id)
+                .await?
+                .ok_or_else(|| Problem::not_found("order"))?;
             let reason = reason.unwrap_or_default();
             let order = intake::cancel(conn, id, &reason, &state.services.settings, &call.cause()).await?;
             let answer = match (before.status, order.status) {
@@ -491,7 +516,9 @@ async fn settled_cancel(state: &State, call: &Call, answer: Answer) -> Result<An
     let (Some(time), StatusCode::ACCEPTED, false) = (wait, answer.status, answer.is_replay()) else {
         return Ok(answer);
     };
-    let Some(id) = order_named_by(&answer) else { return Ok(answer) };
+    let Some(id) = order_named_by(&answer) else {
+        return Ok(answer);
+    };
     let outcome = prefer::until(state, id, time, |order| order.status != Status::Cancelling).await?;
     let answer = match outcome {
         Some(order) => prefer::applied(Answer::ok(&OrderView::from(order)), wait),
@@ -569,7 +596,9 @@ pub(crate) async fn get(
     crate::path::Id(id): crate::path::Id<OrderId>,
 ) -> Result<Answer, Problem> {
     let mut conn = state.pool.acquire().await?;
-    let detail = orders::store::detail(&mut conn, id).await?.ok_or_else(|| Problem::not_found("order"))?;
+    let detail = orders::store::detail(&mut conn, id)
+        .await?
+        .ok_or_else(|| Problem::not_found("order"))?;
     let version = detail.order.version;
     Ok(Answer::ok(&OrderDetail::from(detail)).etag(version))
 }

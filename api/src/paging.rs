@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Query};
-use axum::http::request::Parts;
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
@@ -33,7 +33,13 @@ pub struct CursorKey([u8; 32]);
 impl CursorKey {
     /// A key made from a secret that all API processes share, such as the database's address and password.
     pub fn derived_from(secret: &str) -> CursorKey {
-        CursorKey(Sha256::new().chain_update(b"orderfleet cursor\0").chain_update(secret).finalize().into())
+        CursorKey(
+            Sha256::new()
+                .chain_update(b"orderfleet cursor\0")
+                .chain_update(secret)
+                .finalize()
+                .into(),
+        )
     }
 
     fn tag(&self, payload: &[u8]) -> [u8; TAG_BYTES] {
@@ -95,7 +101,13 @@ impl FromRequestParts<State> for Params {
         }
         let path = parts.uri.path().to_owned();
         let filters = Sha256::new().chain_update(&path);
-        Ok(Params { given, path, faults: Vec::new(), filters, key: state.config.cursor_key.clone() })
+        Ok(Params {
+            given,
+            path,
+            faults: Vec::new(),
+            filters,
+            key: state.config.cursor_key.clone(),
+        })
     }
 }
 
@@ -158,18 +170,31 @@ impl Params {
         };
         let key = self.key.clone();
         self.end()?;
-        Ok(Window { after, limit, filters, key })
+        Ok(Window {
+            after,
+            limit,
+            filters,
+            key,
+        })
     }
 
     /// Ends the reading; 400 with every parameter that is wrong or unknown.
     pub(crate) fn end(mut self) -> Result<(), Problem> {
         for name in std::mem::take(&mut self.given).into_keys() {
-            self.complain(&name, "unknown_parameter", format!("{} has no such parameter", self.path));
+            self.complain(
+                &name,
+                "unknown_parameter",
+                format!("{} has no such parameter", self.path),
+            );
         }
         if self.faults.is_empty() {
             return Ok(());
         }
-        Err(Problem::faulty(StatusCode::BAD_REQUEST, "invalid_parameters", self.faults))
+        Err(Problem::faulty(
+            StatusCode::BAD_REQUEST,
+            "invalid_parameters",
+            self.faults,
+        ))
     }
 
     fn take(&mut self, name: &'static str) -> Option<String> {
@@ -182,7 +207,12 @@ impl Params {
 
     fn complain(&mut self, name: &str, code: &'static str, detail: String) {
         let name: String = name.chars().take(100).collect();
-        self.faults.push(Fault { place: "query", pointer: format!("/{name}"), code: code.into(), detail });
+        self.faults.push(Fault {
+            place: "query",
+            pointer: format!("/{name}"),
+            code: code.into(),
+            detail,
+        });
     }
 }
 
@@ -203,7 +233,10 @@ impl<P: Serialize> Window<P> {
         let has_more = rows.len() > limit;
         rows.truncate(limit);
         let next_cursor = rows.last().filter(|_| has_more).map(|last| self.seal(&position(last)));
-        Page { items: rows.into_iter().map(view).collect(), next_cursor }
+        Page {
+            items: rows.into_iter().map(view).collect(),
+            next_cursor,
+        }
     }
 
     fn seal(&self, position: &P) -> String {
@@ -231,13 +264,21 @@ mod tests {
     use super::*;
 
     fn window() -> Window<i64> {
-        Window { after: None, limit: 1, filters: [7; 8], key: CursorKey::derived_from("secret") }
+        Window {
+            after: None,
+            limit: 1,
+            filters: [7; 8],
+            key: CursorKey::derived_from("secret"),
+        }
     }
 
     #[test]
     fn a_cursor_opens_only_where_it_was_made() {
         let token = window().seal(&42);
-        assert_eq!(open::<i64>(&CursorKey::derived_from("secret"), &token, [7; 8]), Some(42));
+        assert_eq!(
+            open::<i64>(&CursorKey::derived_from("secret"), &token, [7; 8]),
+            Some(42)
+        );
         assert_eq!(open::<i64>(&CursorKey::derived_from("secret"), &token, [8; 8]), None);
         assert_eq!(open::<i64>(&CursorKey::derived_from("other"), &token, [7; 8]), None);
     }

@@ -16,7 +16,9 @@ impl<T: FromStr + Send> FromRequestParts<State> for Id<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Id<T>, Problem> {
         let nothing = || Problem::not_found("resource");
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| nothing())?;
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| nothing())?;
         let (_, value) = params.iter().last().ok_or_else(nothing)?;
         value.parse().map(Id).map_err(|_| nothing())
     }

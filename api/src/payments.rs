@@ -118,11 +118,18 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let order_id = params.filter("order_id", "a UUID");
     let in_state = params.filter("state", "a state of payments");
     let window = params.window::<Position>()?;
-    let filter = payments::store::Filter { order_id, state: in_state };
+    let filter = payments::store::Filter {
+        order_id,
+        state: in_state,
+    };
     let before = window.after.map(|(at, id)| (at, PaymentId(id)));
     let mut conn = state.pool.acquire().await?;
     let payments = payments::store::list(&mut conn, filter, before, window.fetch()).await?;
-    Ok(Answer::ok(&window.page(payments, |payment| (payment.created_at, payment.id.0), PaymentView::from)))
+    Ok(Answer::ok(&window.page(
+        payments,
+        |payment| (payment.created_at, payment.id.0),
+        PaymentView::from,
+    )))
 }
 
 /// One payment with its attempts.
@@ -140,10 +147,15 @@ pub(crate) async fn get(
 }
 
 async fn detail(conn: &mut sqlx::PgConnection, id: PaymentId) -> Result<PaymentDetail, Problem> {
-    let payment = payments::store::get(conn, id).await?.ok_or_else(|| Problem::not_found("payment"))?;
+    let payment = payments::store::get(conn, id)
+        .await?
+        .ok_or_else(|| Problem::not_found("payment"))?;
     let attempts = payments::store::attempts(conn, id).await?;
     let attempts = attempts.into_iter().map(AttemptView::from).collect();
-    Ok(PaymentDetail { payment: payment.into(), attempts })
+    Ok(PaymentDetail {
+        payment: payment.into(),
+        attempts,
+    })
 }
 
 /// Pays back part or all of what was captured; a job asks the gateway. Needs an `Idempotency-Key`.
@@ -162,7 +174,10 @@ pub(crate) async fn refund(extract::State(state): extract::State<State>, call: C
             (amount, f.optional("reason", text(0..=500)).unwrap_or_default())
         })?;
         intake::refund(conn, id, amount, &reason, &call.cause()).await?;
-        Ok(Answer::accepted(&format!("/api/v1/payments/{id}"), &detail(conn, id).await?))
+        Ok(Answer::accepted(
+            &format!("/api/v1/payments/{id}"),
+            &detail(conn, id).await?,
+        ))
     })
     .await
 }

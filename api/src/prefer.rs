@@ -27,7 +27,9 @@ pub(crate) fn wait(headers: &HeaderMap) -> Option<Duration> {
         .find_map(|preference| {
             let (name, value) = preference.split_once('=')?;
             let seconds: u64 = value.trim().trim_matches('"').parse().ok()?;
-            name.trim().eq_ignore_ascii_case("wait").then(|| Duration::from_secs(seconds).min(WAIT_MAX))
+            name.trim()
+                .eq_ignore_ascii_case("wait")
+                .then(|| Duration::from_secs(seconds).min(WAIT_MAX))
         })
 }
 

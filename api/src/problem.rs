@@ -67,11 +67,7 @@ pub(crate) struct ProblemDocument {
 
 impl Problem {
     /// A problem with that status and code.
-    pub(crate) fn new(
-        status: StatusCode,
-        code: impl Into<Cow<'static, str>>,
-        detail: impl Into<String>,
-    ) -> Problem {
+    pub(crate) fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Problem {
         Problem(Box::new(Inner {
             status,
             code: code.into(),
@@ -99,8 +95,12 @@ impl Problem {
 
     /// 409 because of one field of the body: the value is somebody else's.
     pub(crate) fn conflict_field(pointer: &str, code: &'static str, detail: impl Into<String>) -> Problem {
-        let fault =
-            Fault { place: "body", pointer: pointer.to_owned(), code: code.into(), detail: detail.into() };
+        let fault = Fault {
+            place: "body",
+            pointer: pointer.to_owned(),
+            code: code.into(),
+            detail: detail.into(),
+        };
         Problem::faulty(StatusCode::CONFLICT, code, vec![fault])
     }
 
@@ -189,7 +189,14 @@ impl Problem {
 
     /// The answer, byte for byte.
     pub(crate) fn into_answer(self) -> Answer {
-        let Inner { status, code, detail, errors, extra, headers } = *self.0;
+        let Inner {
+            status,
+            code,
+            detail,
+            errors,
+            extra,
+            headers,
+        } = *self.0;
         let document = ProblemDocument {
             r#type: format!("urn:orderfleet:problem:{code}"),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
@@ -203,7 +210,9 @@ impl Problem {
             members.extend(extra);
         }
         let mut answer = Answer::json(status, &document);
-        answer.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        answer
+            .headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         answer.headers.extend(headers);
         answer
     }

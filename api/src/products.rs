@@ -104,12 +104,15 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
                 currency,
                 weight_grams: f.optional("weight_grams", small_integer(1..=i32::MAX)),
                 volume_cm3: f.optional("volume_cm3", small_integer(1..=i32::MAX)),
-                reorder_point: f.optional("reorder_point", integer(0..=REORDER_POINT_MAX)).unwrap_or_default(),
+                reorder_point: f
+                    .optional("reorder_point", integer(0..=REORDER_POINT_MAX))
+                    .unwrap_or_default(),
             };
             // A stand-in where the letters are wrong: the whole is thrown away then.
             (letters.parse().or_else(|_| "XXX".parse::<Currency>()).map(new), letters)
         })?;
-        let new = new.map_err(|_| Problem::invalid_field("/currency", "invalid", format!("{letters} is no currency")))?;
+        let new =
+            new.map_err(|_| Problem::invalid_field("/currency", "invalid", format!("{letters} is no currency")))?;
         let product = catalogue::store::create(conn, &new).await?;
         let (path, version) = (format!("/api/v1/products/{}", product.id), product.version);
         Ok(Answer::created(&path, &ProductView::from(product)).etag(version))
@@ -135,9 +138,12 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let window = params.window::<Position>()?;
     let before = window.after.map(|(at, id)| (at, ProductId(id)));
     let filter = catalogue::Filter { search, with_retired };
-    let products =
-        catalogue::store::list(&mut *state.pool.acquire().await?, &filter, before, window.fetch()).await?;
-    Ok(Answer::ok(&window.page(products, |product| (product.created_at, product.id.0), ProductView::from)))
+    let products = catalogue::store::list(&mut *state.pool.acquire().await?, &filter, before, window.fetch()).await?;
+    Ok(Answer::ok(&window.page(
+        products,
+        |product| (product.created_at, product.id.0),
+        ProductView::from,
+    )))
 }
 
 /// One product, retired or not.

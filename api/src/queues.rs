@@ -134,9 +134,17 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, params: P
             items.push(Queue::idle(name));
         }
     }
-    let place = |queue: &Queue| QUEUES.iter().position(|name| *name == queue.name).unwrap_or(QUEUES.len());
+    let place = |queue: &Queue| {
+        QUEUES
+            .iter()
+            .position(|name| *name == queue.name)
+            .unwrap_or(QUEUES.len())
+    };
     items.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name)));
-    Ok(Answer::ok(&Page { items, next_cursor: None }))
+    Ok(Answer::ok(&Page {
+        items,
+        next_cursor: None,
+    }))
 }
 
 /// Pauses a queue: nothing of it is claimed any more; what runs goes on.
@@ -231,5 +239,8 @@ pub(crate) async fn schedules(extract::State(state): extract::State<State>, para
     params.end()?;
     let schedules = inspect::schedules(&mut *state.pool.acquire().await?).await?;
     let items = schedules.into_iter().map(Schedule::from).collect();
-    Ok(Answer::ok(&Page { items, next_cursor: None }))
+    Ok(Answer::ok(&Page {
+        items,
+        next_cursor: None,
+    }))
 }

@@ -72,7 +72,10 @@ pub fn router(state: State) -> Router {
         .merge(site::pages())
         .merge(open_api::pages())
         .method_not_allowed_fallback(method_not_allowed);
-    let router = layers::bounded(guarded, &state).merge(open).fallback(not_found).with_state(state);
+    let router = layers::bounded(guarded, &state)
+        .merge(open)
+        .fallback(not_found)
+        .with_state(state);
     layers::observed(router)
 }
 

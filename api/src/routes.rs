@@ -126,10 +126,20 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let in_state = params.word("state", &["planned", "dispatched", "superseded"]);
     let window = params.window::<Position>()?;
     let before = window.after.map(|(at, id)| (at, RouteId(id)));
-    let filter = RouteFilter { warehouse_id, date, state: in_state, before, limit: window.fetch() };
+    let filter = RouteFilter {
+        warehouse_id,
+        date,
+        state: in_state,
+        before,
+        limit: window.fetch(),
+    };
     let mut conn = state.pool.acquire().await?;
     let routes = routes::store::routes(&mut conn, &filter).await?;
-    Ok(Answer::ok(&window.page(routes, |route| (route.created_at, route.id.0), RouteView::from)))
+    Ok(Answer::ok(&window.page(
+        routes,
+        |route| (route.created_at, route.id.0),
+        RouteView::from,
+    )))
 }
 
 /// One route with its stops; as GeoJSON when `Accept` prefers `application/geo+json`.
@@ -145,11 +155,20 @@ pub(crate) async fn get(
     headers: HeaderMap,
 ) -> Result<Answer, Problem> {
     let mut conn = state.pool.acquire().await?;
-    if headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(GEO_JSON)) {
+    if headers
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains(GEO_JSON))
+    {
         return as_geo_json(&mut conn, id).await;
     }
-    let (route, stops) = routes::store::route(&mut conn, id).await?.ok_or_else(|| Problem::not_found("route"))?;
-    let detail = RouteDetail { route: route.into(), stop_list: stops.into_iter().map(StopView::from).collect() };
+    let (route, stops) = routes::store::route(&mut conn, id)
+        .await?
+        .ok_or_else(|| Problem::not_found("route"))?;
+    let detail = RouteDetail {
+        route: route.into(),
+        stop_list: stops.into_iter().map(StopView::from).collect(),
+    };
     Ok(Answer::ok(&detail))
 }
 
@@ -168,7 +187,9 @@ pub(crate) async fn geojson(
 }
 
 async fn as_geo_json(conn: &mut sqlx::PgConnection, id: RouteId) -> Result<Answer, Problem> {
-    let features = routes::store::route_geojson(conn, id).await?.ok_or_else(|| Problem::not_found("route"))?;
+    let features = routes::store::route_geojson(conn, id)
+        .await?
+        .ok_or_else(|| Problem::not_found("route"))?;
     Ok(Answer::ok(&features).header(CONTENT_TYPE, GEO_JSON))
 }
 
@@ -188,7 +209,13 @@ pub(crate) async fn dispatch(extract::State(state): extract::State<State>, call:
         }
         let shipment_ids = shipments.into_iter().map(|shipment| shipment.0).collect();
         let path = format!("/api/v1/routes/{id}");
-        Ok(Answer::accepted(&path, &Dispatched { route_id: id.0, shipment_ids }))
+        Ok(Answer::accepted(
+            &path,
+            &Dispatched {
+                route_id: id.0,
+                shipment_ids,
+            },
+        ))
     })
     .await
 }

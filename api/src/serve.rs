@@ -11,7 +11,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{Config, State, router};
 
 /// Serves on the configured address until told to stop, then lets the requests under way finish.
-pub async fn serve(config: Config, pool: PgPool, services: Arc<Services>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    pool: PgPool,
+    services: Arc<Services>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let listen = config.listen;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("cannot listen on {listen}: is another process using the port? choose another with --port")

@@ -15,11 +15,26 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// The page and what it is made of.
 pub(crate) fn pages() -> Router<State> {
     Router::new()
-        .route("/", get(|| async { file("text/html; charset=utf-8", include_str!("site/index.html")) }))
-        .route("/site/style.css", get(|| async { file("text/css; charset=utf-8", include_str!("site/style.css")) }))
-        .route("/site/page.js", get(|| async { file("text/javascript; charset=utf-8", include_str!("site/page.js")) }))
-        .route("/site/icon.svg", get(|| async { file("image/svg+xml", include_str!("site/icon.svg")) }))
-        .route("/favicon.ico", get(|| async { file("image/svg+xml", include_str!("site/icon.svg")) }))
+        .route(
+            "/",
+            get(|| async { file("text/html; charset=utf-8", include_str!("site/index.html")) }),
+        )
+        .route(
+            "/site/style.css",
+            get(|| async { file("text/css; charset=utf-8", include_str!("site/style.css")) }),
+        )
+        .route(
+            "/site/page.js",
+            get(|| async { file("text/javascript; charset=utf-8", include_str!("site/page.js")) }),
+        )
+        .route(
+            "/site/icon.svg",
+            get(|| async { file("image/svg+xml", include_str!("site/icon.svg")) }),
+        )
+        .route(
+            "/favicon.ico",
+            get(|| async { file("image/svg+xml", include_str!("site/icon.svg")) }),
+        )
 }
 
 fn file(media: &'static str, text: &'static str) -> Response {

@@ -18,8 +18,12 @@ static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 pub(crate) fn install() -> Option<PrometheusHandle> {
     let install = || {
         let seconds = Matcher::Suffix("_seconds".to_owned());
-        let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-        let builder = PrometheusBuilder::new().set_buckets_for_metric(seconds, &buckets).ok()?;
+        let buckets = [
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+        ];
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(seconds, &buckets)
+            .ok()?;
         builder.install_recorder().ok()
     };
     RECORDER.get_or_init(install).clone()
@@ -50,7 +54,13 @@ fn gauges(text: &mut String, queues: &[QueueView]) {
             ("dead", queue.dead),
         ];
         for (state, count) in states {
-            line(text, format_args!("orderfleet_queue_jobs{{queue={:?},state={state:?}}} {count}", queue.name));
+            line(
+                text,
+                format_args!(
+                    "orderfleet_queue_jobs{{queue={:?},state={state:?}}} {count}",
+                    queue.name
+                ),
+            );
         }
     }
     text.push_str(
@@ -59,17 +69,27 @@ fn gauges(text: &mut String, queues: &[QueueView]) {
     );
     for queue in queues {
         let age = queue.oldest_due_seconds.unwrap_or(0.0);
-        line(text, format_args!("orderfleet_queue_oldest_due_seconds{{queue={:?}}} {age}", queue.name));
+        line(
+            text,
+            format_args!("orderfleet_queue_oldest_due_seconds{{queue={:?}}} {age}", queue.name),
+        );
     }
-    text.push_str("# HELP orderfleet_queue_paused 1 while the queue is paused.\n# TYPE orderfleet_queue_paused gauge\n");
+    text.push_str(
+        "# HELP orderfleet_queue_paused 1 while the queue is paused.\n# TYPE orderfleet_queue_paused gauge\n",
+    );
     for queue in queues {
         let paused = i32::from(queue.paused.is_some());
-        line(text, format_args!("orderfleet_queue_paused{{queue={:?}}} {paused}", queue.name));
+        line(
+            text,
+            format_args!("orderfleet_queue_paused{{queue={:?}}} {paused}", queue.name),
+        );
     }
 }
 
 fn pool_gauges(text: &mut String, pool: &sqlx::PgPool) {
-    text.push_str("# HELP orderfleet_db_connections Connections of this process.\n# TYPE orderfleet_db_connections gauge\n");
+    text.push_str(
+        "# HELP orderfleet_db_connections Connections of this process.\n# TYPE orderfleet_db_connections gauge\n",
+    );
     let idle = pool.num_idle();
     let used = (pool.size() as usize).saturating_sub(idle);
     line(text, format_args!("orderfleet_db_connections{{state=\"idle\"}} {idle}"));

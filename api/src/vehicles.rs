@@ -125,7 +125,11 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
         })?;
         let vehicle = match routes::store::create_vehicle(conn, warehouse, &spec).await {
             Err(routes::Error::NotFound(_)) => {
-                return Err(Problem::invalid_field("/warehouse_id", "unknown_warehouse", "there is no such warehouse"));
+                return Err(Problem::invalid_field(
+                    "/warehouse_id",
+                    "unknown_warehouse",
+                    "there is no such warehouse",
+                ));
             }
             other => other?,
         };
@@ -152,7 +156,11 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let mut conn = state.pool.acquire().await?;
     let after = window.after.map(VehicleId);
     let vehicles = routes::store::vehicles(&mut conn, warehouse, after, window.fetch()).await?;
-    Ok(Answer::ok(&window.page(vehicles, |vehicle| vehicle.id.0, VehicleView::from)))
+    Ok(Answer::ok(&window.page(
+        vehicles,
+        |vehicle| vehicle.id.0,
+        VehicleView::from,
+    )))
 }
 
 /// One vehicle.
@@ -167,7 +175,9 @@ pub(crate) async fn get(
     Id(id): Id<VehicleId>,
 ) -> Result<Answer, Problem> {
     let mut conn = state.pool.acquire().await?;
-    let vehicle = routes::store::vehicle(&mut conn, id).await?.ok_or_else(|| Problem::not_found("vehicle"))?;
+    let vehicle = routes::store::vehicle(&mut conn, id)
+        .await?
+        .ok_or_else(|| Problem::not_found("vehicle"))?;
     let version = vehicle.version;
     Ok(Answer::ok(&VehicleView::from(vehicle)).etag(version))
 }
@@ -183,7 +193,9 @@ pub(crate) async fn get(
 pub(crate) async fn update(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
     let id: VehicleId = call.path("id", "vehicle")?;
     call.once(&state, Keyed::OPTIONAL, async |conn| {
-        let current = routes::store::vehicle(conn, id).await?.ok_or_else(|| Problem::not_found("vehicle"))?;
+        let current = routes::store::vehicle(conn, id)
+            .await?
+            .ok_or_else(|| Problem::not_found("vehicle"))?;
         call.check_version(current.version)?;
         let spec = fields::read(&call.body, |f| patched(f, current.spec))?;
         let vehicle = routes::store::update_vehicle(conn, id, &spec, Some(current.version)).await?;
@@ -196,11 +208,21 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
 fn patched(f: &mut Fields<'_>, spec: VehicleSpec) -> VehicleSpec {
     VehicleSpec {
         name: f.change("name", text(1..=100)).unwrap_or(spec.name),
-        capacity_grams: f.change("capacity_grams", integer(1..=CAPACITY_MAX)).unwrap_or(spec.capacity_grams),
-        capacity_cm3: f.change("capacity_cm3", integer(1..=CAPACITY_MAX)).unwrap_or(spec.capacity_cm3),
-        shift_start: f.change("shift_start", small_integer(0..=86_399)).unwrap_or(spec.shift_start),
-        shift_end: f.change("shift_end", small_integer(1..=86_400)).unwrap_or(spec.shift_end),
-        stops_max: f.change("stops_max", small_integer(1..=1_000)).unwrap_or(spec.stops_max),
+        capacity_grams: f
+            .change("capacity_grams", integer(1..=CAPACITY_MAX))
+            .unwrap_or(spec.capacity_grams),
+        capacity_cm3: f
+            .change("capacity_cm3", integer(1..=CAPACITY_MAX))
+            .unwrap_or(spec.capacity_cm3),
+        shift_start: f
+            .change("shift_start", small_integer(0..=86_399))
+            .unwrap_or(spec.shift_start),
+        shift_end: f
+            .change("shift_end", small_integer(1..=86_400))
+            .unwrap_or(spec.shift_end),
+        stops_max: f
+            .change("stops_max", small_integer(1..=1_000))
+            .unwrap_or(spec.stops_max),
     }
 }
 
@@ -214,7 +236,9 @@ fn patched(f: &mut Fields<'_>, spec: VehicleSpec) -> VehicleSpec {
 pub(crate) async fn retire(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
     let id: VehicleId = call.path("id", "vehicle")?;
     call.once(&state, Keyed::OPTIONAL, async |conn| {
-        let current = routes::store::vehicle(conn, id).await?.ok_or_else(|| Problem::not_found("vehicle"))?;
+        let current = routes::store::vehicle(conn, id)
+            .await?
+            .ok_or_else(|| Problem::not_found("vehicle"))?;
         call.check_version(current.version)?;
         let (_, days) = routes::store::retire_vehicle(conn, id).await?;
         plan_routes::request(conn, &days).await?;

@@ -82,5 +82,8 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, params: P
     params.end()?;
     let warehouses = catalogue::store::warehouses(&mut *state.pool.acquire().await?).await?;
     let items = warehouses.into_iter().map(WarehouseView::from).collect();
-    Ok(Answer::ok(&Page { items, next_cursor: None }))
+    Ok(Answer::ok(&Page {
+        items,
+        next_cursor: None,
+    }))
 }

@@ -151,7 +151,10 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
             url: f.required("url", text(1..=2000)),
             description: f.optional("description", text(0..=500)).unwrap_or_default(),
             event_types: f.required("event_types", texts(1..=50, 1..=81)),
-            ordering: match f.optional("ordering", one_of(&["none", "per_key", "strict"])).as_deref() {
+            ordering: match f
+                .optional("ordering", one_of(&["none", "per_key", "strict"]))
+                .as_deref()
+            {
                 Some("none") => Ordering::None,
                 Some("strict") => Ordering::Strict,
                 _ => Ordering::PerKey,
@@ -160,7 +163,14 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
         })?;
         let (endpoint, secret) = store::create(conn, new, state.services.sender.allows_private()).await?;
         let (path, version) = (format!("/api/v1/webhook-endpoints/{}", endpoint.id), endpoint.version);
-        Ok(Answer::created(&path, &EndpointWithSecret { endpoint: endpoint.into(), secret }).etag(version))
+        Ok(Answer::created(
+            &path,
+            &EndpointWithSecret {
+                endpoint: endpoint.into(),
+                secret,
+            },
+        )
+        .etag(version))
     })
     .await
 }
@@ -179,7 +189,11 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, params: P
     let window = params.window::<Position>()?;
     let before = window.after.map(|(at, id)| (at, EndpointId(id)));
     let endpoints = store::list(&mut *state.pool.acquire().await?, before, window.fetch()).await?;
-    Ok(Answer::ok(&window.page(endpoints, |endpoint| (endpoint.created_at, endpoint.id.0), EndpointView::from)))
+    Ok(Answer::ok(&window.page(
+        endpoints,
+        |endpoint| (endpoint.created_at, endpoint.id.0),
+        EndpointView::from,
+    )))
 }
 
 /// One endpoint.
@@ -199,7 +213,9 @@ pub(crate) async fn get(
 }
 
 async fn existing(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint, Problem> {
-    store::get(conn, id).await?.ok_or_else(|| Problem::not_found("endpoint"))
+    store::get(conn, id)
+        .await?
+        .ok_or_else(|| Problem::not_found("endpoint"))
 }
 
 /// Changes what the body names; `state` disables and enables. What is kept in order cannot change.
@@ -222,7 +238,10 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
             };
             (change, f.change("state", one_of(&["active", "disabled"])))
         })?;
-        let change = EndpointChange { version: call.version()?, ..change };
+        let change = EndpointChange {
+            version: call.version()?,
+            ..change
+        };
         let mut endpoint = store::patch(conn, id, change, state.services.sender.allows_private()).await?;
         match wanted.as_deref() {
             Some("active") => endpoint = store::enable(conn, id).await?,
@@ -265,7 +284,10 @@ pub(crate) async fn rotate_secret(extract::State(state): extract::State<State>, 
     call.once(&state, Keyed::REFUSED, async |conn| {
         call.check_version(existing(conn, id).await?.version)?;
         let secret = store::rotate(conn, id, None).await?;
-        Ok(Answer::created(&format!("/api/v1/webhook-endpoints/{id}"), &NewSecret { secret }))
+        Ok(Answer::created(
+            &format!("/api/v1/webhook-endpoints/{id}"),
+            &NewSecret { secret },
+        ))
     })
     .await
 }
@@ -299,7 +321,11 @@ pub(crate) async fn deliveries(
     let mut conn = state.pool.acquire().await?;
     existing(&mut conn, id).await?;
     let deliveries = store::deliveries(&mut conn, id, in_state, window.after, window.fetch()).await?;
-    Ok(Answer::ok(&window.page(deliveries, |delivery| delivery.seq, DeliveryView::from)))
+    Ok(Answer::ok(&window.page(
+        deliveries,
+        |delivery| delivery.seq,
+        DeliveryView::from,
+    )))
 }
 
 /// Sends again what an endpoint missed while it was disabled, oldest first, at most 1000 at a time.

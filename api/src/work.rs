@@ -13,8 +13,16 @@ use crate::path::Id;
 use crate::problem::Problem;
 use crate::view::view;
 
-const STATES: [&str; 8] =
-    ["available", "scheduled", "retryable", "running", "completed", "discarded", "cancelled", "dead"];
+const STATES: [&str; 8] = [
+    "available",
+    "scheduled",
+    "retryable",
+    "running",
+    "completed",
+    "discarded",
+    "cancelled",
+    "dead",
+];
 
 view! {
     /// A job, wherever it is.
@@ -85,7 +93,14 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     let (in_state, unique_key) = (params.word("state", &STATES), params.filter("unique_key", "a text"));
     let window = params.window::<i64>()?;
     let (before, limit) = (window.after.map(JobId), window.fetch());
-    let filter = JobFilter { queue, kind, state: in_state, unique_key, before, limit };
+    let filter = JobFilter {
+        queue,
+        kind,
+        state: in_state,
+        unique_key,
+        before,
+        limit,
+    };
     let jobs = inspect::jobs(&mut *state.pool.acquire().await?, &filter).await?;
     Ok(Answer::ok(&window.page(jobs, |job| job.id.0, Job::from)))
 }

@@ -1,0 +1,10 @@
+//! The router in-process, over a real database, with the real jobs and a real gateway simulator.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod app;
+mod bad_input;
+mod door;
+mod flows;
+mod idempotency;
+mod lists;
+mod snapshot;
