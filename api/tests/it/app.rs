@@ -137,11 +137,11 @@ impl App {
     }
 
     pub(crate) async fn customer(&self) -> Uuid {
-        testkit::a_customer(&mut *self.db.pool.acquire().await.unwrap()).await
+        testkit::a_customer(&mut self.db.pool.acquire().await.unwrap()).await
     }
 
     pub(crate) async fn product(&self, sku: &str, on_hand: i64) -> Uuid {
-        testkit::a_product(&mut *self.db.pool.acquire().await.unwrap(), sku, on_hand).await
+        testkit::a_product(&mut self.db.pool.acquire().await.unwrap(), sku, on_hand).await
     }
 
     /// An order of one line, submitted, its stock reserved.
