@@ -29,7 +29,13 @@ pub struct Cli {
     pub command: Command,
 
     /// What is logged, to stderr: a level, or `target=level` pairs with commas.
-    #[arg(long, global = true, env = "ORDERFLEET_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "ORDERFLEET_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
     pub log_filter: String,
 }
 
@@ -70,9 +76,11 @@ pub enum Command {
 
 /// Settings of `up`.
 #[derive(Debug, Args)]
-#[command(after_help = "With DATABASE_URL set, that server is used; otherwise a private PostgreSQL keeps its files in DIR/postgres.\n\
+#[command(
+    after_help = "With DATABASE_URL set, that server is used; otherwise a private PostgreSQL keeps its files in DIR/postgres.\n\
     Written to DIR: env (source it), pids.json, gateway-ledger.jsonl, receiver.jsonl, logs/.\n\
-    Ctrl-C or SIGTERM drains and stops all of it; the same DIR starts again with the same orders and keys.")]
+    Ctrl-C or SIGTERM drains and stops all of it; the same DIR starts again with the same orders and keys."
+)]
 pub struct Up {
     /// Where everything is kept: database, logs, ledger, env
     #[arg(long, env = "ORDERFLEET_DATA_DIR", value_name = "DIR")]
@@ -96,7 +104,12 @@ pub struct Up {
 #[derive(Debug, Args, Clone)]
 pub struct Outside {
     /// The payment gateway's address
-    #[arg(long, env = "ORDERFLEET_GATEWAY_URL", default_value = "http://127.0.0.1:12111", value_name = "URL")]
+    #[arg(
+        long,
+        env = "ORDERFLEET_GATEWAY_URL",
+        default_value = "http://127.0.0.1:12111",
+        value_name = "URL"
+    )]
     pub gateway_url: Url,
 
     /// How long a confirmed order can be cancelled before its payment is captured; 0 captures at once
@@ -117,11 +130,18 @@ pub struct Outside {
 
 /// Settings of the API process.
 #[derive(Debug, Args)]
-#[command(after_help = "Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, \
-    each also as NAME_FILE with the path of a file that holds it.")]
+#[command(
+    after_help = "Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, \
+    each also as NAME_FILE with the path of a file that holds it."
+)]
 pub struct Api {
     /// Where to listen
-    #[arg(long, env = "ORDERFLEET_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "ORDERFLEET_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS"
+    )]
     pub listen: SocketAddr,
 
     /// Connections to the database, at most
@@ -235,14 +255,21 @@ pub struct OnlineRetail {
 #[derive(Debug, Args, Clone)]
 pub struct Client {
     /// The API's address
-    #[arg(long, env = "ORDERFLEET_API_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(
+        long,
+        env = "ORDERFLEET_API_URL",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
     pub api_url: Url,
 }
 
 /// Settings of `drain`.
 #[derive(Debug, Args)]
-#[command(after_help = "A capture still in its cancel window is not due, nor is anything else scheduled for later; a retry\n\
-    that comes due within the timeout is waited for. Exit 1, with what is left and why, when the time runs out.")]
+#[command(
+    after_help = "A capture still in its cancel window is not due, nor is anything else scheduled for later; a retry\n\
+    that comes due within the timeout is waited for. Exit 1, with what is left and why, when the time runs out."
+)]
 pub struct Drain {
     /// How long to wait, in seconds
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
@@ -251,9 +278,11 @@ pub struct Drain {
 
 /// Settings of `verify`.
 #[derive(Debug, Args)]
-#[command(after_help = "One line for each invariant: ok, FAIL with the ids concerned, or skipped with the reason.\n\
+#[command(
+    after_help = "One line for each invariant: ok, FAIL with the ids concerned, or skipped with the reason.\n\
     Exit 1 on any violation. Reads in one read-only snapshot; safe on a running fleet, but meant for a drained one:\n\
-    what began or came due within the last ten seconds is not held against it.")]
+    what began or came due within the last ten seconds is not held against it."
+)]
 pub struct Verify {
     /// The gateway's own ledger (JSON lines), for P1, P2, P4 and P5
     #[arg(long, value_name = "FILE")]
@@ -517,8 +546,14 @@ pub struct WebhookReceiver {
     pub log: PathBuf,
 
     /// A signing secret that is accepted, whsec_…; repeat it for several
-    #[arg(long = "secret", env = "ORDERFLEET_RECEIVER_SECRET", hide_env_values = true, required = true,
-          value_delimiter = ',', value_name = "SECRET")]
+    #[arg(
+        long = "secret",
+        env = "ORDERFLEET_RECEIVER_SECRET",
+        hide_env_values = true,
+        required = true,
+        value_delimiter = ',',
+        value_name = "SECRET"
+    )]
     pub secrets: Vec<String>,
 }
 

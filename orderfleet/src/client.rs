@@ -51,14 +51,19 @@ impl Reply {
 
     /// The stable word of a problem, or the status.
     pub fn code(&self) -> String {
-        self.text("code").map_or_else(|| self.status.as_u16().to_string(), str::to_owned)
+        self.text("code")
+            .map_or_else(|| self.status.as_u16().to_string(), str::to_owned)
     }
 
     /// This reply when it is a success, else an error that says what was being done.
     pub fn expect(self, doing: &str) -> anyhow::Result<Reply> {
         match self.status.is_success() {
             true => Ok(self),
-            false => Err(anyhow!("{doing}: the API answered {} {}", self.status.as_u16(), self.body)),
+            false => Err(anyhow!(
+                "{doing}: the API answered {} {}",
+                self.status.as_u16(),
+                self.body
+            )),
         }
     }
 }
@@ -67,7 +72,10 @@ impl Reply {
 #[derive(Debug)]
 enum Trouble {
     /// Worth another try, no sooner than that.
-    Passing { why: anyhow::Error, not_before: Option<Duration> },
+    Passing {
+        why: anyhow::Error,
+        not_before: Option<Duration>,
+    },
     /// Not worth another try.
     Lasting(anyhow::Error),
 }
@@ -82,7 +90,10 @@ impl ApiClient {
     /// A client for the API at `base`.
     pub fn new(base: Url, key: SecretString) -> anyhow::Result<ApiClient> {
         domain::tls::install();
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().context("making an HTTP client")?;
+        let http = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .build()
+            .context("making an HTTP client")?;
         Ok(ApiClient { http, base, key })
     }
 
@@ -114,22 +125,38 @@ impl ApiClient {
             .retry(pauses)
             .when(|trouble| matches!(trouble, Trouble::Passing { .. }))
             .adjust(|trouble, pause| match trouble {
-                Trouble::Passing { not_before: Some(not_before), .. } => pause.map(|pause| pause.max(*not_before)),
+                Trouble::Passing {
+                    not_before: Some(not_before),
+                    ..
+                } => pause.map(|pause| pause.max(*not_before)),
                 _ => pause,
             })
             .notify(|trouble, pause| {
                 if let Trouble::Passing { why, .. } = trouble {
-                    tracing::debug!(path, why = format!("{why:#}"), pause_ms = pause.as_millis() as u64, "trying again");
+                    tracing::debug!(
+                        path,
+                        why = format!("{why:#}"),
+                        pause_ms = pause.as_millis() as u64,
+                        "trying again"
+                    );
                 }
             })
             .await;
         answered.map_err(|trouble| match trouble {
-            Trouble::Passing { why, .. } => why.context(format!("{method} {path}: gave up after {} s", PATIENCE.as_secs())),
+            Trouble::Passing { why, .. } => {
+                why.context(format!("{method} {path}: gave up after {} s", PATIENCE.as_secs()))
+            }
             Trouble::Lasting(why) => why.context(format!("{method} {path}")),
         })
     }
 
-    async fn try_once(&self, method: Method, path: &str, key: Option<&str>, body: Option<&Value>) -> Result<Reply, Trouble> {
+    async fn try_once(
+        &self,
+        method: Method,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Reply, Trouble> {
         let url = self.base.join(path).map_err(|error| Trouble::Lasting(error.into()))?;
         let mut request = self.http.request(method, url).bearer_auth(self.key.expose_secret());
         if let Some(key) = key {
@@ -138,7 +165,10 @@ impl ApiClient {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let passing = |error: reqwest::Error| Trouble::Passing { why: error.into(), not_before: None };
+        let passing = |error: reqwest::Error| Trouble::Passing {
+            why: error.into(),
+            not_before: None,
+        };
         let response = request.send().await.map_err(passing)?;
         let status = response.status();
         let headers = response.headers().clone();
@@ -148,7 +178,10 @@ impl ApiClient {
             Err(_) if bytes.is_empty() => Value::Null,
             Err(_) => Value::String(String::from_utf8_lossy(&bytes).into_owned()),
         };
-        let not_before = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let not_before = headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
         if status.is_server_error()
             || status == StatusCode::TOO_MANY_REQUESTS
             || status == StatusCode::REQUEST_TIMEOUT
@@ -160,7 +193,11 @@ impl ApiClient {
         let refused = "the API refuses the key: source DIR/env again, or create a key with the scopes needed";
         match status {
             StatusCode::UNAUTHORIZED => Err(Trouble::Lasting(anyhow!("{refused} ({body})"))),
-            _ => Ok(Reply { status, is_replay: headers.contains_key("idempotent-replayed"), body }),
+            _ => Ok(Reply {
+                status,
+                is_replay: headers.contains_key("idempotent-replayed"),
+                body,
+            }),
         }
     }
 }

@@ -27,8 +27,13 @@ pub fn url() -> anyhow::Result<SecretString> {
 /// How to connect; `name` is what the server lists the connection under.
 pub fn options(url: &SecretString, name: &str) -> anyhow::Result<PgConnectOptions> {
     // The parser's own error may repeat the URL, and the password with it.
-    let options = PgConnectOptions::from_str(url.expose_secret())
-        .map_err(|_| anyhow!("DATABASE_URL is not a URL of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE"))?;
+    let refusal = || anyhow!("DATABASE_URL is not a URL of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE");
+    let url = url.expose_secret();
+    // The parser would take anything after a colon, and look for a server on this machine.
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(refusal());
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|_| refusal())?;
     // A statement is no news, however slow: a migration is a screenful, and the server has its own log of slow ones.
     Ok(options.application_name(name).disable_statement_logging())
 }
@@ -36,7 +41,9 @@ pub fn options(url: &SecretString, name: &str) -> anyhow::Result<PgConnectOption
 /// One connection, for a command that asks a few questions.
 pub async fn connect(name: &str) -> anyhow::Result<PgConnection> {
     let options = options(&url()?, name)?;
-    PgConnection::connect_with(&options).await.map_err(|error| explain(error, &options))
+    PgConnection::connect_with(&options)
+        .await
+        .map_err(|error| explain(error, &options))
 }
 
 /// A pool, once the server answers; a server that is restarting is waited for.
@@ -67,7 +74,9 @@ pub async fn wait_for(options: &PgConnectOptions, patience: Duration) -> anyhow:
 fn is_temporary(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53")),
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("57P") || code.starts_with("53")),
         _ => false,
     }
 }
@@ -80,15 +89,24 @@ pub fn explain(error: sqlx::Error, options: &PgConnectOptions) -> anyhow::Error 
         sqlx::Error::Io(_) => format!("no PostgreSQL answers at {place}: start it, or correct DATABASE_URL"),
         sqlx::Error::Database(refusal) => match refusal.code().as_deref() {
             Some("28P01" | "28000") => {
-                format!("PostgreSQL at {place} refuses user {}: correct the name or password in DATABASE_URL", options.get_username())
+                format!(
+                    "PostgreSQL at {place} refuses user {}: correct the name or password in DATABASE_URL",
+                    options.get_username()
+                )
             }
-            Some("3D000") => format!("PostgreSQL at {place} has no database {database}: create it (`createdb {database}`), or correct DATABASE_URL"),
-            Some("53300") => format!("PostgreSQL at {place} has no connection left: raise max_connections, or run fewer processes"),
+            Some("3D000") => format!(
+                "PostgreSQL at {place} has no database {database}: create it (`createdb {database}`), or correct DATABASE_URL"
+            ),
+            Some("53300") => {
+                format!("PostgreSQL at {place} has no connection left: raise max_connections, or run fewer processes")
+            }
             Some("53100") => format!("the disk of PostgreSQL at {place} is full: free some space"),
             Some("57P03") => format!("PostgreSQL at {place} is still starting or recovering: try again in a moment"),
             _ => format!("PostgreSQL at {place} refuses"),
         },
-        sqlx::Error::Tls(_) => format!("no TLS with PostgreSQL at {place}: check sslmode and certificates in DATABASE_URL"),
+        sqlx::Error::Tls(_) => {
+            format!("no TLS with PostgreSQL at {place}: check sslmode and certificates in DATABASE_URL")
+        }
         _ => format!("connecting to PostgreSQL at {place}"),
     };
     anyhow::Error::new(error).context(hint)

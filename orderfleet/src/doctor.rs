@@ -40,15 +40,29 @@ pub struct Finding {
 
 impl Finding {
     fn ok(what: &str, seen: impl Into<String>) -> Finding {
-        Finding { what: what.to_owned(), is_ok: true, seen: seen.into(), to_do: None }
+        Finding {
+            what: what.to_owned(),
+            is_ok: true,
+            seen: seen.into(),
+            to_do: None,
+        }
     }
 
     fn wrong(what: &str, seen: impl Into<String>, to_do: impl Into<String>) -> Finding {
-        Finding { what: what.to_owned(), is_ok: false, seen: seen.into(), to_do: Some(to_do.into()) }
+        Finding {
+            what: what.to_owned(),
+            is_ok: false,
+            seen: seen.into(),
+            to_do: Some(to_do.into()),
+        }
     }
 
     fn of(what: &str, is_ok: bool, seen: impl Into<String>, to_do: impl Into<String>) -> Finding {
-        if is_ok { Finding::ok(what, seen) } else { Finding::wrong(what, seen, to_do) }
+        if is_ok {
+            Finding::ok(what, seen)
+        } else {
+            Finding::wrong(what, seen, to_do)
+        }
     }
 }
 
@@ -58,16 +72,42 @@ pub async fn run(args: cli::Doctor) -> anyhow::Result<ExitCode> {
         Ok(mut conn) => examine(&mut conn).await?,
         Err(error) => vec![Finding::wrong("database", "cannot be reached", format!("{error:#}"))],
     };
-    findings.push(address("API", args.api_url.as_ref(), "readyz", "ORDERFLEET_API_URL", "start it: `orderfleet api`").await);
+    findings.push(
+        address(
+            "API",
+            args.api_url.as_ref(),
+            "readyz",
+            "ORDERFLEET_API_URL",
+            "start it: `orderfleet api`",
+        )
+        .await,
+    );
     let start_gateway = "check the gateway's address; for development start `orderfleet gateway-simulator`";
-    findings.push(address("gateway", args.gateway_url.as_ref(), "", "ORDERFLEET_GATEWAY_URL", start_gateway).await);
-    findings.push(disk(args.data_dir.as_deref().unwrap_or(Path::new(".")), args.disk_full_at));
+    findings.push(
+        address(
+            "gateway",
+            args.gateway_url.as_ref(),
+            "",
+            "ORDERFLEET_GATEWAY_URL",
+            start_gateway,
+        )
+        .await,
+    );
+    findings.push(disk(
+        args.data_dir.as_deref().unwrap_or(Path::new(".")),
+        args.disk_full_at,
+    ));
 
     table::print(args.output.json, &findings, |findings| {
         let mut table = Table::new(&["", "WHAT", "SEEN", "TO DO"]);
         for finding in findings {
             let mark = if finding.is_ok { "ok" } else { "WRONG" };
-            table.row([mark.to_owned(), finding.what.clone(), finding.seen.clone(), finding.to_do.clone().unwrap_or_default()]);
+            table.row([
+                mark.to_owned(),
+                finding.what.clone(),
+                finding.seen.clone(),
+                finding.to_do.clone().unwrap_or_default(),
+            ]);
         }
         table
     })?;
@@ -83,7 +123,11 @@ pub async fn examine(conn: &mut PgConnection) -> anyhow::Result<Vec<Finding>> {
     findings.push(Finding::of(
         "migrations",
         is_current,
-        if is_current { "current".to_owned() } else { format!("{} pending", pending.len()) },
+        if is_current {
+            "current".to_owned()
+        } else {
+            format!("{} pending", pending.len())
+        },
         "run `orderfleet migrate`",
     ));
     if is_current {
@@ -112,7 +156,12 @@ async fn server(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
         Finding::of(name, is_ok, value, to_do)
     };
     Ok(vec![
-        Finding::of("PostgreSQL", server.number >= POSTGRES_MIN, server.version, "upgrade to PostgreSQL 15 or newer"),
+        Finding::of(
+            "PostgreSQL",
+            server.number >= POSTGRES_MIN,
+            server.version,
+            "upgrade to PostgreSQL 15 or newer",
+        ),
         Finding::of(
             "primary",
             !server.is_standby,
@@ -120,8 +169,16 @@ async fn server(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
             "point DATABASE_URL at the primary: no decision may read a replica",
         ),
         durable("fsync", &server.fsync, server.fsync == "on"),
-        durable("full_page_writes", &server.full_page_writes, server.full_page_writes == "on"),
-        durable("synchronous_commit", &server.synchronous_commit, server.synchronous_commit != "off"),
+        durable(
+            "full_page_writes",
+            &server.full_page_writes,
+            server.full_page_writes == "on",
+        ),
+        durable(
+            "synchronous_commit",
+            &server.synchronous_commit,
+            server.synchronous_commit != "off",
+        ),
         Finding::of(
             "clocks",
             skew <= SKEW_MAX,
@@ -144,21 +201,42 @@ async fn fleet(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
         .fetch_one(&mut *conn)
         .await?;
         let seen = format!("{alive} workers alive");
-        findings.push(Finding::of(&format!("pool {pool}"), alive > 0, seen, format!("start one: `orderfleet worker --pool {pool}`")));
+        findings.push(Finding::of(
+            &format!("pool {pool}"),
+            alive > 0,
+            seen,
+            format!("start one: `orderfleet worker --pool {pool}`"),
+        ));
     }
     for queue in queue::inspect::queues(conn).await? {
         let name = format!("queue {}", queue.name);
         if let Some(pause) = &queue.paused {
             let seen = format!("paused by {}: {}", pause.actor, pause.reason);
-            findings.push(Finding::wrong(&name, seen, format!("`orderfleet queues resume {} --reason …` once that is mended", queue.name)));
+            findings.push(Finding::wrong(
+                &name,
+                seen,
+                format!(
+                    "`orderfleet queues resume {} --reason …` once that is mended",
+                    queue.name
+                ),
+            ));
         }
         for kind in &queue.paused_kinds {
-            let to_do = format!("mend the cause (often a refused key), then `orderfleet queues resume {kind} --kind --reason …`");
+            let to_do = format!(
+                "mend the cause (often a refused key), then `orderfleet queues resume {kind} --kind --reason …`"
+            );
             findings.push(Finding::wrong(&name, format!("kind {kind} is paused"), to_do));
         }
         if let Some(seconds) = queue.oldest_due_seconds.filter(|seconds| *seconds > LAG_MAX) {
-            let to_do = format!("add workers or slots to pool {}; `orderfleet jobs --queue {}` shows what waits", queue.name, queue.name);
-            findings.push(Finding::wrong(&name, format!("the oldest job is due for {seconds:.0} s"), to_do));
+            let to_do = format!(
+                "add workers or slots to pool {}; `orderfleet jobs --queue {}` shows what waits",
+                queue.name, queue.name
+            );
+            findings.push(Finding::wrong(
+                &name,
+                format!("the oldest job is due for {seconds:.0} s"),
+                to_do,
+            ));
         }
         if queue.dead > 0 {
             let to_do = "`orderfleet dead` shows why; mend the cause, then redrive or discard";
@@ -187,7 +265,11 @@ async fn address(what: &str, base: Option<&Url>, path: &str, setting: &str, to_d
         Ok(answer) if !answer.status().is_server_error() => Finding::ok(what, format!("{base} answers")),
         Ok(answer) => Finding::wrong(what, format!("{base} answers {}", answer.status().as_u16()), to_do),
         Err(error) => {
-            let why = if error.is_timeout() { "does not answer in time" } else { "cannot be reached" };
+            let why = if error.is_timeout() {
+                "does not answer in time"
+            } else {
+                "cannot be reached"
+            };
             Finding::wrong(what, format!("{base} {why}"), to_do)
         }
     }
@@ -197,10 +279,22 @@ fn disk(dir: &Path, full_at: u8) -> Finding {
     match rustix::fs::statvfs(dir) {
         Ok(disk) if disk.f_blocks > 0 => {
             let used = 100 - disk.f_bavail.saturating_mul(100) / disk.f_blocks;
-            let seen = format!("{used} % used, {} MiB free", disk.f_bavail.saturating_mul(disk.f_frsize) / (1 << 20));
-            Finding::of("disk", used < u64::from(full_at), seen, format!("free some space where {} lies", dir.display()))
+            let seen = format!(
+                "{used} % used, {} MiB free",
+                disk.f_bavail.saturating_mul(disk.f_frsize) / (1 << 20)
+            );
+            Finding::of(
+                "disk",
+                used < u64::from(full_at),
+                seen,
+                format!("free some space where {} lies", dir.display()),
+            )
         }
         Ok(_) => Finding::ok("disk", "its size is not known"),
-        Err(error) => Finding::wrong("disk", format!("{}: {error}", dir.display()), "set ORDERFLEET_DATA_DIR to a directory that exists"),
+        Err(error) => Finding::wrong(
+            "disk",
+            format!("{}: {error}", dir.display()),
+            "set ORDERFLEET_DATA_DIR to a directory that exists",
+        ),
     }
 }

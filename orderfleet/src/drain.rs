@@ -125,7 +125,10 @@ impl Progress {
 
     fn say(&mut self, left: &[Reason]) {
         let total: i64 = left.iter().map(|reason| reason.count).sum();
-        let parts: Vec<String> = left.iter().map(|reason| format!("{} {} {}", reason.count, reason.kind, reason.what)).collect();
+        let parts: Vec<String> = left
+            .iter()
+            .map(|reason| format!("{} {} {}", reason.count, reason.kind, reason.what))
+            .collect();
         let words = format!("{total} left: {}", parts.join(", "));
         match &self.bar {
             Some(bar) => {

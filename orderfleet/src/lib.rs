@@ -63,7 +63,11 @@ async fn drained(args: &cli::Drain) -> anyhow::Result<ExitCode> {
     let left = drain::drain(&pool, Duration::from_secs(args.timeout)).await?;
     let lines: Vec<String> = left.iter().map(|reason| format!("{reason}\n")).collect();
     table::say(&lines.concat())?;
-    Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if left.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn verified(args: &cli::Verify) -> anyhow::Result<ExitCode> {
@@ -71,9 +75,16 @@ async fn verified(args: &cli::Verify) -> anyhow::Result<ExitCode> {
     let mut conn = database::connect("orderfleet verify").await?;
     let checks = verify::verify(&mut conn, &records).await?;
     match args.output.json {
-        true => table::say(&format!("{}\n", serde_json::to_string_pretty(&checks).context("writing JSON")?))?,
+        true => table::say(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&checks).context("writing JSON")?
+        ))?,
         false => table::say(&checks.iter().map(|check| check.line() + "\n").collect::<String>())?,
     }
     let is_violated = checks.iter().any(verify::Check::is_violated);
-    Ok(if is_violated { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if is_violated {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }

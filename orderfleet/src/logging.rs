@@ -13,7 +13,11 @@ pub fn start(filter: &str) -> anyhow::Result<()> {
     if std::io::stderr().is_terminal() {
         logs.with_target(false).init();
     } else {
-        logs.json().flatten_event(true).with_current_span(true).with_span_list(false).init();
+        logs.json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .init();
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 use sqlx::migrate::Migrate;
 
 use crate::cli::{self, MigrateAction};
-use crate::table::{self, Table};
 use crate::database;
+use crate::table::{self, Table};
 
 /// `orderfleet migrate [status]`.
 pub async fn run(args: cli::Migrate) -> anyhow::Result<()> {
@@ -24,7 +24,11 @@ pub async fn run(args: cli::Migrate) -> anyhow::Result<()> {
             table::print(output.json, &steps, |steps| {
                 let mut table = Table::new(&["VERSION", "STATE", "DESCRIPTION"]);
                 for step in steps {
-                    table.row([step.version.to_string(), step.state.to_owned(), step.description.clone()]);
+                    table.row([
+                        step.version.to_string(),
+                        step.state.to_owned(),
+                        step.description.clone(),
+                    ]);
                 }
                 table
             })?;
@@ -54,7 +58,11 @@ pub async fn refuse_pending(conn: &mut PgConnection) -> anyhow::Result<()> {
 /// The versions that are not applied.
 pub async fn pending(conn: &mut PgConnection) -> anyhow::Result<Vec<i64>> {
     let steps = status(conn).await?;
-    Ok(steps.iter().filter(|step| step.state == "pending").map(|step| step.version).collect())
+    Ok(steps
+        .iter()
+        .filter(|step| step.state == "pending")
+        .map(|step| step.version)
+        .collect())
 }
 
 /// One migration and whether it is applied.
@@ -76,7 +84,10 @@ pub async fn status(conn: &mut PgConnection) -> anyhow::Result<Vec<Step>> {
         .context("looking for the table of migrations")?;
     let applied = match is_new {
         true => Vec::new(),
-        false => conn.list_applied_migrations("_sqlx_migrations").await.context("listing the applied migrations")?,
+        false => conn
+            .list_applied_migrations("_sqlx_migrations")
+            .await
+            .context("listing the applied migrations")?,
     };
     Ok(MIGRATOR
         .iter()
@@ -86,7 +97,11 @@ pub async fn status(conn: &mut PgConnection) -> anyhow::Result<Vec<Step>> {
                 Some(applied) if applied.checksum != migration.checksum => "changed",
                 Some(_) => "applied",
             };
-            Step { version: migration.version, state, description: migration.description.to_string() }
+            Step {
+                version: migration.version,
+                state,
+                description: migration.description.to_string(),
+            }
         })
         .collect())
 }

@@ -9,8 +9,8 @@ use queue::operate::{self, Target};
 use sqlx::PgConnection;
 
 use crate::cli::{self, DeadAction, JobsAction, QueuesAction, ScheduleAction};
-use crate::table::{self, Table};
 use crate::database;
+use crate::table::{self, Table};
 
 /// `orderfleet jobs …`.
 pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
@@ -19,11 +19,14 @@ pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
         JobsAction::List(list) => list_jobs(&mut conn, list).await,
         JobsAction::Show { id, output } => {
             let job = inspect::job(&mut conn, JobId(id)).await.context("reading the job")?;
-            let job = job.with_context(|| format!("there is no job {id}; finished ones are kept for some days only"))?;
+            let job =
+                job.with_context(|| format!("there is no job {id}; finished ones are kept for some days only"))?;
             table::print(output.json, &job, show_job)
         }
         JobsAction::Why { id } => {
-            let why = inspect::why(&mut conn, JobId(id)).await.context("asking about the job")?;
+            let why = inspect::why(&mut conn, JobId(id))
+                .await
+                .context("asking about the job")?;
             if why.is_empty() {
                 bail!("there is no job {id}; finished ones are kept for some days only");
             }
@@ -33,7 +36,13 @@ pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
 }
 
 async fn list_jobs(conn: &mut PgConnection, list: cli::JobsList) -> anyhow::Result<()> {
-    let filter = JobFilter { queue: list.queue, kind: list.kind, state: list.state, limit: list.limit, ..JobFilter::default() };
+    let filter = JobFilter {
+        queue: list.queue,
+        kind: list.kind,
+        state: list.state,
+        limit: list.limit,
+        ..JobFilter::default()
+    };
     let jobs = inspect::jobs(conn, &filter).await.context("listing jobs")?;
     table::print(list.output.json, &jobs, |jobs| {
         let mut table = Table::new(&["ID", "QUEUE", "KIND", "STATE", "TRY", "DUE", "KEY", "WHY"]);
@@ -70,13 +79,21 @@ fn show_job(job: &JobView) -> Table {
     line("arguments", job.args.to_string());
     line("tries", tries(job));
     line("claims", job.fence.to_string());
-    for (name, value) in [("due", job.run_at), ("claimed", job.claimed_at), ("ended", job.ended_at)] {
+    for (name, value) in [
+        ("due", job.run_at),
+        ("claimed", job.claimed_at),
+        ("ended", job.ended_at),
+    ] {
         if let Some(value) = value {
             line(name, moment(value));
         }
     }
     line("enqueued", moment(job.created_at));
-    for (name, value) in [("unique key", &job.unique_key), ("group", &job.group_key), ("why", &job.waiting)] {
+    for (name, value) in [
+        ("unique key", &job.unique_key),
+        ("group", &job.group_key),
+        ("why", &job.waiting),
+    ] {
         if let Some(value) = value {
             line(name, value.clone());
         }
@@ -100,13 +117,22 @@ pub async fn dead(args: cli::Dead) -> anyhow::Result<()> {
     let mut conn = connect().await?;
     match args.action.unwrap_or(DeadAction::List(args.list)) {
         DeadAction::List(list) => {
-            let filter = DeadFilter { kind: list.kind, limit: list.limit, ..DeadFilter::default() };
-            let letters = inspect::dead_letters(&mut conn, &filter).await.context("listing dead letters")?;
+            let filter = DeadFilter {
+                kind: list.kind,
+                limit: list.limit,
+                ..DeadFilter::default()
+            };
+            let letters = inspect::dead_letters(&mut conn, &filter)
+                .await
+                .context("listing dead letters")?;
             table::print(list.output.json, &letters, dead_table)
         }
         DeadAction::Show { id, output } => {
-            let letter = inspect::dead_letter(&mut conn, JobId(id)).await.context("reading the dead letter")?;
-            let letter = letter.with_context(|| format!("there is no dead letter {id}: `orderfleet jobs show {id}` may know it"))?;
+            let letter = inspect::dead_letter(&mut conn, JobId(id))
+                .await
+                .context("reading the dead letter")?;
+            let letter = letter
+                .with_context(|| format!("there is no dead letter {id}: `orderfleet jobs show {id}` may know it"))?;
             table::print(output.json, &letter, show_letter)
         }
         DeadAction::Redrive { ids, because, edit } => redrive(&mut conn, &ids, &because, edit.as_deref()).await,
@@ -122,8 +148,16 @@ pub async fn dead(args: cli::Dead) -> anyhow::Result<()> {
     }
 }
 
-async fn redrive(conn: &mut PgConnection, ids: &[i64], because: &cli::Because, edit: Option<&str>) -> anyhow::Result<()> {
-    let edit: Option<serde_json::Value> = edit.map(serde_json::from_str).transpose().context("--edit is not JSON")?;
+async fn redrive(
+    conn: &mut PgConnection,
+    ids: &[i64],
+    because: &cli::Because,
+    edit: Option<&str>,
+) -> anyhow::Result<()> {
+    let edit: Option<serde_json::Value> = edit
+        .map(serde_json::from_str)
+        .transpose()
+        .context("--edit is not JSON")?;
     match (&edit, ids) {
         (Some(edit), _) if !edit.is_object() => bail!("--edit must be a JSON object: the new arguments of the job"),
         (Some(_), [_, _, ..]) => bail!("--edit goes with one job, not with several"),
@@ -139,7 +173,16 @@ async fn redrive(conn: &mut PgConnection, ids: &[i64], because: &cli::Because, e
 }
 
 fn dead_table(letters: &Vec<DeadLetterView>) -> Table {
-    let mut table = Table::new(&["ID", "KIND", "REASON", "CLASS", "CODE", "TRIES", "DEAD SINCE", "MESSAGE"]);
+    let mut table = Table::new(&[
+        "ID",
+        "KIND",
+        "REASON",
+        "CLASS",
+        "CODE",
+        "TRIES",
+        "DEAD SINCE",
+        "MESSAGE",
+    ]);
     for letter in letters {
         table.row([
             letter.id.to_string(),
@@ -159,10 +202,16 @@ fn show_letter(letter: &DeadLetterView) -> Table {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     let mut line = |name: &str, value: String| table.row([name.to_owned(), value]);
     line("id", letter.id.to_string());
-    line("kind", format!("{} (version {}) in {}", letter.kind, letter.args_version, letter.queue));
+    line(
+        "kind",
+        format!("{} (version {}) in {}", letter.kind, letter.args_version, letter.queue),
+    );
     line("dead since", moment(letter.dead_at));
     line("reason", letter.reason.clone());
-    line("last failure", format!("{} {}: {}", letter.error_class, letter.error_code, letter.message));
+    line(
+        "last failure",
+        format!("{} {}: {}", letter.error_class, letter.error_code, letter.message),
+    );
     line("arguments", letter.args.to_string());
     line("tries", format!("{}/{}", letter.attempt, letter.attempts_max));
     for (name, value) in letter.report.as_object().into_iter().flatten() {
@@ -185,9 +234,21 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
         QueuesAction::List { output } => {
             let queues = inspect::queues(&mut conn).await.context("listing queues")?;
             table::print(output.json, &queues, |queues| {
-                let mut table = Table::new(&["QUEUE", "DUE", "RUNNING", "RETRYING", "SCHEDULED", "DEAD", "OLDEST DUE", "PAUSED"]);
+                let mut table = Table::new(&[
+                    "QUEUE",
+                    "DUE",
+                    "RUNNING",
+                    "RETRYING",
+                    "SCHEDULED",
+                    "DEAD",
+                    "OLDEST DUE",
+                    "PAUSED",
+                ]);
                 for queue in queues {
-                    let paused = queue.paused.as_ref().map(|pause| format!("by {}: {}", pause.actor, pause.reason));
+                    let paused = queue
+                        .paused
+                        .as_ref()
+                        .map(|pause| format!("by {}: {}", pause.actor, pause.reason));
                     let kinds = queue.paused_kinds.iter().map(|kind| format!("kind {kind}"));
                     table.row([
                         queue.name.clone(),
@@ -196,7 +257,9 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
                         queue.retryable.to_string(),
                         queue.scheduled.to_string(),
                         queue.dead.to_string(),
-                        queue.oldest_due_seconds.map_or_else(String::new, |seconds| format!("{seconds:.1} s")),
+                        queue
+                            .oldest_due_seconds
+                            .map_or_else(String::new, |seconds| format!("{seconds:.1} s")),
                         paused.into_iter().chain(kinds).collect::<Vec<_>>().join(", "),
                     ]);
                 }
@@ -205,13 +268,16 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
         }
         QueuesAction::Pause { target, because } => {
             let (kind, word) = meant(&target)?;
-            operate::pause(&mut conn, kind, &target.name, &because.reason, &because.actor).await.context("pausing")?;
+            operate::pause(&mut conn, kind, &target.name, &because.reason, &because.actor)
+                .await
+                .context("pausing")?;
             table::say(&format!("paused {word} {}\n", target.name))
         }
         QueuesAction::Resume { target, because } => {
             let (kind, word) = meant(&target)?;
-            let was_paused =
-                operate::resume(&mut conn, kind, &target.name, &because.reason, &because.actor).await.context("resuming")?;
+            let was_paused = operate::resume(&mut conn, kind, &target.name, &because.reason, &because.actor)
+                .await
+                .context("resuming")?;
             let words = if was_paused { "resumed" } else { "was not paused:" };
             table::say(&format!("{words} {word} {}\n", target.name))
         }

@@ -31,7 +31,9 @@ pub async fn api(args: cli::Api) -> anyhow::Result<()> {
 /// Serves pools of jobs.
 pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
     let stop = signals::stop_token()?;
-    let name = args.name.unwrap_or_else(|| format!("{}-{}", args.pools.join("+"), std::process::id()));
+    let name = args
+        .name
+        .unwrap_or_else(|| format!("{}-{}", args.pools.join("+"), std::process::id()));
     let options = database::options(&database::url()?, &format!("orderfleet-worker {name}"))?;
     let services = services(&args.outside)?;
     known_pools(&args.pools)?;
@@ -51,14 +53,22 @@ pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
 /// Serves the payment gateway simulator.
 pub async fn gateway_simulator(args: cli::GatewaySimulator) -> anyhow::Result<()> {
     let stop = signals::stop_token()?;
-    let config = simulator::gateway::Config { port: args.port, ledger: args.ledger, seed: args.seed };
+    let config = simulator::gateway::Config {
+        port: args.port,
+        ledger: args.ledger,
+        seed: args.seed,
+    };
     simulator::gateway::run(config, stop.cancelled_owned()).await
 }
 
 /// Serves the demo webhook receiver.
 pub async fn webhook_receiver(args: cli::WebhookReceiver) -> anyhow::Result<()> {
     let stop = signals::stop_token()?;
-    let config = simulator::receiver::Config { port: args.port, log: args.log, secrets: args.secrets };
+    let config = simulator::receiver::Config {
+        port: args.port,
+        log: args.log,
+        secrets: args.secrets,
+    };
     simulator::receiver::run(config, stop.cancelled_owned()).await
 }
 
@@ -68,16 +78,25 @@ fn services(outside: &cli::Outside) -> anyhow::Result<Arc<Services>> {
     let key = required_secret("ORDERFLEET_GATEWAY_KEY", hint, &environment)?;
     let gateway = payments::Gateway::new(outside.gateway_url.clone(), key).context("ORDERFLEET_GATEWAY_URL")?;
     let sender = webhooks::Sender::new(outside.allow_private_webhooks).context("making the sender of webhooks")?;
-    let settings =
-        Settings { cancel_window: outside.cancel_window, reservation_ttl: outside.reservation_ttl, ..Settings::default() };
+    let settings = Settings {
+        cancel_window: outside.cancel_window,
+        reservation_ttl: outside.reservation_ttl,
+        ..Settings::default()
+    };
     settings.check()?;
-    Ok(Arc::new(Services { gateway, sender, settings }))
+    Ok(Arc::new(Services {
+        gateway,
+        sender,
+        settings,
+    }))
 }
 
 /// Waits for the database and refuses a schema that is behind.
 async fn current_schema(options: &PgConnectOptions) -> anyhow::Result<()> {
     database::wait_for(options, database::PATIENCE).await?;
-    let mut conn = PgConnection::connect_with(options).await.map_err(|error| database::explain(error, options))?;
+    let mut conn = PgConnection::connect_with(options)
+        .await
+        .map_err(|error| database::explain(error, options))?;
     migrate::refuse_pending(&mut conn).await?;
     conn.close().await.context("closing a connection")
 }
@@ -88,7 +107,10 @@ fn known_pools(pools: &[String]) -> anyhow::Result<()> {
     known.sort_unstable();
     known.dedup();
     match pools.iter().find(|pool| !known.contains(&pool.as_str())) {
-        Some(pool) => anyhow::bail!("--pool {pool}: there is no such pool; the pools are {}", known.join(", ")),
+        Some(pool) => anyhow::bail!(
+            "--pool {pool}: there is no such pool; the pools are {}",
+            known.join(", ")
+        ),
         None => Ok(()),
     }
 }

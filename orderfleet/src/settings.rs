@@ -55,7 +55,10 @@ pub fn duration(setting: &'static str) -> impl Fn(&str) -> Result<Duration, BadV
 pub fn percent(text: &str) -> Result<u8, BadValue> {
     match text.parse() {
         Ok(value @ 1..=100) => Ok(value),
-        _ => Err(BadValue { setting: "percentage", why: "must be a whole number from 1 to 100".to_owned() }),
+        _ => Err(BadValue {
+            setting: "percentage",
+            why: "must be a whole number from 1 to 100".to_owned(),
+        }),
     }
 }
 

@@ -14,22 +14,39 @@ pub struct Table {
 impl Table {
     /// An empty table with these columns.
     pub fn new(header: &[&str]) -> Table {
-        Table { rows: vec![header.iter().map(|name| (*name).to_owned()).collect()] }
+        Table {
+            rows: vec![header.iter().map(|name| (*name).to_owned()).collect()],
+        }
     }
 
     /// Adds a row; control characters in cells are shown as spaces, so that nobody's text can steer a terminal.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into_iter().map(|cell| cell.replace(char::is_control, " ")).collect());
+        self.rows.push(
+            cells
+                .into_iter()
+                .map(|cell| cell.replace(char::is_control, " "))
+                .collect(),
+        );
     }
 
     /// The whole table as text.
     pub fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |at: usize| self.rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
+        let width = |at: usize| {
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(at))
+                .map(|cell| cell.chars().count())
+                .max()
+        };
         let widths: Vec<usize> = (0..columns).map(|at| width(at).unwrap_or(0)).collect();
         let mut text = String::new();
         for row in &self.rows {
-            let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            let line: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
             text.push_str(line.join("  ").trim_end());
             text.push('\n');
         }

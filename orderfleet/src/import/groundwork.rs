@@ -19,14 +19,24 @@ const WEIGHT_GRAMS: i64 = 150;
 const VOLUME_CM3: i64 = 400;
 
 /// Makes everything; returns each buyer's customer id.
-pub(super) async fn lay(client: &ApiClient, sheet: &Sheet, hash: &str, concurrency: usize) -> anyhow::Result<HashMap<Buyer, String>> {
+pub(super) async fn lay(
+    client: &ApiClient,
+    sheet: &Sheet,
+    hash: &str,
+    concurrency: usize,
+) -> anyhow::Result<HashMap<Buyer, String>> {
     for warehouse in &WAREHOUSES {
         warehouse_id(client, warehouse).await?;
     }
     let buyers: BTreeSet<&Buyer> = sheet.invoices.iter().map(|invoice| &invoice.customer).collect();
     eprintln!("making {} customers", buyers.len());
     let customers = stream::iter(buyers)
-        .map(|buyer| async move { anyhow::Ok((buyer.clone(), customer_id(client, &format!("import:{hash}"), &rules::person(buyer)).await?)) })
+        .map(|buyer| async move {
+            anyhow::Ok((
+                buyer.clone(),
+                customer_id(client, &format!("import:{hash}"), &rules::person(buyer)).await?,
+            ))
+        })
         .buffer_unordered(concurrency)
         .try_collect()
         .await?;
@@ -34,7 +44,9 @@ pub(super) async fn lay(client: &ApiClient, sheet: &Sheet, hash: &str, concurren
     stream::iter(&sheet.products)
         .map(|product| async move {
             let key = format!("import:{hash}:product:{}", product.sku);
-            make_product(client, &key, &product_body(product)).await.with_context(|| format!("product {}", product.sku))?;
+            make_product(client, &key, &product_body(product))
+                .await
+                .with_context(|| format!("product {}", product.sku))?;
             receive(client, hash, product).await
         })
         .buffer_unordered(concurrency)
@@ -69,11 +81,23 @@ pub async fn customer_id(client: &ApiClient, purpose: &str, person: &Person) -> 
         "lat": person.lat,
         "lon": person.lon,
     });
-    let reply = client.post("/api/v1/customers", &format!("{purpose}:customer:{}", person.email), &body).await?;
+    let reply = client
+        .post(
+            "/api/v1/customers",
+            &format!("{purpose}:customer:{}", person.email),
+            &body,
+        )
+        .await?;
     if let Some(id) = made(&reply, "making a customer")? {
         return Ok(id);
     }
-    find(client, &format!("/api/v1/customers?limit=100&search={}", person.email), "email", &person.email).await
+    find(
+        client,
+        &format!("/api/v1/customers?limit=100&search={}", person.email),
+        "email",
+        &person.email,
+    )
+    .await
 }
 
 /// Makes a product, unless it is there.
@@ -95,7 +119,11 @@ fn product_body(product: &Product) -> Value {
 
 /// Opening stock, under a reference that the API counts once: a second start adds nothing.
 async fn receive(client: &ApiClient, hash: &str, product: &Product) -> anyhow::Result<()> {
-    for (qty, warehouse) in rules::opening_stock(product).into_iter().zip(&WAREHOUSES).filter(|(qty, _)| *qty > 0) {
+    for (qty, warehouse) in rules::opening_stock(product)
+        .into_iter()
+        .zip(&WAREHOUSES)
+        .filter(|(qty, _)| *qty > 0)
+    {
         let reference = format!("import:{hash}:{}:{}", product.sku, warehouse.code);
         receive_stock(client, &product.sku, warehouse.code, qty, &reference).await?;
     }
@@ -103,10 +131,22 @@ async fn receive(client: &ApiClient, hash: &str, product: &Product) -> anyhow::R
 }
 
 /// Receives stock under a reference.
-pub async fn receive_stock(client: &ApiClient, sku: &str, warehouse: &str, qty: i64, reference: &str) -> anyhow::Result<()> {
-    let sku: String = form_urlencoded::byte_serialize(sku.as_bytes()).collect::<String>().replace('+', "%20");
+pub async fn receive_stock(
+    client: &ApiClient,
+    sku: &str,
+    warehouse: &str,
+    qty: i64,
+    reference: &str,
+) -> anyhow::Result<()> {
+    let sku: String = form_urlencoded::byte_serialize(sku.as_bytes())
+        .collect::<String>()
+        .replace('+', "%20");
     let body = json!({"warehouse": warehouse, "qty": qty, "reference": reference});
-    client.post(&format!("/api/v1/inventory/{sku}/receipts"), reference, &body).await?.expect("receiving stock").map(drop)
+    client
+        .post(&format!("/api/v1/inventory/{sku}/receipts"), reference, &body)
+        .await?
+        .expect("receiving stock")
+        .map(drop)
 }
 
 /// The id of what was made; nothing when it was there already.
@@ -123,8 +163,15 @@ fn made(reply: &Reply, doing: &str) -> anyhow::Result<Option<String>> {
 /// The id of the one thing in a list with that member.
 async fn find(client: &ApiClient, path: &str, member: &str, value: &str) -> anyhow::Result<String> {
     let reply = client.get(path).await?.expect("finding what is there already")?;
-    let items = reply.body.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let found = items.iter().find(|item| item.get(member).and_then(Value::as_str) == Some(value));
+    let items = reply
+        .body
+        .get("items")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let found = items
+        .iter()
+        .find(|item| item.get(member).and_then(Value::as_str) == Some(value));
     found
         .and_then(|item| item.get("id")?.as_str())
         .map(str::to_owned)

@@ -69,8 +69,19 @@ async fn online_retail(args: OnlineRetail) -> anyhow::Result<()> {
         customers = groundwork::lay(&client, &sheet, &hash, concurrency) => customers?,
         () = stop.cancelled() => bail!("stopped; start it again with --resume"),
     };
-    let to_send: Vec<&Invoice> = sheet.invoices.iter().filter(|invoice| !outcomes.contains_key(&invoice.number)).collect();
-    let sending = Sending { client: &client, hash: &hash, customers: &customers, concurrency, rate: args.rate, stop };
+    let to_send: Vec<&Invoice> = sheet
+        .invoices
+        .iter()
+        .filter(|invoice| !outcomes.contains_key(&invoice.number))
+        .collect();
+    let sending = Sending {
+        client: &client,
+        hash: &hash,
+        customers: &customers,
+        concurrency,
+        rate: args.rate,
+        stop,
+    };
     let sent = sending.send_all(&to_send, |invoice, outcome| {
         finished.note(&invoice.number, &outcome)?;
         outcomes.insert(invoice.number.clone(), outcome);
@@ -92,17 +103,31 @@ struct Place {
 impl Place {
     fn new(args: &OnlineRetail) -> anyhow::Result<Place> {
         let folder = environment("ORDERFLEET_DATA_DIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
-        let name = args.file.file_name().context("FILE names no file")?.to_string_lossy().into_owned();
+        let name = args
+            .file
+            .file_name()
+            .context("FILE names no file")?
+            .to_string_lossy()
+            .into_owned();
         let stem = name.trim_end_matches(".gz").trim_end_matches(".csv");
-        let results = args.results.clone().unwrap_or_else(|| folder.join(format!("{stem}.results.csv")));
-        Ok(Place { state: results.with_extension("state"), results })
+        let results = args
+            .results
+            .clone()
+            .unwrap_or_else(|| folder.join(format!("{stem}.results.csv")));
+        Ok(Place {
+            state: results.with_extension("state"),
+            results,
+        })
     }
 }
 
 /// The file sorted out, and the first digits of its hash. Plain or gzip is told by the first bytes, not by the name.
 fn read(path: &Path) -> anyhow::Result<(Sheet, String)> {
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = Sha256::digest(&bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let input: Box<dyn Read> = match bytes.starts_with(&GZIP) {
         true => Box::new(MultiGzDecoder::new(bytes.as_slice())),
         false => Box::new(bytes.as_slice()),
@@ -164,22 +189,36 @@ impl Sending<'_> {
         sent.took = started.elapsed();
         progress.done();
         if self.stop.is_cancelled() && sent.orders < invoices.len() {
-            bail!("stopped after {} of {} orders; start it again with --resume", sent.orders, invoices.len());
+            bail!(
+                "stopped after {} of {} orders; start it again with --resume",
+                sent.orders,
+                invoices.len()
+            );
         }
         Ok(sent)
     }
 
     async fn send(&self, invoice: &Invoice) -> anyhow::Result<(Outcome, bool)> {
         let key = format!("import:{}:{}", self.hash, invoice.number);
-        let customer = self.customers.get(&invoice.customer).context("every buyer was made a customer")?;
-        let lines: Vec<_> = invoice.lines.iter().map(|(sku, qty)| json!({"sku": sku, "qty": qty})).collect();
+        let customer = self
+            .customers
+            .get(&invoice.customer)
+            .context("every buyer was made a customer")?;
+        let lines: Vec<_> = invoice
+            .lines
+            .iter()
+            .map(|(sku, qty)| json!({"sku": sku, "qty": qty}))
+            .collect();
         let body = json!({
             "customer_id": customer,
             "reference": key,
             "lines": lines,
             "payment_method": rules::payment_method(&invoice.number),
         });
-        let reply = self.client.post("/api/v1/orchestrations/create-and-confirm", &key, &body).await?;
+        let reply = self
+            .client
+            .post("/api/v1/orchestrations/create-and-confirm", &key, &body)
+            .await?;
         Ok((outcome(&reply), reply.is_replay))
     }
 }
@@ -202,11 +241,18 @@ struct Progress {
 impl Progress {
     fn new(total: usize) -> Progress {
         let is_terminal = std::io::stderr().is_terminal();
-        let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if is_terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders  {per_sec}  {eta} left")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(total as u64), target).with_style(style);
-        Progress { bar, said_at: std::cell::Cell::new(Instant::now()) }
+        Progress {
+            bar,
+            said_at: std::cell::Cell::new(Instant::now()),
+        }
     }
 
     fn one_more(&self) {
@@ -220,7 +266,11 @@ impl Progress {
     fn say(&self) {
         let done = self.bar.position();
         let seconds = self.bar.elapsed().as_secs_f64().max(0.001);
-        eprintln!("{done}/{} orders, {:.1}/s", self.bar.length().unwrap_or(0), done as f64 / seconds);
+        eprintln!(
+            "{done}/{} orders, {:.1}/s",
+            self.bar.length().unwrap_or(0),
+            done as f64 / seconds
+        );
     }
 
     fn done(&self) {
@@ -232,13 +282,23 @@ impl Progress {
 }
 
 /// What came of it, with every row accounted for.
-fn summary(sheet: &Sheet, tally: &Tally, outcomes: &HashMap<String, Outcome>, resumed: usize, sent: &Sent, results: &Path) -> String {
+fn summary(
+    sheet: &Sheet,
+    tally: &Tally,
+    outcomes: &HashMap<String, Outcome>,
+    resumed: usize,
+    sent: &Sent,
+    results: &Path,
+) -> String {
     let rows_out: usize = tally.rows.values().sum();
     let mut by_result: BTreeMap<&str, usize> = BTreeMap::new();
     for ((result, _), count) in &tally.rows {
         *by_result.entry(result).or_default() += count;
     }
-    let accepted = outcomes.values().filter(|outcome| matches!(outcome, Outcome::Order(_))).count();
+    let accepted = outcomes
+        .values()
+        .filter(|outcome| matches!(outcome, Outcome::Order(_)))
+        .count();
     let rate = sent.orders as f64 / sent.took.as_secs_f64().max(0.001);
     let mut text = format!("rows in {}, rows out {rows_out}\n", sheet.rows.len());
     for (result, count) in by_result {

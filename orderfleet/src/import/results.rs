@@ -51,44 +51,77 @@ impl Finished {
         let doing = || format!("writing {}", beside.display());
         let mut text = format!("{hash}\n");
         for (invoice, outcome) in &known {
-            let line = Line { invoice: invoice.clone(), outcome: outcome.clone() };
+            let line = Line {
+                invoice: invoice.clone(),
+                outcome: outcome.clone(),
+            };
             text.push_str(&(serde_json::to_string(&line).context("writing JSON")? + "\n"));
         }
         std::fs::write(&beside, text).with_context(doing)?;
         std::fs::rename(&beside, path).with_context(doing)?;
-        let file = OpenOptions::new().append(true).open(path).with_context(|| format!("opening {}", path.display()))?;
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .with_context(|| format!("opening {}", path.display()))?;
         file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
-        Ok((Finished { path: path.to_owned(), file, unsynced: 0 }, known))
+        Ok((
+            Finished {
+                path: path.to_owned(),
+                file,
+                unsynced: 0,
+            },
+            known,
+        ))
     }
 
     /// Notes one more.
     pub fn note(&mut self, invoice: &str, outcome: &Outcome) -> anyhow::Result<()> {
-        let line = Line { invoice: invoice.to_owned(), outcome: outcome.clone() };
+        let line = Line {
+            invoice: invoice.to_owned(),
+            outcome: outcome.clone(),
+        };
         let text = serde_json::to_string(&line).context("writing JSON")? + "\n";
-        self.file.write_all(text.as_bytes()).with_context(|| format!("writing {}", self.path.display()))?;
+        self.file
+            .write_all(text.as_bytes())
+            .with_context(|| format!("writing {}", self.path.display()))?;
         self.unsynced += 1;
-        if self.unsynced >= UNSYNCED_MAX { self.sync() } else { Ok(()) }
+        if self.unsynced >= UNSYNCED_MAX {
+            self.sync()
+        } else {
+            Ok(())
+        }
     }
 
     /// Puts everything noted on the disk.
     pub fn sync(&mut self) -> anyhow::Result<()> {
         self.unsynced = 0;
-        self.file.sync_data().with_context(|| format!("syncing {}", self.path.display()))
+        self.file
+            .sync_data()
+            .with_context(|| format!("syncing {}", self.path.display()))
     }
 }
 
 fn read(path: &Path, hash: &str) -> anyhow::Result<HashMap<String, Outcome>> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut lines = BufReader::new(file).lines();
-    match lines.next().transpose().with_context(|| format!("reading {}", path.display()))? {
+    match lines
+        .next()
+        .transpose()
+        .with_context(|| format!("reading {}", path.display()))?
+    {
         Some(first) if first == hash => {}
-        _ => bail!("{} is of another input file: delete it, or start without --resume", path.display()),
+        _ => bail!(
+            "{} is of another input file: delete it, or start without --resume",
+            path.display()
+        ),
     }
     let mut known = HashMap::new();
     for line in lines {
         let line = line.with_context(|| format!("reading {}", path.display()))?;
         // The last line may be torn by a crash; its invoice is simply sent again.
-        let Ok(Line { invoice, outcome }) = serde_json::from_str(&line) else { break };
+        let Ok(Line { invoice, outcome }) = serde_json::from_str(&line) else {
+            break;
+        };
         known.insert(invoice, outcome);
     }
     Ok(known)
@@ -106,15 +139,30 @@ pub fn write(path: &Path, rows: &[Row], outcomes: &HashMap<String, Outcome>) -> 
     let beside = path.with_extension("csv.new");
     let doing = || format!("writing {}", beside.display());
     let mut csv = csv::Writer::from_writer(BufWriter::new(File::create(&beside).with_context(doing)?));
-    csv.write_record(["line", "invoice", "stock_code", "result", "reason", "order_id"]).with_context(doing)?;
+    csv.write_record(["line", "invoice", "stock_code", "result", "reason", "order_id"])
+        .with_context(doing)?;
     let mut tally = Tally::default();
     for row in rows {
         let (result, reason, order) = result_of(row, outcomes)?;
-        csv.write_record([&row.line.to_string(), &row.invoice, &row.stock_code, result, &reason, order]).with_context(doing)?;
+        csv.write_record([
+            &row.line.to_string(),
+            &row.invoice,
+            &row.stock_code,
+            result,
+            &reason,
+            order,
+        ])
+        .with_context(doing)?;
         *tally.rows.entry((result, reason)).or_default() += 1;
     }
-    let file = csv.into_inner().map_err(|error| error.into_error()).with_context(doing)?;
-    file.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).with_context(doing)?;
+    let file = csv
+        .into_inner()
+        .map_err(|error| error.into_error())
+        .with_context(doing)?;
+    file.into_inner()
+        .map_err(|error| error.into_error())
+        .and_then(|file| file.sync_all())
+        .with_context(doing)?;
     std::fs::rename(&beside, path).with_context(doing)?;
     Ok(tally)
 }
@@ -145,14 +193,20 @@ mod tests {
         finished.note("1", &Outcome::Order("a".to_owned())).expect("noted");
         finished.note("2", &Outcome::Refused("no".to_owned())).expect("noted");
         finished.sync().expect("synced");
-        OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(b"{\"invo")).expect("torn");
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"{\"invo"))
+            .expect("torn");
 
         let (mut finished, known) = Finished::open(&path, "hash", true).expect("a resumed state");
         assert_eq!(known.len(), 2);
         finished.note("3", &Outcome::Order("c".to_owned())).expect("noted");
         let (_, known) = Finished::open(&path, "hash", true).expect("a resumed state");
         assert_eq!(known.len(), 3);
-        let error = Finished::open(&path, "other", true).expect_err("another input").to_string();
+        let error = Finished::open(&path, "other", true)
+            .expect_err("another input")
+            .to_string();
         assert!(error.contains("another input file"), "{error}");
     }
 
@@ -160,7 +214,12 @@ mod tests {
     fn every_input_row_has_one_result_row() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("results.csv");
-        let row = |line, invoice: &str, reason| Row { line, invoice: invoice.to_owned(), stock_code: "A".to_owned(), reason };
+        let row = |line, invoice: &str, reason| Row {
+            line,
+            invoice: invoice.to_owned(),
+            stock_code: "A".to_owned(),
+            reason,
+        };
         let rows = [
             row(2, "1", Reason::Ordered),
             row(3, "1", Reason::DuplicateLineMerged),
@@ -179,6 +238,9 @@ mod tests {
              2,1,A,imported,ordered,id\n3,1,A,imported,duplicate_line_merged,id\n\
              4,C2,A,rejected,cancellation_invoice,\n5,3,A,rejected,invoice_refused:unknown_sku,\n"
         );
-        assert!(write(&path, &rows, &HashMap::new()).is_err(), "an unfinished invoice is an error, not a silent gap");
+        assert!(
+            write(&path, &rows, &HashMap::new()).is_err(),
+            "an unfinished invoice is an error, not a silent gap"
+        );
     }
 }

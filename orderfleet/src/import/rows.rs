@@ -24,8 +24,16 @@ use anyhow::{Context, bail};
 pub const QUANTITY_MAX: i64 = 10_000;
 
 /// The header that the format has.
-const COLUMNS: [&str; 8] =
-    ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"];
+const COLUMNS: [&str; 8] = [
+    "InvoiceNo",
+    "StockCode",
+    "Description",
+    "Quantity",
+    "InvoiceDate",
+    "UnitPrice",
+    "CustomerID",
+    "Country",
+];
 
 /// Codes that are no product on a shelf.
 const FEES: [&str; 12] = [
@@ -151,7 +159,11 @@ impl Sheet {
     pub fn read(input: impl Read) -> anyhow::Result<Sheet> {
         let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(input);
         let header = csv.byte_headers().context("reading the header")?;
-        if header.iter().map(|name| name.trim_ascii()).ne(COLUMNS.iter().map(|name| name.as_bytes())) {
+        if header
+            .iter()
+            .map(|name| name.trim_ascii())
+            .ne(COLUMNS.iter().map(|name| name.as_bytes()))
+        {
             bail!(
                 "the header is `{}`, not `{}`",
                 header.iter().map(String::from_utf8_lossy).collect::<Vec<_>>().join(","),
@@ -198,12 +210,21 @@ struct Description {
 
 impl Sorting {
     fn take(&mut self, line: u64, record: &csv::ByteRecord) {
-        let text = |at: usize| String::from_utf8_lossy(record.get(at).unwrap_or_default()).trim().to_owned();
+        let text = |at: usize| {
+            String::from_utf8_lossy(record.get(at).unwrap_or_default())
+                .trim()
+                .to_owned()
+        };
         let reason = match judge(record) {
             Ok(cells) => self.order(cells),
             Err(reason) => reason,
         };
-        self.rows.push(Row { line, invoice: text(0), stock_code: text(1), reason });
+        self.rows.push(Row {
+            line,
+            invoice: text(0),
+            stock_code: text(1),
+            reason,
+        });
     }
 
     /// Adds a good row to its invoice and to what is known of its product.
@@ -216,7 +237,11 @@ impl Sorting {
         product.demand += cells.quantity;
 
         let at = *self.invoice_at.entry(cells.invoice).or_insert_with_key(|number| {
-            self.invoices.push(Invoice { number: number.clone(), customer: cells.buyer, lines: Vec::new() });
+            self.invoices.push(Invoice {
+                number: number.clone(),
+                customer: cells.buyer,
+                lines: Vec::new(),
+            });
             self.invoices.len() - 1
         });
         let lines = &mut self.invoices[at].lines;
@@ -240,7 +265,11 @@ impl Sorting {
             demand: known.demand,
             sku,
         });
-        Sheet { products: products.collect(), rows: self.rows, invoices: self.invoices }
+        Sheet {
+            products: products.collect(),
+            rows: self.rows,
+            invoices: self.invoices,
+        }
     }
 }
 
@@ -278,7 +307,14 @@ fn judge(record: &csv::ByteRecord) -> Result<Cells, Reason> {
         number if number.is_empty() => Buyer::WalkIn(country),
         number => Buyer::Numbered(number),
     };
-    Ok(Cells { invoice, sku, description: text(2), quantity, price_pence, buyer })
+    Ok(Cells {
+        invoice,
+        sku,
+        description: text(2),
+        quantity,
+        price_pence,
+        buyer,
+    })
 }
 
 /// Whether a code is no product on a shelf: the known fees, and gift vouchers.
@@ -306,7 +342,10 @@ fn pence(text: &str) -> Option<i64> {
 /// The value seen most often; of equals, the first in order, so that every start says the same.
 fn most_frequent<T: Clone + Ord>(counts: &BTreeMap<T, u32>) -> Option<T> {
     let most = counts.values().max()?;
-    counts.iter().find(|(_, count)| *count == most).map(|(value, _)| value.clone())
+    counts
+        .iter()
+        .find(|(_, count)| *count == most)
+        .map(|(value, _)| value.clone())
 }
 
 #[cfg(test)]
@@ -362,18 +401,22 @@ mod tests {
              1,85123A,HEART,4,d,2.55,17850,United Kingdom\n",
         );
         assert_eq!(sheet.invoices.len(), 1);
-        assert_eq!(sheet.invoices[0].lines, [("85123A".to_owned(), 10), ("71053".to_owned(), 1)]);
+        assert_eq!(
+            sheet.invoices[0].lines,
+            [("85123A".to_owned(), 10), ("71053".to_owned(), 1)]
+        );
         assert_eq!(sheet.rows[2].reason, Reason::DuplicateLineMerged);
         assert_eq!(sheet.rows[2].line, 4);
     }
 
     #[test]
     fn a_product_has_its_most_frequent_name_and_price() {
-        let sheet = sheet(
-            "1,85123A,HEART,6,d,2.55,1,UK\n2,85123A,heart,1,d,2.95,1,UK\n3,85123a,HEART,4,d,2.95,1,UK\n",
-        );
+        let sheet = sheet("1,85123A,HEART,6,d,2.55,1,UK\n2,85123A,heart,1,d,2.95,1,UK\n3,85123a,HEART,4,d,2.95,1,UK\n");
         let product = &sheet.products[0];
-        assert_eq!((product.name.as_str(), product.price_pence, product.demand), ("HEART", 295, 11));
+        assert_eq!(
+            (product.name.as_str(), product.price_pence, product.demand),
+            ("HEART", 295, 11)
+        );
     }
 
     #[test]
@@ -385,7 +428,14 @@ mod tests {
 
     #[test]
     fn prices_are_read_as_whole_pence() {
-        for (text, expected) in [("2.55", 255), ("18", 1800), ("0.001", 0), ("0.005", 1), ("-1.10", -110), ("3.9", 390)] {
+        for (text, expected) in [
+            ("2.55", 255),
+            ("18", 1800),
+            ("0.001", 0),
+            ("0.005", 1),
+            ("-1.10", -110),
+            ("3.9", 390),
+        ] {
             assert_eq!(pence(text), Some(expected), "{text}");
         }
         for text in ["", "x", "1.2.3", "1e5", "12345678901"] {
@@ -395,7 +445,9 @@ mod tests {
 
     #[test]
     fn another_header_is_refused_with_both() {
-        let error = Sheet::read("a,b\n1,2\n".as_bytes()).expect_err("another format").to_string();
+        let error = Sheet::read("a,b\n1,2\n".as_bytes())
+            .expect_err("another format")
+            .to_string();
         assert!(error.contains("`a,b`") && error.contains("InvoiceNo"), "{error}");
     }
 }

@@ -8,8 +8,20 @@ use super::rows::{Buyer, Product};
 /// Where goods are received: two warehouses, either side of London, near enough that one order's goods may leave from
 /// both. Made when they are missing, the same as `up` makes.
 pub const WAREHOUSES: [Warehouse; 2] = [
-    Warehouse { code: "LON-N", name: "London North", lat: 51.6522, lon: -0.0808, priority: 1 },
-    Warehouse { code: "LON-S", name: "London South", lat: 51.3727, lon: -0.1099, priority: 2 },
+    Warehouse {
+        code: "LON-N",
+        name: "London North",
+        lat: 51.6522,
+        lon: -0.0808,
+        priority: 1,
+    },
+    Warehouse {
+        code: "LON-S",
+        name: "London South",
+        lat: 51.3727,
+        lon: -0.1099,
+        priority: 2,
+    },
 ];
 
 /// A warehouse to be.
@@ -40,7 +52,11 @@ const NEIGHBOURHOOD_KM: f64 = 25.0;
 
 /// 64 bits that depend on nothing but the words: a purpose and what it is for.
 fn hash(purpose: &str, of: &str) -> u64 {
-    let digest = Sha256::new().chain_update(purpose).chain_update([0]).chain_update(of).finalize();
+    let digest = Sha256::new()
+        .chain_update(purpose)
+        .chain_update([0])
+        .chain_update(of)
+        .finalize();
     digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte))
 }
 
@@ -56,7 +72,11 @@ fn share(purpose: &str, of: &str) -> f64 {
 /// run short. Most of it in the one warehouse that the SKU's hash names, the rest in the other.
 pub fn opening_stock(product: &Product) -> [i64; 2] {
     let is_short = hash("short", &product.sku) % 100 < SHORT_PERCENT;
-    let total = if is_short { product.demand * SHORT_STOCK_PERCENT / 100 } else { product.demand };
+    let total = if is_short {
+        product.demand * SHORT_STOCK_PERCENT / 100
+    } else {
+        product.demand
+    };
     let main = total * MAIN_PERCENT / 100;
     match hash("warehouse", &product.sku) % 2 {
         0 => [main, total - main],
@@ -94,7 +114,10 @@ pub struct Person {
 pub fn person(buyer: &Buyer) -> Person {
     let (name, local) = match buyer {
         Buyer::Numbered(number) => (format!("Customer {number}"), format!("customer-{}", slug(number))),
-        Buyer::WalkIn(country) => (format!("Walk-in customer, {country}"), format!("walk-in-{}", slug(country))),
+        Buyer::WalkIn(country) => (
+            format!("Walk-in customer, {country}"),
+            format!("walk-in-{}", slug(country)),
+        ),
     };
     let centre = WAREHOUSES[usize::from(hash("home", &local) % 2 == 1)];
     // The square root makes every square kilometre as likely as any other.
@@ -113,8 +136,21 @@ pub fn person(buyer: &Buyer) -> Person {
 
 /// Letters and digits, in lower case, with dashes between.
 fn slug(text: &str) -> String {
-    let dashed: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    dashed.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+    let dashed: String = text
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    dashed
+        .split('-')
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("-")
 }
 
 #[cfg(test)]
@@ -122,12 +158,19 @@ mod tests {
     use super::*;
 
     fn product(sku: String) -> Product {
-        Product { sku, name: "x".to_owned(), price_pence: 1, demand: 1000 }
+        Product {
+            sku,
+            name: "x".to_owned(),
+            price_pence: 1,
+            demand: 1000,
+        }
     }
 
     #[test]
     fn a_few_products_are_short_and_none_has_more_than_is_wanted() {
-        let totals: Vec<i64> = (0..2000).map(|n| opening_stock(&product(format!("{n}"))).iter().sum()).collect();
+        let totals: Vec<i64> = (0..2000)
+            .map(|n| opening_stock(&product(format!("{n}"))).iter().sum())
+            .collect();
         let short = totals.iter().filter(|total| **total == 750).count();
         assert!((30..=90).contains(&short), "{short} of 2000");
         assert!(totals.iter().all(|total| *total == 750 || *total == 1000));
@@ -135,7 +178,9 @@ mod tests {
 
     #[test]
     fn few_cards_are_declined() {
-        let declined = (0..15_000).filter(|n| payment_method(&n.to_string()) != "pm_card_visa").count();
+        let declined = (0..15_000)
+            .filter(|n| payment_method(&n.to_string()) != "pm_card_visa")
+            .count();
         assert!((60..=150).contains(&declined), "{declined} of 15000");
     }
 
@@ -152,6 +197,9 @@ mod tests {
             assert!(near, "{person:?}");
             assert_eq!(person, super::person(&buyer));
         }
-        assert_eq!(person(&Buyer::WalkIn("United Kingdom".to_owned())).email, "walk-in-united-kingdom@online-retail.example");
+        assert_eq!(
+            person(&Buyer::WalkIn("United Kingdom".to_owned())).email,
+            "walk-in-united-kingdom@online-retail.example"
+        );
     }
 }

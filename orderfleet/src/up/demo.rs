@@ -60,7 +60,10 @@ impl Draft {
         let mut random = rand::rng();
         let count = random.random_range(1..=3);
         let products: Vec<_> = seed::PRODUCTS.choose_multiple(&mut random, count).collect();
-        let lines: Vec<_> = products.iter().map(|(sku, ..)| json!({"sku": sku, "qty": random.random_range(1..=4)})).collect();
+        let lines: Vec<_> = products
+            .iter()
+            .map(|(sku, ..)| json!({"sku": sku, "qty": random.random_range(1..=4)}))
+            .collect();
         let payment_method = match random.random_range(0..40) {
             0..=2 => "pm_card_chargeDeclined",
             3 => "pm_card_chargeDeclinedInsufficientFunds",
@@ -70,18 +73,29 @@ impl Draft {
         };
         let customer = customers.choose(&mut random);
         let body = json!({"customer_id": customer, "lines": lines, "payment_method": payment_method});
-        Draft { body, is_regretted: random.random_range(0..8) == 0 }
+        Draft {
+            body,
+            is_regretted: random.random_range(0..8) == 0,
+        }
     }
 
     async fn send(self, client: &ApiClient) -> anyhow::Result<()> {
         let key = format!("demo:{}", Uuid::now_v7());
-        let reply = client.post("/api/v1/orchestrations/create-and-confirm", &key, &self.body).await?;
+        let reply = client
+            .post("/api/v1/orchestrations/create-and-confirm", &key, &self.body)
+            .await?;
         let reply = reply.expect("sending a demo order")?;
         let id = reply.text("id").context("an order without an id")?;
         if self.is_regretted {
             tokio::time::sleep(SECOND_THOUGHTS).await;
             // Refused when it was rejected meanwhile, or when the window is closed: that is as it should be.
-            client.post(&format!("/api/v1/orders/{id}/cancel"), &format!("{key}:cancel"), &json!({"reason": "changed my mind"})).await?;
+            client
+                .post(
+                    &format!("/api/v1/orders/{id}/cancel"),
+                    &format!("{key}:cancel"),
+                    &json!({"reason": "changed my mind"}),
+                )
+                .await?;
         }
         Ok(())
     }
@@ -91,7 +105,14 @@ async fn restock(client: &ApiClient) -> anyhow::Result<()> {
     let delivery = Uuid::now_v7();
     for warehouse in &WAREHOUSES {
         for (sku, ..) in seed::PRODUCTS.iter().filter(|(sku, ..)| *sku != seed::RARE) {
-            receive_stock(client, sku, warehouse.code, RESTOCK_QTY, &format!("demo:{delivery}:{sku}:{}", warehouse.code)).await?;
+            receive_stock(
+                client,
+                sku,
+                warehouse.code,
+                RESTOCK_QTY,
+                &format!("demo:{delivery}:{sku}:{}", warehouse.code),
+            )
+            .await?;
         }
     }
     Ok(())

@@ -39,9 +39,15 @@ pub(super) struct Kept {
 impl Directory {
     /// Makes the directory where it is missing, and takes it.
     pub(super) fn take(path: &Path) -> anyhow::Result<Directory> {
-        std::fs::create_dir_all(path.join("logs"))
-            .with_context(|| format!("creating {}: choose a directory you may write to with --data-dir", path.display()))?;
-        let path = path.canonicalize().with_context(|| format!("finding {}", path.display()))?;
+        std::fs::create_dir_all(path.join("logs")).with_context(|| {
+            format!(
+                "creating {}: choose a directory you may write to with --data-dir",
+                path.display()
+            )
+        })?;
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("finding {}", path.display()))?;
         let lock_path = path.join("up.lock");
         let lock = File::options()
             .create(true)
@@ -101,14 +107,22 @@ impl Directory {
 /// `export NAME='value'` for each, with the value quoted for any POSIX shell.
 fn env_text(settings: &[(&str, &str)]) -> String {
     let quoted = |value: &str| value.replace('\'', r"'\''");
-    settings.iter().map(|(name, value)| format!("export {name}='{}'\n", quoted(value))).collect()
+    settings
+        .iter()
+        .map(|(name, value)| format!("export {name}='{}'\n", quoted(value)))
+        .collect()
 }
 
 /// Writes a file that only its owner can read, whole or not at all.
 fn write_secret(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let beside = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&beside)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)
@@ -126,7 +140,10 @@ fn usable_port(wanted: u16) -> anyhow::Result<u16> {
 
 /// 160 random bits in letters and digits.
 fn random_word() -> String {
-    rand::random::<[u8; 20]>().iter().map(|byte| format!("{byte:02x}")).collect()
+    rand::random::<[u8; 20]>()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -150,7 +167,10 @@ mod tests {
         let first = directory.kept().expect("new keys");
         let second = directory.kept().expect("kept keys");
         assert_eq!(first.gateway_key, second.gateway_key);
-        assert_eq!((first.gateway_port, first.receiver_port), (second.gateway_port, second.receiver_port));
+        assert_eq!(
+            (first.gateway_port, first.receiver_port),
+            (second.gateway_port, second.receiver_port)
+        );
     }
 
     #[test]

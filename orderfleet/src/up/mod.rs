@@ -28,7 +28,13 @@ use postgres::Postgres;
 use supervise::{Fleet, Pids, Role};
 
 /// Each pool with its slots: what two cores can carry.
-const POOLS: [(&str, u16); 5] = [("stock", 4), ("payments", 8), ("webhooks", 16), ("routes", 1), ("maintenance", 2)];
+const POOLS: [(&str, u16); 5] = [
+    ("stock", 4),
+    ("payments", 8),
+    ("webhooks", 16),
+    ("routes", 1),
+    ("maintenance", 2),
+];
 /// How long all roles together may take to get ready.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How often it is asked whether they are.
@@ -47,7 +53,9 @@ pub async fn run(args: cli::Up) -> anyhow::Result<()> {
     let database_url = postgres.url().clone();
     let options = database::options(&database_url, "orderfleet up")?;
     database::wait_for(&options, database::PATIENCE).await?;
-    let mut conn = PgConnection::connect_with(&options).await.map_err(|error| database::explain(error, &options))?;
+    let mut conn = PgConnection::connect_with(&options)
+        .await
+        .map_err(|error| database::explain(error, &options))?;
     migrate::apply(&mut conn).await?;
     let api_key = api_key(&mut conn, &mut kept).await?;
     directory.keep(&kept)?;
@@ -96,7 +104,12 @@ pub async fn run(args: cli::Up) -> anyhow::Result<()> {
 }
 
 /// Serves until told to stop: keeps PostgreSQL alive, and sends demo orders if asked to.
-async fn serve(args: &cli::Up, client: ApiClient, postgres: &mut Postgres, stop: &CancellationToken) -> anyhow::Result<()> {
+async fn serve(
+    args: &cli::Up,
+    client: ApiClient,
+    postgres: &mut Postgres,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let demo = (!args.no_demo).then(|| tokio::spawn(demo::send_orders(client)));
     tokio::select! {
         () = stop.cancelled() => {}
@@ -117,7 +130,8 @@ struct Urls {
 
 impl Urls {
     fn new(args: &cli::Up, kept: &Kept) -> anyhow::Result<Urls> {
-        let local = |port: u16, path: &str| Url::parse(&format!("http://127.0.0.1:{port}{path}")).context("making a URL");
+        let local =
+            |port: u16, path: &str| Url::parse(&format!("http://127.0.0.1:{port}{path}")).context("making a URL");
         Ok(Urls {
             api: local(args.api_port, "")?,
             gateway: local(kept.gateway_port, "")?,
@@ -147,19 +161,35 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
     let mut roles = vec![
         Role {
             name: "gateway-simulator".to_owned(),
-            args: text(&["gateway-simulator", "--port", &kept.gateway_port.to_string(), "--ledger", &path("gateway-ledger.jsonl")]),
+            args: text(&[
+                "gateway-simulator",
+                "--port",
+                &kept.gateway_port.to_string(),
+                "--ledger",
+                &path("gateway-ledger.jsonl"),
+            ]),
             env: Vec::new(),
         },
         Role {
             name: "api".to_owned(),
-            args: [text(&["api", "--listen", &loopback(args.api_port).to_string()]), outside.clone()].concat(),
+            args: [
+                text(&["api", "--listen", &loopback(args.api_port).to_string()]),
+                outside.clone(),
+            ]
+            .concat(),
             env: secrets.clone(),
         },
     ];
-    roles.extend(POOLS.iter().map(|(pool, slots)| Role {
-        name: format!("worker-{pool}"),
-        args: [text(&["worker", "--pool", pool, "--slots", &slots.to_string(), "--name", pool]), outside.clone()].concat(),
-        env: secrets.clone(),
+    roles.extend(POOLS.iter().map(|(pool, slots)| {
+        Role {
+            name: format!("worker-{pool}"),
+            args: [
+                text(&["worker", "--pool", pool, "--slots", &slots.to_string(), "--name", pool]),
+                outside.clone(),
+            ]
+            .concat(),
+            env: secrets.clone(),
+        }
     }));
     roles
 }
@@ -169,7 +199,9 @@ fn receiver(directory: &Directory, port: u16, secret: &str) -> Role {
     let log = directory.file("receiver.jsonl").display().to_string();
     Role {
         name: "webhook-receiver".to_owned(),
-        args: ["webhook-receiver", "--port", &port.to_string(), "--log", &log].map(str::to_owned).to_vec(),
+        args: ["webhook-receiver", "--port", &port.to_string(), "--log", &log]
+            .map(str::to_owned)
+            .to_vec(),
         env: vec![("ORDERFLEET_RECEIVER_SECRET".to_owned(), secret.to_owned())],
     }
 }
@@ -191,17 +223,28 @@ fn free_port(port: u16) -> anyhow::Result<()> {
 /// The kept key while this database knows it, else a new one.
 async fn api_key(conn: &mut PgConnection, kept: &mut Kept) -> anyhow::Result<SecretString> {
     if let Some(key) = &kept.api_key
-        && access::store::verify(conn, key).await.context("checking the kept API key")?.is_some()
+        && access::store::verify(conn, key)
+            .await
+            .context("checking the kept API key")?
+            .is_some()
     {
         return Ok(key.clone().into());
     }
-    let (_, secret) = access::store::create(conn, "up", &[access::Scope::Admin], None).await.context("creating an API key")?;
+    let (_, secret) = access::store::create(conn, "up", &[access::Scope::Admin], None)
+        .await
+        .context("creating an API key")?;
     let key = secret.token.expose_secret().to_owned();
     kept.api_key = Some(key.clone());
     Ok(key.into())
 }
 
-fn write_env(directory: &Directory, database_url: &SecretString, urls: &Urls, api_key: &SecretString, kept: &Kept) -> anyhow::Result<()> {
+fn write_env(
+    directory: &Directory,
+    database_url: &SecretString,
+    urls: &Urls,
+    api_key: &SecretString,
+    kept: &Kept,
+) -> anyhow::Result<()> {
     let data_dir = directory.file("").display().to_string();
     directory.write_env(&[
         ("DATABASE_URL", database_url.expose_secret()),
@@ -210,8 +253,14 @@ fn write_env(directory: &Directory, database_url: &SecretString, urls: &Urls, ap
         ("ORDERFLEET_DATA_DIR", data_dir.trim_end_matches('/')),
         ("ORDERFLEET_GATEWAY_URL", urls.gateway.as_str().trim_end_matches('/')),
         ("ORDERFLEET_GATEWAY_KEY", &kept.gateway_key),
-        ("ORDERFLEET_LEDGER", &directory.file("gateway-ledger.jsonl").display().to_string()),
-        ("ORDERFLEET_RECEIVER_LOG", &directory.file("receiver.jsonl").display().to_string()),
+        (
+            "ORDERFLEET_LEDGER",
+            &directory.file("gateway-ledger.jsonl").display().to_string(),
+        ),
+        (
+            "ORDERFLEET_RECEIVER_LOG",
+            &directory.file("receiver.jsonl").display().to_string(),
+        ),
         ("ORDERFLEET_RECEIVER_URL", urls.receiver.as_str()),
     ])
 }
@@ -230,7 +279,10 @@ async fn answers(url: &Url) -> anyhow::Result<()> {
 }
 
 fn http_client() -> anyhow::Result<reqwest::Client> {
-    reqwest::Client::builder().timeout(Duration::from_secs(2)).build().context("making an HTTP client")
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(2))
+        .build()
+        .context("making an HTTP client")
 }
 
 /// Waits until the API, the gateway and a worker of each pool answer.
@@ -251,16 +303,32 @@ async fn ready(conn: &mut PgConnection, urls: &Urls) -> anyhow::Result<()> {
 
 async fn missing(conn: &mut PgConnection, http: &reqwest::Client, urls: &Urls) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
-    for (name, url) in [("api", urls.api.join("/readyz")?), ("gateway-simulator", urls.gateway.join("/livez")?)] {
-        let is_there = http.get(url).send().await.is_ok_and(|answer| answer.status().is_success());
+    for (name, url) in [
+        ("api", urls.api.join("/readyz")?),
+        ("gateway-simulator", urls.gateway.join("/livez")?),
+    ] {
+        let is_there = http
+            .get(url)
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status().is_success());
         if !is_there {
             missing.push(name.to_owned());
         }
     }
     let workers = queue::inspect::workers(conn).await.context("listing the workers")?;
     let now = chrono::Utc::now();
-    let is_served = |pool: &str| workers.iter().any(|worker| worker.lease_until > now && worker.pools.iter().any(|served| served == pool));
-    missing.extend(POOLS.iter().filter(|(pool, _)| !is_served(pool)).map(|(pool, _)| format!("worker-{pool}")));
+    let is_served = |pool: &str| {
+        workers
+            .iter()
+            .any(|worker| worker.lease_until > now && worker.pools.iter().any(|served| served == pool))
+    };
+    missing.extend(
+        POOLS
+            .iter()
+            .filter(|(pool, _)| !is_served(pool))
+            .map(|(pool, _)| format!("worker-{pool}")),
+    );
     Ok(missing)
 }
 
@@ -270,8 +338,16 @@ fn announce(args: &cli::Up, directory: &Directory, urls: &Urls, is_private: bool
     let dir = dir.display().to_string();
     let dir = Path::new(dir.trim_end_matches('/')).display();
     let api = urls.api.as_str().trim_end_matches('/');
-    let database = if is_private { format!("private, in {dir}/postgres") } else { "the one of DATABASE_URL".to_owned() };
-    let orders = if args.no_demo { "none are sent (--no-demo)" } else { "about one a second, some declined, some cancelled" };
+    let database = if is_private {
+        format!("private, in {dir}/postgres")
+    } else {
+        "the one of DATABASE_URL".to_owned()
+    };
+    let orders = if args.no_demo {
+        "none are sent (--no-demo)"
+    } else {
+        "about one a second, some declined, some cancelled"
+    };
     table::say(&format!(
         "the page         {api}/\n\
          the API          {api}/api/v1, documented at {api}/docs\n\

@@ -33,7 +33,11 @@ impl Postgres {
             // What an earlier start wrote to DIR/env is not somebody else's server.
             && Some(url.expose_secret()) != kept.private_database_url.as_deref()
         {
-            return Ok(Postgres { url, cluster: None, pids });
+            return Ok(Postgres {
+                url,
+                cluster: None,
+                pids,
+            });
         }
         let dir = directory.file("postgres");
         let options = |port| {
@@ -54,7 +58,11 @@ impl Postgres {
         let url = cluster.url("postgres");
         kept.postgres_port = Some(cluster.port());
         kept.private_database_url = Some(url.clone());
-        Ok(Postgres { url: url.into(), cluster: Some(cluster), pids })
+        Ok(Postgres {
+            url: url.into(),
+            cluster: Some(cluster),
+            pids,
+        })
     }
 
     /// Where it is.

@@ -54,13 +54,27 @@ pub(super) async fn load(client: &ApiClient) -> anyhow::Result<()> {
         make_product(client, &format!("seed:product:{sku}"), &body).await?;
         let qty = if sku == RARE { OPENING_STOCK_RARE } else { OPENING_STOCK };
         for warehouse in &WAREHOUSES {
-            receive_stock(client, sku, warehouse.code, qty, &format!("seed:{sku}:{}", warehouse.code)).await?;
+            receive_stock(
+                client,
+                sku,
+                warehouse.code,
+                qty,
+                &format!("seed:{sku}:{}", warehouse.code),
+            )
+            .await?;
         }
     }
     Ok(())
 }
 
-async fn vehicle(client: &ApiClient, warehouse: &str, name: &str, grams: i64, cm3: i64, stops: i64) -> anyhow::Result<()> {
+async fn vehicle(
+    client: &ApiClient,
+    warehouse: &str,
+    name: &str,
+    grams: i64,
+    cm3: i64,
+    stops: i64,
+) -> anyhow::Result<()> {
     let body = json!({
         "warehouse_id": warehouse,
         "name": name,
@@ -70,7 +84,9 @@ async fn vehicle(client: &ApiClient, warehouse: &str, name: &str, grams: i64, cm
         "shift_end": 19 * 3600,
         "stops_max": stops,
     });
-    let reply = client.post("/api/v1/vehicles", &format!("seed:vehicle:{warehouse}:{name}"), &body).await?;
+    let reply = client
+        .post("/api/v1/vehicles", &format!("seed:vehicle:{warehouse}:{name}"), &body)
+        .await?;
     match reply.status {
         StatusCode::CONFLICT => Ok(()),
         _ => reply.expect("adding a vehicle").map(drop),
@@ -99,17 +115,34 @@ pub(super) async fn customers(client: &ApiClient) -> anyhow::Result<Vec<String>>
 /// The API tells an endpoint's secret once, when it makes it. When that was lost, or belongs to another database, a new
 /// one is asked for. Returns the secret that deliveries are signed with, when it is a new one.
 pub(super) async fn endpoint(client: &ApiClient, url: &Url, is_secret_known: bool) -> anyhow::Result<Option<String>> {
-    let registered = client.get("/api/v1/webhook-endpoints?limit=100").await?.expect("listing webhook endpoints")?;
-    let items = registered.body.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let id = items.iter().find(|item| item.get("url").and_then(Value::as_str) == Some(url.as_str()));
+    let registered = client
+        .get("/api/v1/webhook-endpoints?limit=100")
+        .await?
+        .expect("listing webhook endpoints")?;
+    let items = registered
+        .body
+        .get("items")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let id = items
+        .iter()
+        .find(|item| item.get("url").and_then(Value::as_str) == Some(url.as_str()));
     let reply = match id.and_then(|item| item.get("id")?.as_str()) {
         Some(_) if is_secret_known => return Ok(None),
-        Some(id) => client.post_unkeyed(&format!("/api/v1/webhook-endpoints/{id}/rotate-secret"), &json!({})).await?,
+        Some(id) => {
+            client
+                .post_unkeyed(&format!("/api/v1/webhook-endpoints/{id}/rotate-secret"), &json!({}))
+                .await?
+        }
         None => {
             let body = json!({"url": url.as_str(), "description": "the demo receiver of `orderfleet up`", "event_types": ["*"]});
             client.post_unkeyed("/api/v1/webhook-endpoints", &body).await?
         }
     };
     let reply = reply.expect("registering the demo receiver")?;
-    reply.text("secret").map(|secret| Some(secret.to_owned())).context("the API did not say the endpoint's secret")
+    reply
+        .text("secret")
+        .map(|secret| Some(secret.to_owned()))
+        .context("the API did not say the endpoint's secret")
 }

@@ -61,7 +61,11 @@ struct Supervised {
 impl Fleet {
     /// A fleet without children, whose logs go to that folder.
     pub(super) fn new(logs: PathBuf, pids: Pids) -> Fleet {
-        Fleet { logs, pids, children: Vec::new() }
+        Fleet {
+            logs,
+            pids,
+            children: Vec::new(),
+        }
     }
 
     /// Starts a child, and again whenever it ends.
@@ -138,7 +142,11 @@ async fn respawn(role: &Role, log: &Path, stop: &CancellationToken) -> Option<Ru
     loop {
         match spawn(role, log) {
             Ok(child) => return Some(child),
-            Err(error) => tracing::error!(role = role.name, error = format!("{error:#}"), "a process cannot be started"),
+            Err(error) => tracing::error!(
+                role = role.name,
+                error = format!("{error:#}"),
+                "a process cannot be started"
+            ),
         }
         tokio::select! {
             () = tokio::time::sleep(WAIT_MAX) => {}
@@ -163,8 +171,10 @@ fn spawn(role: &Role, log: &Path) -> anyhow::Result<Running> {
         .stdout(log_file.try_clone().context("sharing a log between outputs")?)
         .stderr(log_file)
         .process_group(0);
-    let mut process =
-        Command::from(command).kill_on_drop(true).spawn().with_context(|| format!("starting {}", role.name))?;
+    let mut process = Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("starting {}", role.name))?;
     let pipe = process.stdin.take();
     Ok(Running { process, _pipe: pipe })
 }
@@ -201,7 +211,10 @@ pub(super) struct Pids {
 impl Pids {
     /// An empty list, at that path.
     pub(super) fn new(path: PathBuf) -> Pids {
-        Pids { path, by_role: Arc::default() }
+        Pids {
+            path,
+            by_role: Arc::default(),
+        }
     }
 
     /// Says that a role has that process, or none.

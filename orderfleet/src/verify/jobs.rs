@@ -5,7 +5,11 @@ use sqlx::PgConnection;
 use super::{Check, JUST_NOW};
 
 pub(super) async fn check(conn: &mut PgConnection) -> sqlx::Result<Vec<Check>> {
-    Ok(vec![left_over(conn).await?, doubled(conn).await?, unexplained(conn).await?])
+    Ok(vec![
+        left_over(conn).await?,
+        doubled(conn).await?,
+        unexplained(conn).await?,
+    ])
 }
 
 /// Scheduled for later and never tried is not left over: a capture in its window, the next try of nothing.
@@ -80,7 +84,11 @@ async fn doubled(conn: &mut PgConnection) -> sqlx::Result<Check> {
     .fetch_all(conn)
     .await?;
     offenders.extend(stale);
-    Ok(Check::new("J2", "every unique job completed at most once, and no effect is a stale worker's", offenders))
+    Ok(Check::new(
+        "J2",
+        "every unique job completed at most once, and no effect is a stale worker's",
+        offenders,
+    ))
 }
 
 /// Whatever a dead job worked on is in a state with a name: on hold, dead, or settled since.
@@ -124,5 +132,9 @@ async fn unexplained(conn: &mut PgConnection) -> sqlx::Result<Check> {
     .fetch_all(conn)
     .await?;
     offenders.extend(unnamed);
-    Ok(Check::new("J3", "every dead letter says why, and what it was about is in a named state", offenders))
+    Ok(Check::new(
+        "J3",
+        "every dead letter says why, and what it was about is in a named state",
+        offenders,
+    ))
 }

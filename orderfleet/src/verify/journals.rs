@@ -105,7 +105,11 @@ fn lines<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
     let mut reader = BufReader::new(file);
     let mut read = Vec::new();
     let mut line = String::new();
-    while reader.read_line(&mut line).with_context(|| format!("reading {}", path.display()))? > 0 {
+    while reader
+        .read_line(&mut line)
+        .with_context(|| format!("reading {}", path.display()))?
+        > 0
+    {
         if line.ends_with('\n') && !line.trim().is_empty() {
             let parsed = serde_json::from_str(&line)
                 .with_context(|| format!("line {} of {} is not understood", read.len() + 1, path.display()))?;

@@ -64,13 +64,20 @@ impl Check {
     fn new(id: &'static str, statement: &'static str, offenders: Vec<String>) -> Check {
         let verdict = match offenders.len() {
             0 => Verdict::Ok,
-            count => Verdict::Violated { count, ids: offenders.into_iter().take(IDS_MAX).collect() },
+            count => Verdict::Violated {
+                count,
+                ids: offenders.into_iter().take(IDS_MAX).collect(),
+            },
         };
         Check { id, statement, verdict }
     }
 
     fn skipped(id: &'static str, statement: &'static str, why: &'static str) -> Check {
-        Check { id, statement, verdict: Verdict::Skipped { why } }
+        Check {
+            id,
+            statement,
+            verdict: Verdict::Skipped { why },
+        }
     }
 
     /// Whether the invariant is known not to hold.
@@ -85,7 +92,12 @@ impl Check {
             Verdict::Skipped { why } => format!("skipped {}: {why}", self.id),
             Verdict::Violated { count, ids } => {
                 let more = if *count > ids.len() { ", …" } else { "" };
-                format!("FAIL {} {} ({count}): {}{more}", self.id, self.statement, ids.join(", "))
+                format!(
+                    "FAIL {} {} ({count}): {}{more}",
+                    self.id,
+                    self.statement,
+                    ids.join(", ")
+                )
             }
         }
     }
@@ -120,8 +132,16 @@ pub async fn verify(conn: &mut PgConnection, records: &Records) -> anyhow::Resul
     let mut checks = Vec::new();
     checks.extend(stock::check(&mut snapshot).await.context("checking stock")?);
     checks.extend(orders::check(&mut snapshot).await.context("checking orders")?);
-    checks.extend(payments::check(&mut snapshot, records.ledger.as_ref()).await.context("checking payments")?);
-    checks.extend(webhooks::check(&mut snapshot, records.receiver.as_ref()).await.context("checking webhooks")?);
+    checks.extend(
+        payments::check(&mut snapshot, records.ledger.as_ref())
+            .await
+            .context("checking payments")?,
+    );
+    checks.extend(
+        webhooks::check(&mut snapshot, records.receiver.as_ref())
+            .await
+            .context("checking webhooks")?,
+    );
     checks.extend(jobs::check(&mut snapshot).await.context("checking jobs")?);
     checks.extend(routes::check(&mut snapshot).await.context("checking routes")?);
     snapshot.rollback().await.context("ending the snapshot")?;

@@ -9,7 +9,12 @@ use uuid::Uuid;
 use super::{Check, JUST_NOW};
 
 pub(super) async fn check(conn: &mut PgConnection) -> anyhow::Result<Vec<Check>> {
-    Ok(vec![lines(conn).await?, no_stock_left_behind(conn).await?, histories(conn).await?, keys(conn).await?])
+    Ok(vec![
+        lines(conn).await?,
+        no_stock_left_behind(conn).await?,
+        histories(conn).await?,
+        keys(conn).await?,
+    ])
 }
 
 async fn lines(conn: &mut PgConnection) -> sqlx::Result<Check> {
@@ -34,7 +39,11 @@ async fn lines(conn: &mut PgConnection) -> sqlx::Result<Check> {
     )
     .fetch_all(conn)
     .await?;
-    Ok(Check::new("O1", "every line's parts fit its quantity and equal its reservations", offenders))
+    Ok(Check::new(
+        "O1",
+        "every line's parts fit its quantity and equal its reservations",
+        offenders,
+    ))
 }
 
 async fn no_stock_left_behind(conn: &mut PgConnection) -> sqlx::Result<Check> {
@@ -50,7 +59,11 @@ async fn no_stock_left_behind(conn: &mut PgConnection) -> sqlx::Result<Check> {
     )
     .fetch_all(conn)
     .await?;
-    Ok(Check::new("O2", "no stock is held for a rejected, expired or cancelled order", offenders))
+    Ok(Check::new(
+        "O2",
+        "no stock is held for a rejected, expired or cancelled order",
+        offenders,
+    ))
 }
 
 /// One row of an order's history, with the order as it stands.
@@ -75,7 +88,9 @@ struct Standing {
 
 /// Walks both tables in step, in the order of their ids, so that memory does not grow with the orders.
 async fn histories(conn: &mut PgConnection) -> anyhow::Result<Check> {
-    let now = sqlx::query_scalar!(r#"select queue.clock() as "now!""#).fetch_one(&mut *conn).await?;
+    let now = sqlx::query_scalar!(r#"select queue.clock() as "now!""#)
+        .fetch_one(&mut *conn)
+        .await?;
     let standings = sqlx::query_as!(
         Standing,
         r#"
@@ -109,7 +124,11 @@ async fn histories(conn: &mut PgConnection) -> anyhow::Result<Check> {
         let wrong = wrong_history(order, &history).or_else(|| not_at_rest(order, now));
         offenders.extend(wrong.map(|why| format!("order {}: {why}", order.id)));
     }
-    Ok(Check::new("O3", "every history is a path of the state diagram, ends where its order is, and the order is at rest", offenders))
+    Ok(Check::new(
+        "O3",
+        "every history is a path of the state diagram, ends where its order is, and the order is at rest",
+        offenders,
+    ))
 }
 
 /// Why this is not a path that leads to the order as it stands.
@@ -118,12 +137,19 @@ fn wrong_history(order: &Standing, history: &[Step]) -> Option<String> {
         return Some("has no history".to_owned());
     };
     if usize::try_from(order.version).ok() != Some(history.len()) {
-        return Some(format!("version {} with {} rows of history", order.version, history.len()));
+        return Some(format!(
+            "version {} with {} rows of history",
+            order.version,
+            history.len()
+        ));
     }
     if (first.status, first.payment_status, first.fulfilment_status)
         != (Status::Pending, PaymentStatus::None, FulfilmentStatus::None)
     {
-        return Some(format!("begins as {}/{}/{}", first.status, first.payment_status, first.fulfilment_status));
+        return Some(format!(
+            "begins as {}/{}/{}",
+            first.status, first.payment_status, first.fulfilment_status
+        ));
     }
     let mut held_from = None;
     for (from, to) in history.iter().zip(&history[1..]) {
@@ -133,15 +159,28 @@ fn wrong_history(order: &Standing, history: &[Step]) -> Option<String> {
         if from.status != Status::OnHold {
             held_from = Some(from.status);
         }
-        let stays = (from.status == to.status, from.payment_status == to.payment_status, from.fulfilment_status == to.fulfilment_status);
+        let stays = (
+            from.status == to.status,
+            from.payment_status == to.payment_status,
+            from.fulfilment_status == to.fulfilment_status,
+        );
         if !stays.0 && !from.status.next(held_from).contains(&to.status) {
-            return Some(format!("went from {} to {} at version {}", from.status, to.status, to.version));
+            return Some(format!(
+                "went from {} to {} at version {}",
+                from.status, to.status, to.version
+            ));
         }
         if !stays.1 && !from.payment_status.next().contains(&to.payment_status) {
-            return Some(format!("payment went from {} to {} at version {}", from.payment_status, to.payment_status, to.version));
+            return Some(format!(
+                "payment went from {} to {} at version {}",
+                from.payment_status, to.payment_status, to.version
+            ));
         }
         if !stays.2 && !from.fulfilment_status.next().contains(&to.fulfilment_status) {
-            return Some(format!("fulfilment went from {} to {} at version {}", from.fulfilment_status, to.fulfilment_status, to.version));
+            return Some(format!(
+                "fulfilment went from {} to {} at version {}",
+                from.fulfilment_status, to.fulfilment_status, to.version
+            ));
         }
     }
     if (last.status, last.payment_status, last.fulfilment_status)
@@ -149,7 +188,12 @@ fn wrong_history(order: &Standing, history: &[Step]) -> Option<String> {
     {
         return Some(format!(
             "is {}/{}/{} but its history ends {}/{}/{}",
-            order.status, order.payment_status, order.fulfilment_status, last.status, last.payment_status, last.fulfilment_status
+            order.status,
+            order.payment_status,
+            order.fulfilment_status,
+            last.status,
+            last.payment_status,
+            last.fulfilment_status
         ));
     }
     None
@@ -164,7 +208,11 @@ fn not_at_rest(order: &Standing, now: DateTime<Utc>) -> Option<String> {
     let is_over = |end: Option<DateTime<Utc>>| end.is_none_or(|end| end < now - just_now);
     match (order.status, order.payment_status) {
         // The sweep of expired reservations runs once a minute.
-        (Status::Reserved, PaymentStatus::None) if !is_over(order.expires_at.map(|end| end + TimeDelta::seconds(90))) => None,
+        (Status::Reserved, PaymentStatus::None)
+            if !is_over(order.expires_at.map(|end| end + TimeDelta::seconds(90))) =>
+        {
+            None
+        }
         (Status::Reserved, PaymentStatus::None) => Some("reserved beyond its time".to_owned()),
         (Status::Confirmed, PaymentStatus::Captured | PaymentStatus::Refunding | PaymentStatus::Refunded) => None,
         (Status::Confirmed, PaymentStatus::Authorized) if !is_over(order.cancel_until) => None,

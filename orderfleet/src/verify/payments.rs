@@ -37,7 +37,14 @@ pub(super) async fn check(conn: &mut PgConnection, ledger: Option<&Ledger>) -> s
             Check::skipped("P5", P5, NO_LEDGER),
         ),
     };
-    Ok(vec![p1, p2, unsettled(conn).await?, p4, p5, shipped_unpaid(conn).await?])
+    Ok(vec![
+        p1,
+        p2,
+        unsettled(conn).await?,
+        p4,
+        p5,
+        shipped_unpaid(conn).await?,
+    ])
 }
 
 /// Our side: every payment and every attempt.
@@ -69,6 +76,7 @@ struct Attempt {
     amount_minor: i64,
     state: String,
     gateway_ref: Option<String>,
+    is_young: bool,
 }
 
 impl Book {
@@ -90,14 +98,22 @@ impl Book {
         let attempts = sqlx::query_as!(
             Attempt,
             r#"
-            select a.idem_key, a.op, a.amount_minor, a.state, p.gateway_ref
+            select a.idem_key, a.op, a.amount_minor, a.state, p.gateway_ref,
+                   coalesce(a.answered_at, a.created_at) > queue.clock() - make_interval(secs => $1) as "is_young!"
             from payment_attempts a
             join payments p on p.id = a.payment_id
-            "#
+            "#,
+            JUST_NOW
         )
         .fetch_all(conn)
         .await?;
-        Ok(Book { payments, attempts: attempts.into_iter().map(|attempt| (attempt.idem_key.clone(), attempt)).collect() })
+        Ok(Book {
+            payments,
+            attempts: attempts
+                .into_iter()
+                .map(|attempt| (attempt.idem_key.clone(), attempt))
+                .collect(),
+        })
     }
 }
 
@@ -111,21 +127,45 @@ fn doubled(book: &Book, ledger: &Ledger) -> Vec<String> {
     let mut intents_by_order: BTreeMap<String, Vec<Vec<&LedgerEntry>>> = BTreeMap::new();
     for (intent, entries) in ledger.by_intent() {
         let named = entries.iter().find_map(|entry| entry.metadata.get("order_id"));
-        let order = named.map(String::as_str).or_else(|| order_of.get(intent).copied()).unwrap_or(intent);
+        let order = named
+            .map(String::as_str)
+            .or_else(|| order_of.get(intent).copied())
+            .unwrap_or(intent);
         intents_by_order.entry(order.to_owned()).or_default().push(entries);
     }
-    intents_by_order.iter().filter_map(|(order, intents)| doubled_in(intents).map(|why| format!("order {order}: {why}"))).collect()
+    intents_by_order
+        .iter()
+        .filter_map(|(order, intents)| doubled_in(intents).map(|why| format!("order {order}: {why}")))
+        .collect()
 }
 
 fn doubled_in(intents: &[Vec<&LedgerEntry>]) -> Option<String> {
-    let captures: Vec<&LedgerEntry> = intents.iter().flatten().filter(|entry| entry.op == "capture" && entry.is_ok()).copied().collect();
+    let captures: Vec<&LedgerEntry> = intents
+        .iter()
+        .flatten()
+        .filter(|entry| entry.op == "capture" && entry.is_ok())
+        .copied()
+        .collect();
     if captures.len() > 1 {
         let numbers: Vec<String> = captures.iter().map(|entry| entry.n.to_string()).collect();
-        return Some(format!("captured {} times, by entries {}", captures.len(), numbers.join(", ")));
+        return Some(format!(
+            "captured {} times, by entries {}",
+            captures.len(),
+            numbers.join(", ")
+        ));
     }
     for entries in intents {
-        let captured: i64 = entries.iter().filter(|entry| entry.op == "capture" && entry.is_ok()).map(|entry| entry.amount).sum();
-        let authorised: i64 = entries.iter().filter(|entry| entry.op == "confirm" && entry.is_ok()).map(|entry| entry.amount).max().unwrap_or(0);
+        let captured: i64 = entries
+            .iter()
+            .filter(|entry| entry.op == "capture" && entry.is_ok())
+            .map(|entry| entry.amount)
+            .sum();
+        let authorised: i64 = entries
+            .iter()
+            .filter(|entry| entry.op == "confirm" && entry.is_ok())
+            .map(|entry| entry.amount)
+            .max()
+            .unwrap_or(0);
         if captured > authorised {
             return Some(format!("captured {captured} of {authorised} authorised"));
         }
@@ -144,8 +184,15 @@ fn is_live(entries: &[&LedgerEntry]) -> bool {
 fn amounts(book: &Book, ledger: &Ledger) -> Vec<String> {
     let by_intent = ledger.by_intent();
     let sum = |intent: Option<&str>, op: &str| -> i64 {
-        let entries = intent.and_then(|intent| by_intent.get(intent)).map(Vec::as_slice).unwrap_or_default();
-        entries.iter().filter(|entry| entry.op == op && entry.is_ok()).map(|entry| entry.amount).sum()
+        let entries = intent
+            .and_then(|intent| by_intent.get(intent))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        entries
+            .iter()
+            .filter(|entry| entry.op == op && entry.is_ok())
+            .map(|entry| entry.amount)
+            .sum()
     };
     let mut offenders = Vec::new();
     for payment in book.payments.iter().filter(|payment| !payment.is_young) {
@@ -176,7 +223,11 @@ async fn unsettled(conn: &mut PgConnection) -> sqlx::Result<Check> {
     )
     .fetch_all(conn)
     .await?;
-    Ok(Check::new("P3", "no payment hangs between two states unless its order is on hold", offenders))
+    Ok(Check::new(
+        "P3",
+        "no payment hangs between two states unless its order is on hold",
+        offenders,
+    ))
 }
 
 /// P4, our half.
@@ -198,7 +249,7 @@ fn held_for_dead_orders(book: &Book, ledger: &Ledger) -> Vec<String> {
     let dead: HashMap<&str, &str> = book
         .payments
         .iter()
-        .filter(|payment| payment.is_of_dead_order())
+        .filter(|payment| payment.is_of_dead_order() && !payment.is_young)
         .map(|payment| (payment.order_id.as_str(), payment.order_status.as_str()))
         .collect();
     let order_of: HashMap<&str, &str> = book
@@ -208,15 +259,32 @@ fn held_for_dead_orders(book: &Book, ledger: &Ledger) -> Vec<String> {
         .collect();
     let mut offenders = Vec::new();
     for (intent, entries) in ledger.by_intent() {
-        let named = entries.iter().find_map(|entry| entry.metadata.get("order_id")).map(String::as_str);
-        let Some(order) = named.or_else(|| order_of.get(intent).copied()) else { continue };
+        let named = entries
+            .iter()
+            .find_map(|entry| entry.metadata.get("order_id"))
+            .map(String::as_str);
+        let Some(order) = named.or_else(|| order_of.get(intent).copied()) else {
+            continue;
+        };
         let Some(status) = dead.get(order) else { continue };
-        let captured: i64 = entries.iter().filter(|entry| entry.op == "capture" && entry.is_ok()).map(|entry| entry.amount).sum();
-        let refunded: i64 = entries.iter().filter(|entry| entry.op == "refund" && entry.is_ok()).map(|entry| entry.amount).sum();
+        let captured: i64 = entries
+            .iter()
+            .filter(|entry| entry.op == "capture" && entry.is_ok())
+            .map(|entry| entry.amount)
+            .sum();
+        let refunded: i64 = entries
+            .iter()
+            .filter(|entry| entry.op == "refund" && entry.is_ok())
+            .map(|entry| entry.amount)
+            .sum();
         if captured != refunded {
-            offenders.push(format!("order {order} is {status}, the gateway captured {captured} and refunded {refunded}"));
+            offenders.push(format!(
+                "order {order} is {status}, the gateway captured {captured} and refunded {refunded}"
+            ));
         } else if captured == 0 && is_live(&entries) {
-            offenders.push(format!("order {order} is {status}, the gateway still holds money by {intent}"));
+            offenders.push(format!(
+                "order {order} is {status}, the gateway still holds money by {intent}"
+            ));
         }
     }
     offenders.sort();
@@ -234,21 +302,37 @@ fn keys(book: &Book, ledger: &Ledger) -> Vec<String> {
             continue;
         };
         match params_of.insert(key, &entry.params_sha256) {
-            Some(other) if other != entry.params_sha256 => offenders.push(format!("key {key} has two sets of parameters")),
-            Some(_) if executed.contains(key) && entry.is_ok() => offenders.push(format!("key {key} was executed twice")),
+            Some(other) if other != entry.params_sha256 => {
+                offenders.push(format!("key {key} has two sets of parameters"))
+            }
+            Some(_) if executed.contains(key) && entry.is_ok() => {
+                offenders.push(format!("key {key} was executed twice"))
+            }
             _ => {}
         }
         if entry.is_ok() {
             executed.insert(key);
         }
         match book.attempts.get(key) {
-            None => offenders.push(format!("entry {} ({} of {}) has the key {key}, which is none of ours", entry.n, entry.op, entry.intent)),
-            Some(attempt) => offenders.extend(differs(attempt, entry).map(|why| format!("entry {} by key {key}: {why}", entry.n))),
+            None => offenders.push(format!(
+                "entry {} ({} of {}) has the key {key}, which is none of ours",
+                entry.n, entry.op, entry.intent
+            )),
+            Some(attempt) => {
+                offenders.extend(differs(attempt, entry).map(|why| format!("entry {} by key {key}: {why}", entry.n)))
+            }
         }
     }
     for attempt in book.attempts.values() {
-        if attempt.state == "succeeded" && !executed.contains(attempt.idem_key.as_str()) && !is_known_otherwise(attempt, ledger) {
-            offenders.push(format!("attempt {} succeeded, and the gateway knows nothing of it", attempt.idem_key));
+        if attempt.state == "succeeded"
+            && !attempt.is_young
+            && !executed.contains(attempt.idem_key.as_str())
+            && !is_known_otherwise(attempt, ledger)
+        {
+            offenders.push(format!(
+                "attempt {} succeeded, and the gateway knows nothing of it",
+                attempt.idem_key
+            ));
         }
     }
     offenders.sort();
@@ -264,8 +348,16 @@ fn differs(attempt: &Attempt, entry: &LedgerEntry) -> Option<String> {
     if op != attempt.op {
         return Some(format!("the gateway did a {op}, we asked for a {}", attempt.op));
     }
-    if attempt.gateway_ref.as_deref().is_some_and(|known| known != entry.intent) {
-        return Some(format!("on {}, while the payment knows {}", entry.intent, attempt.gateway_ref.as_deref().unwrap_or_default()));
+    if attempt
+        .gateway_ref
+        .as_deref()
+        .is_some_and(|known| known != entry.intent)
+    {
+        return Some(format!(
+            "on {}, while the payment knows {}",
+            entry.intent,
+            attempt.gateway_ref.as_deref().unwrap_or_default()
+        ));
     }
     if entry.is_ok() && op != "void" && entry.amount != attempt.amount_minor {
         return Some(format!("{} moved, {} asked for", entry.amount, attempt.amount_minor));
@@ -275,9 +367,16 @@ fn differs(attempt: &Attempt, entry: &LedgerEntry) -> Option<String> {
 
 /// A look may find the effect of another key, such as a cancel that a capture ran into: then the effect must be there.
 fn is_known_otherwise(attempt: &Attempt, ledger: &Ledger) -> bool {
-    let op = if attempt.op == "void" { "cancel" } else { attempt.op.as_str() };
+    let op = if attempt.op == "void" {
+        "cancel"
+    } else {
+        attempt.op.as_str()
+    };
     attempt.gateway_ref.as_deref().is_some_and(|intent| {
-        ledger.entries.iter().any(|entry| entry.intent == intent && entry.op == op && entry.is_ok())
+        ledger
+            .entries
+            .iter()
+            .any(|entry| entry.intent == intent && entry.op == op && entry.is_ok())
     })
 }
 

@@ -5,7 +5,12 @@ use sqlx::PgConnection;
 use super::Check;
 
 pub(super) async fn check(conn: &mut PgConnection) -> sqlx::Result<Vec<Check>> {
-    Ok(vec![bounds(conn).await?, folds(conn).await?, reservations(conn).await?, conservation(conn).await?])
+    Ok(vec![
+        bounds(conn).await?,
+        folds(conn).await?,
+        reservations(conn).await?,
+        conservation(conn).await?,
+    ])
 }
 
 async fn bounds(conn: &mut PgConnection) -> sqlx::Result<Check> {
@@ -60,7 +65,11 @@ async fn reservations(conn: &mut PgConnection) -> sqlx::Result<Check> {
     )
     .fetch_all(conn)
     .await?;
-    Ok(Check::new("S3", "what is reserved is the sum of the live reservations", offenders))
+    Ok(Check::new(
+        "S3",
+        "what is reserved is the sum of the live reservations",
+        offenders,
+    ))
 }
 
 async fn conservation(conn: &mut PgConnection) -> sqlx::Result<Check> {
@@ -86,5 +95,9 @@ async fn conservation(conn: &mut PgConnection) -> sqlx::Result<Check> {
     )
     .fetch_all(conn)
     .await?;
-    Ok(Check::new("S4", "what came is on hand or was shipped, for every product", offenders))
+    Ok(Check::new(
+        "S4",
+        "what came is on hand or was shipped, for every product",
+        offenders,
+    ))
 }

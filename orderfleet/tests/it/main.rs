@@ -1,9 +1,11 @@
 //! The executable's promises: its words, its refusals, and the checks of `verify`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic where it stands")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should panic where it stands"
+)]
 
 mod command_line;
 mod verify;
 mod verify_payments;
-mod verify_routes;
 mod verify_webhooks;
