@@ -1,5 +1,10 @@
 //! The command tree: what can be said, with the help that teaches it. What is done is in the module each command names.
 
+#![expect(
+    missing_docs,
+    reason = "what is flattened or a subcommand shows in no help, and its type says what it is"
+)]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;

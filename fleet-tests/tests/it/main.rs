@@ -5,3 +5,4 @@
 
 mod chaos;
 mod fleet;
+mod up;
