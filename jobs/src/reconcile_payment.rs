@@ -80,6 +80,7 @@ impl Job for ReconcilePayment {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "made once for a call, and taken apart at once")]
 enum Survey {
     Ended(Outcome),
     Ask(Before),

@@ -25,7 +25,6 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Fleet {
     up: Child,
     dir: TempDir,
-    url: String,
 }
 
 impl Fleet {
@@ -50,15 +49,15 @@ impl Fleet {
         let stdout = up.stdout.take().unwrap();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(url) = line.strip_prefix("ready ") {
-                    let _ = tell.send(url.trim().to_owned());
+                if line.starts_with("ready ") {
+                    let _ = tell.send(());
                 }
             }
         });
         // Kept for the message when it does not get ready; read to the end, so that the fleet never waits for us.
         let stderr = up.stderr.take().unwrap();
         let said = std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).collect::<Vec<_>>());
-        let Ok(url) = ready.recv_timeout(READY_MAX) else {
+        let Ok(()) = ready.recv_timeout(READY_MAX) else {
             let _ = up.kill();
             let status = up.wait().unwrap();
             panic!(
@@ -66,7 +65,7 @@ impl Fleet {
                 said.join().unwrap_or_default().join("\n")
             );
         };
-        Self { up, dir, url }
+        Self { up, dir }
     }
 
     /// A file in its directory.

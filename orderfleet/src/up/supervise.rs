@@ -225,7 +225,7 @@ impl Pids {
             None => by_role.remove(role),
         };
         // Written under the lock, so that the file never goes back to an older list.
-        if let Err(error) = write_whole(&self.path, &*by_role) {
+        if let Err(error) = write_whole(&self.path, &by_role) {
             tracing::error!(error = format!("{error:#}"), "the list of processes cannot be written");
         }
     }

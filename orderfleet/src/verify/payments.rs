@@ -203,6 +203,11 @@ fn amounts(book: &Book, ledger: &Ledger) -> Vec<String> {
                 "payment {}: captured {} refunded {}, the gateway says {captured} and {refunded}",
                 payment.id, payment.captured_minor, payment.refunded_minor
             ));
+        } else if captured > payment.amount_minor {
+            offenders.push(format!(
+                "payment {}: captured {captured} of {}",
+                payment.id, payment.amount_minor
+            ));
         }
     }
     offenders

@@ -67,7 +67,8 @@ fn completions_are_printed_for_each_shell() {
 
 #[test]
 fn a_wrong_value_is_refused_with_the_settings_name() {
-    let cases: [(&[&str], &[(&str, &str)], &str); 6] = [
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 6] = [
         (
             &["api"],
             &[("ORDERFLEET_CANCEL_WINDOW", "soon")],
