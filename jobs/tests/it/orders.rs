@@ -88,7 +88,7 @@ async fn cancel(pool: &PgPool, id: OrderId) -> Result<Order, intake::Error> {
 }
 
 async fn order(pool: &PgPool, id: OrderId) -> Order {
-    orders::store::get(&mut *pool.acquire().await.expect("a connection"), id)
+    orders::store::get(&mut pool.acquire().await.expect("a connection"), id)
         .await
         .expect("a query")
         .expect("the order")
@@ -219,12 +219,9 @@ async fn a_reservation_that_ran_out_cannot_be_confirmed_and_its_stock_comes_back
     run(pool).await;
     database.fast_forward(Duration::from_secs(3600)).await;
     assert!(matches!(confirm(pool, id).await, Err(intake::Error::Expired(_))));
-    queue::enqueue(
-        &mut *pool.acquire().await.expect("a connection"),
-        &ExpireReservations {},
-    )
-    .await
-    .expect("a job");
+    queue::enqueue(&mut pool.acquire().await.expect("a connection"), &ExpireReservations {})
+        .await
+        .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, id).await.status, Status::Expired);
     assert_eq!(count(pool, KEPT).await, 0);
@@ -259,32 +256,23 @@ async fn a_confirm_under_way_is_not_expired_and_a_confirmed_order_never_is() {
 
     let mut tx = pool.begin().await.expect("a transaction");
     orders::store::lock(&mut tx, open).await.expect("a lock");
-    queue::enqueue(
-        &mut *pool.acquire().await.expect("a connection"),
-        &ExpireReservations {},
-    )
-    .await
-    .expect("a job");
+    queue::enqueue(&mut pool.acquire().await.expect("a connection"), &ExpireReservations {})
+        .await
+        .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, open).await.status, Status::Reserved);
     drop(tx);
-    queue::enqueue(
-        &mut *pool.acquire().await.expect("a connection"),
-        &ExpireReservations {},
-    )
-    .await
-    .expect("a job");
+    queue::enqueue(&mut pool.acquire().await.expect("a connection"), &ExpireReservations {})
+        .await
+        .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, open).await.status, Status::Expired);
 
     // However late it gets: the money is being asked for.
     database.fast_forward(Duration::from_secs(86_400)).await;
-    queue::enqueue(
-        &mut *pool.acquire().await.expect("a connection"),
-        &ExpireReservations {},
-    )
-    .await
-    .expect("a job");
+    queue::enqueue(&mut pool.acquire().await.expect("a connection"), &ExpireReservations {})
+        .await
+        .expect("a job");
     run(pool).await;
     assert_eq!(order(pool, confirmed).await.status, Status::Reserved);
 }
@@ -315,7 +303,7 @@ async fn a_reserved_order_that_is_cancelled_twice_gives_its_stock_back_once() {
         order_id: id,
         cause: "cancel".to_owned(),
     };
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &again)
+    queue::enqueue(&mut pool.acquire().await.expect("a connection"), &again)
         .await
         .expect("a job");
     run(pool).await;
@@ -359,7 +347,7 @@ async fn stock_stays_with_an_order_that_still_stands() {
         order_id: id,
         cause: "cancel".to_owned(),
     };
-    queue::enqueue(&mut *pool.acquire().await.expect("a connection"), &release)
+    queue::enqueue(&mut pool.acquire().await.expect("a connection"), &release)
         .await
         .expect("a job");
     assert_eq!(run(pool).await.discarded, 1);

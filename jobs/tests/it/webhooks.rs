@@ -157,7 +157,7 @@ async fn an_answer_that_is_lost_is_sent_again_with_the_same_id_and_bytes() {
         url: Some(receiver.url("demo")),
         ..Default::default()
     };
-    webhooks::store::patch(&mut *world.db.pool.acquire().await.unwrap(), id, change, true)
+    webhooks::store::patch(&mut world.db.pool.acquire().await.unwrap(), id, change, true)
         .await
         .unwrap();
     world.run_on(2, SOON).await;

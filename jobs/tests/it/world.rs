@@ -98,21 +98,21 @@ impl World {
     }
 
     pub(crate) async fn order(&self, id: OrderId) -> Order {
-        orders::store::get(&mut *self.db.pool.acquire().await.unwrap(), id)
+        orders::store::get(&mut self.db.pool.acquire().await.unwrap(), id)
             .await
             .unwrap()
             .unwrap()
     }
 
     pub(crate) async fn payment(&self, order: OrderId) -> Payment {
-        payments::store::of_order(&mut *self.db.pool.acquire().await.unwrap(), order)
+        payments::store::of_order(&mut self.db.pool.acquire().await.unwrap(), order)
             .await
             .unwrap()
             .unwrap()
     }
 
     pub(crate) async fn attempts(&self, id: PaymentId) -> Vec<PaymentAttempt> {
-        payments::store::attempts(&mut *self.db.pool.acquire().await.unwrap(), id)
+        payments::store::attempts(&mut self.db.pool.acquire().await.unwrap(), id)
             .await
             .unwrap()
     }
