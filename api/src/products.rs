@@ -108,8 +108,8 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
                     .optional("reorder_point", integer(0..=REORDER_POINT_MAX))
                     .unwrap_or_default(),
             };
-            // A stand-in where the letters are wrong: the whole is thrown away then.
-            (letters.parse().or_else(|_| "XXX".parse::<Currency>()).map(new), letters)
+            // Where the letters are wrong, ISO 4217's code for tests stands in: the whole is thrown away then.
+            (letters.parse().or_else(|_| "XTS".parse::<Currency>()).map(new), letters)
         })?;
         let new =
             new.map_err(|_| Problem::invalid_field("/currency", "invalid", format!("{letters} is no currency")))?;

@@ -69,7 +69,7 @@ pub async fn run(args: cli::Up) -> anyhow::Result<()> {
     if let Some(secret) = &kept.receiver_secret {
         fleet.start(receiver(&directory, kept.receiver_port, secret))?;
     }
-    let client = ApiClient::new(urls.api.clone(), api_key)?;
+    let client = ApiClient::new(urls.api.clone(), api_key.clone())?;
     let prepared = async {
         let look_there = || format!("the logs are in {}", directory.file("logs").display());
         ready(&mut conn, &urls).await.with_context(look_there)?;
@@ -87,7 +87,7 @@ pub async fn run(args: cli::Up) -> anyhow::Result<()> {
     let served = tokio::select! {
         prepared = prepared => match prepared {
             Ok(()) => {
-                announce(&args, &directory, &urls, postgres.is_private())?;
+                announce(&args, &directory, &urls, &api_key, postgres.is_private())?;
                 serve(&args, client, &mut postgres, &stop).await
             }
             Err(error) => Err(error),
@@ -333,7 +333,13 @@ async fn missing(conn: &mut PgConnection, http: &reqwest::Client, urls: &Urls) -
 }
 
 /// What to look at, and the line that scripts wait for.
-fn announce(args: &cli::Up, directory: &Directory, urls: &Urls, is_private: bool) -> anyhow::Result<()> {
+fn announce(
+    args: &cli::Up,
+    directory: &Directory,
+    urls: &Urls,
+    api_key: &SecretString,
+    is_private: bool,
+) -> anyhow::Result<()> {
     let dir = directory.file("");
     let dir = dir.display().to_string();
     let dir = Path::new(dir.trim_end_matches('/')).display();
@@ -349,7 +355,7 @@ fn announce(args: &cli::Up, directory: &Directory, urls: &Urls, is_private: bool
         "about one a second, some declined, some cancelled"
     };
     table::say(&format!(
-        "the page         {api}/\n\
+        "the page         {api}/#key={key}\n\
          the API          {api}/api/v1, documented at {api}/docs\n\
          the gateway      {gateway}, its ledger {dir}/gateway-ledger.jsonl\n\
          the receiver     {receiver}, its log {dir}/receiver.jsonl\n\
@@ -358,6 +364,7 @@ fn announce(args: &cli::Up, directory: &Directory, urls: &Urls, is_private: bool
          demo orders      {orders}\n\
          in another shell . {dir}/env && orderfleet jobs    (or: dead, queues, schedule, doctor, verify)\n\
          ready {api}\n",
+        key = api_key.expose_secret(),
         gateway = urls.gateway,
         receiver = urls.receiver,
     ))

@@ -6,6 +6,10 @@ use sqlx::PgConnection;
 
 use super::Check;
 
+/// A shipment that nobody planned or gave a reason for was forgotten after this long, in seconds: its bucket and two
+/// sweeps have passed.
+const FORGOTTEN: f64 = 180.0;
+
 const RULES: [(&str, &str); 5] = [
     (
         "R1",
@@ -15,13 +19,14 @@ const RULES: [(&str, &str); 5] = [
     ("R3", "every window and shift is kept"),
     (
         "R4",
-        "every planned shipment is a stop of one route, and every stop a planned shipment",
+        "every planned shipment is a stop of one route, every stop a planned shipment, and none is forgotten",
     ),
     ("R5", "stored lengths are the recomputed ones"),
 ];
 
 pub(super) async fn check(conn: &mut PgConnection) -> anyhow::Result<Vec<Check>> {
-    let mut lines = routes::store::audit(conn).await?;
+    let mut lines = routes::store::audit(&mut *conn).await?;
+    lines.extend(forgotten(conn).await?);
     let mut checks = Vec::new();
     for (id, statement) in RULES {
         let (concerned, others) = lines
@@ -35,4 +40,22 @@ pub(super) async fn check(conn: &mut PgConnection) -> anyhow::Result<Vec<Check>>
         checks.push(Check::new("R", "the routes as stored are sound", lines));
     }
     Ok(checks)
+}
+
+/// Shipments that wait for a route though no job is to plan them and no reason says why not.
+async fn forgotten(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"
+        select 'R4 shipment ' || s.id || ' has no route and no reason' as "line!"
+        from shipments s
+        where s.state = 'unplanned' and s.unassigned is null
+          and s.updated_at < queue.clock() - make_interval(secs => $1)
+          and not exists (select from queue.jobs j
+                          where j.kind = 'plan_routes' and j.args ->> 'warehouse_id' = s.warehouse_id::text)
+        order by s.id
+        "#,
+        FORGOTTEN
+    )
+    .fetch_all(conn)
+    .await
 }

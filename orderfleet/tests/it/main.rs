@@ -8,4 +8,5 @@
 mod command_line;
 mod verify;
 mod verify_payments;
+mod verify_routes;
 mod verify_webhooks;

@@ -83,20 +83,6 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Nothing at all: what a job costs besides its work.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Nothing {}
-
-impl Job for Nothing {
-    type Services = World;
-    const KIND: &'static str = "nothing";
-    const QUEUE: &'static str = "nothing";
-
-    async fn run(self, _: &Attempt, _: &World) -> anyhow::Result<Outcome> {
-        Ok(Outcome::Done)
-    }
-}
-
 pub(crate) fn catalogue() -> Catalogue<World> {
-    Catalogue::new().with::<Nothing>().with::<Quick>().with::<Slow>()
+    Catalogue::new().with::<Quick>().with::<Slow>()
 }
