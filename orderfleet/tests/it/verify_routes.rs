@@ -47,7 +47,7 @@ async fn a_shipment_on_two_routes_is_seen() {
 async fn an_overloaded_van_a_missed_window_a_lost_stop_and_a_wrong_length_are_seen() {
     for (rule, sql) in [
         ("R2", "update vehicles set capacity_grams = 999"),
-        ("R3", "update shipments set window_end = 28801, window_start = 28700"),
+        ("R3", "update shipments set window_start = 28000, window_end = 28799"),
         ("R4", "update route_stops set active = false"),
         ("R5", "update routes set metres = 5"),
     ] {
