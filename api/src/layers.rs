@@ -87,8 +87,8 @@ async fn observe(mut request: Request, next: Next) -> Response {
         ("route", endpoint),
         ("status", status.to_string()),
     ];
-    metrics::counter!("orderfleet_http_requests_total", &labels).increment(1);
-    metrics::histogram!("orderfleet_http_request_seconds", &labels[..2]).record(taken.as_secs_f64());
+    metrics::counter!("http_requests_total", &labels).increment(1);
+    metrics::histogram!("http_request_seconds", &labels[..2]).record(taken.as_secs_f64());
     span.in_scope(|| {
         tracing::debug!(
             http.status = status,

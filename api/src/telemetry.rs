@@ -44,7 +44,7 @@ pub(crate) async fn scrape(extract::State(state): extract::State<State>) -> Resu
 }
 
 fn gauges(text: &mut String, queues: &[QueueView]) {
-    text.push_str("# HELP orderfleet_queue_jobs Jobs by queue and state.\n# TYPE orderfleet_queue_jobs gauge\n");
+    text.push_str("# HELP queue_depth Jobs by queue and state.\n# TYPE queue_depth gauge\n");
     for queue in queues {
         let states = [
             ("available", queue.available),
@@ -56,44 +56,34 @@ fn gauges(text: &mut String, queues: &[QueueView]) {
         for (state, count) in states {
             line(
                 text,
-                format_args!(
-                    "orderfleet_queue_jobs{{queue={:?},state={state:?}}} {count}",
-                    queue.name
-                ),
+                format_args!("queue_depth{{queue={:?},state={state:?}}} {count}", queue.name),
             );
         }
     }
     text.push_str(
-        "# HELP orderfleet_queue_oldest_due_seconds How long the longest-waiting due job has waited.\n\
-         # TYPE orderfleet_queue_oldest_due_seconds gauge\n",
+        "# HELP queue_oldest_due_seconds How long the longest-waiting due job has waited.\n\
+         # TYPE queue_oldest_due_seconds gauge\n",
     );
     for queue in queues {
         let age = queue.oldest_due_seconds.unwrap_or(0.0);
         line(
             text,
-            format_args!("orderfleet_queue_oldest_due_seconds{{queue={:?}}} {age}", queue.name),
+            format_args!("queue_oldest_due_seconds{{queue={:?}}} {age}", queue.name),
         );
     }
-    text.push_str(
-        "# HELP orderfleet_queue_paused 1 while the queue is paused.\n# TYPE orderfleet_queue_paused gauge\n",
-    );
+    text.push_str("# HELP queue_paused 1 while the queue is paused.\n# TYPE queue_paused gauge\n");
     for queue in queues {
         let paused = i32::from(queue.paused.is_some());
-        line(
-            text,
-            format_args!("orderfleet_queue_paused{{queue={:?}}} {paused}", queue.name),
-        );
+        line(text, format_args!("queue_paused{{queue={:?}}} {paused}", queue.name));
     }
 }
 
 fn pool_gauges(text: &mut String, pool: &sqlx::PgPool) {
-    text.push_str(
-        "# HELP orderfleet_db_connections Connections of this process.\n# TYPE orderfleet_db_connections gauge\n",
-    );
+    text.push_str("# HELP db_connections Connections of this process.\n# TYPE db_connections gauge\n");
     let idle = pool.num_idle();
     let used = (pool.size() as usize).saturating_sub(idle);
-    line(text, format_args!("orderfleet_db_connections{{state=\"idle\"}} {idle}"));
-    line(text, format_args!("orderfleet_db_connections{{state=\"used\"}} {used}"));
+    line(text, format_args!("db_connections{{state=\"idle\"}} {idle}"));
+    line(text, format_args!("db_connections{{state=\"used\"}} {used}"));
 }
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {

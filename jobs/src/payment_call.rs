@@ -120,7 +120,7 @@ pub(crate) async fn send(
         }
         class => class,
     };
-    metrics::counter!("orderfleet_gateway_calls_total", "op" => call.op.as_str(), "class" => name(&class)).increment(1);
+    metrics::counter!("gateway_calls_total", "op" => call.op.as_str(), "class" => name(&class)).increment(1);
     Ok((reply, class))
 }
 
