@@ -6,6 +6,7 @@
 )]
 
 mod command_line;
+mod stopping;
 mod verify;
 mod verify_payments;
 mod verify_routes;
