@@ -525,6 +525,7 @@ pub struct Doctor {
 
 /// Settings of the gateway simulator.
 #[derive(Debug, Args)]
+#[command(after_help = simulator::gateway::TEST_METHODS)]
 pub struct GatewaySimulator {
     /// The port to listen on, loopback only
     #[arg(long, value_name = "PORT")]
