@@ -26,7 +26,7 @@ async fn stripes_python_client_is_content() {
     let home = home("python", &["requirements.txt", "check.py"]);
     let python = home.join("venv/bin/python");
     let steps = [
-        vec!["python3", "-m", "venv", "venv"],
+        vec!["python3", "-m", "venv", "--clear", "venv"],
         vec![
             "venv/bin/python",
             "-m",
@@ -38,7 +38,7 @@ async fn stripes_python_client_is_content() {
             "requirements.txt",
         ],
     ];
-    match installed(&home, "requirements.txt", &steps).await {
+    match installed(&home, "requirements.txt", &steps, "venv/bin/python").await {
         Ok(()) => check(&home, python.to_str().unwrap(), "check.py").await,
         Err(reason) => println!("skipped: {reason}"),
     }
@@ -56,7 +56,7 @@ async fn stripes_node_client_is_content() {
         "--ignore-scripts",
         "--loglevel=error",
     ]];
-    match installed(&home, "package-lock.json", &steps).await {
+    match installed(&home, "package-lock.json", &steps, "node").await {
         Ok(()) => check(&home, "node", "check.js").await,
         Err(reason) => println!("skipped: {reason}"),
     }
@@ -75,11 +75,13 @@ fn home(name: &str, files: &[&str]) -> PathBuf {
     home
 }
 
-/// Installs what `list` names, unless that was done before; answers why it can't be done.
-async fn installed(home: &Path, list: &str, steps: &[Vec<&str>]) -> Result<(), String> {
+/// Installs what `list` names, unless that was done before and still starts; answers why it can't be done.
+async fn installed(home: &Path, list: &str, steps: &[Vec<&str>], interpreter: &str) -> Result<(), String> {
     let done = home.join("installed");
     let wanted = std::fs::read(home.join(list)).unwrap();
-    if std::fs::read(&done).is_ok_and(|installed| installed == wanted) {
+    // The interpreter of another user, or one that was upgraded away, is behind a link that leads nowhere.
+    let starts = finished(home, &[interpreter, "--version"], CHECK_TIMEOUT).await.is_ok();
+    if starts && std::fs::read(&done).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
     for step in steps {

@@ -1,7 +1,9 @@
 //! One key, one execution, one answer: repeats, twins, other parameters, lost answers and stored errors.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::support::{Sandbox, until};
@@ -204,11 +206,14 @@ async fn answers_are_replayed_after_a_restart() {
 #[tokio::test]
 async fn a_thousand_captures_at_once_take_the_money_once() {
     const CAPTURES: usize = 1_000;
+    // Both ends of a connection are in this process, and many a user may have no more than 1,024 files open.
+    const CONNECTIONS: usize = 200;
     let sandbox = Sandbox::new().await;
     let id = sandbox.authorised("pm_card_visa").await;
     let mut tasks = JoinSet::new();
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
     for n in 0..CAPTURES {
-        let (http, id) = (sandbox.http.clone(), id.clone());
+        let (http, id, connections) = (sandbox.http.clone(), id.clone(), Arc::clone(&connections));
         // Half of them share one key, the others have each their own.
         let key = if n % 2 == 0 {
             "shared".to_owned()
@@ -216,6 +221,7 @@ async fn a_thousand_captures_at_once_take_the_money_once() {
             format!("own:{n}")
         };
         tasks.spawn(async move {
+            let _connection = connections.acquire().await.unwrap();
             let reply = http.act_with_key(&key, &id, "capture").await.unwrap();
             (reply.status, reply.is_replayed())
         });
