@@ -14,6 +14,8 @@ const PORT: u16 = 8080;
 const PORTS_MAX: u16 = 100;
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    // `cargo xtask up -- …` is what the hand writes after `cargo run -- …`.
+    let args = args.strip_prefix(&["--".to_owned()]).unwrap_or(args);
     // The selection of `cargo test --workspace`, so that both share what they build.
     sh::run(&mut sh::cargo(["build", "--workspace", "--bin", "orderfleet"]))?;
     let mut up = Command::new(sh::target_dir().join("debug/orderfleet"));
