@@ -12,14 +12,14 @@ use domain::{
     orders::Order,
     payments::{self, AttemptState, Class, IntentStatus, Op, Payment, PaymentAttempt, Reply, State},
 };
-use queue::{Attempt, DeadLetter, Effects, Failure, Job, Outcome, Retry, Unique};
+use queue::{Attempt, DeadLetter, Job, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
     cause,
-    payment_call::{self, Next},
+    payment_call::{self, Next, Step},
     payment_outcome,
 };
 
@@ -54,8 +54,7 @@ impl Job for AuthorizePayment {
         }
         let (payment, create) = match self.open_create(attempt).await? {
             Step::Ended(outcome) => return Ok(outcome),
-            Step::Call(payment, create) => (payment, Some(create)),
-            Step::CreatedBefore(payment) => (payment, None),
+            Step::Call(payment, create) => (payment, create),
         };
         let created = match create {
             None => None,
@@ -67,7 +66,6 @@ impl Job for AuthorizePayment {
         let (payment, confirm) = match self.open_confirm(attempt, created).await? {
             Step::Ended(outcome) => return Ok(outcome),
             Step::Call(payment, confirm) => (payment, confirm),
-            Step::CreatedBefore(_) => unreachable!("only the first step says so"),
         };
         let (reply, class) = payment_call::send(attempt, services, &payment, &confirm).await?;
         self.record_confirm(attempt, services, &payment, &confirm, &reply, class)
@@ -79,18 +77,9 @@ impl Job for AuthorizePayment {
     }
 }
 
-enum Step {
-    /// Nothing is to be sent.
-    Ended(Outcome),
-    /// This is to be sent.
-    Call(Payment, PaymentAttempt),
-    /// The intent is there already.
-    CreatedBefore(Payment),
-}
-
 impl AuthorizePayment {
-    /// T1 of the first step: the intent to make an intent.
-    async fn open_create(&self, attempt: &Attempt) -> anyhow::Result<Step> {
+    /// T1 of the first step: the intent to make an intent, unless there is one.
+    async fn open_create(&self, attempt: &Attempt) -> anyhow::Result<Step<Option<PaymentAttempt>>> {
         let mut tx = attempt.begin().await?;
         let (order, payment) = payment_call::lock_again(&mut tx, self.payment_id, attempt).await?;
         if let Some(why_not) = not_wanted(&order, &payment) {
@@ -98,13 +87,20 @@ impl AuthorizePayment {
         }
         if payment.gateway_ref.is_some() {
             tx.commit().await?;
-            return Ok(Step::CreatedBefore(payment));
+            return Ok(Step::Call(payment, None));
         }
         let attempts = payments::store::attempts(&mut tx, payment.id).await?;
         match payment_call::next(&attempts, Op::Create) {
-            Next::Send(seq) => open(tx, attempt, payment, Op::Create, seq).await,
-            Next::InDoubt => payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended),
-            Next::Succeeded | Next::Declined | Next::GivenUp => Err(given_up("create")),
+            Next::Send(seq) => {
+                let amount = payment.amount;
+                let opened = payment_call::open(tx, (order, payment), Op::Create, seq, amount, &cause(attempt)).await?;
+                Ok(match opened {
+                    Step::Ended(outcome) => Step::Ended(outcome),
+                    Step::Call(payment, create) => Step::Call(payment, Some(create)),
+                })
+            }
+            Next::InDoubt => payment_call::wait_for_truth(tx, payment.id).await,
+            Next::Over => Err(payment_call::given_up(Op::Create)),
         }
     }
 
@@ -123,10 +119,13 @@ impl AuthorizePayment {
             return tx.done_with(json!({ "skipped": why_not })).await.map(Step::Ended);
         }
         let attempts = payments::store::attempts(&mut tx, payment.id).await?;
+        let amount = payment.amount;
         match payment_call::next(&attempts, Op::Confirm) {
-            Next::Send(seq) => open(tx, attempt, payment, Op::Confirm, seq).await,
-            Next::InDoubt => payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended),
-            Next::Succeeded | Next::Declined | Next::GivenUp => Err(given_up("confirm")),
+            Next::Send(seq) => {
+                payment_call::open(tx, (order, payment), Op::Confirm, seq, amount, &cause(attempt)).await
+            }
+            Next::InDoubt => payment_call::wait_for_truth(tx, payment.id).await,
+            Next::Over => Err(payment_call::given_up(Op::Confirm)),
         }
     }
 
@@ -217,18 +216,4 @@ fn not_wanted(order: &Order, payment: &Payment) -> Option<&'static str> {
         State::Authorizing | State::Unknown => (!payment_outcome::stands(order)).then_some("order_does_not_stand"),
         _ => Some("settled"),
     }
-}
-
-async fn open(mut tx: Effects, attempt: &Attempt, payment: Payment, op: Op, seq: i32) -> anyhow::Result<Step> {
-    let call = payments::store::open_attempt(&mut tx, &payment, op, seq, payment.amount, &cause(attempt)).await?;
-    tx.commit().await?;
-    Ok(Step::Call(payment, call))
-}
-
-fn given_up(step: &str) -> anyhow::Error {
-    Failure::permanent(
-        "given_up",
-        format!("the {step} step has ended without an authorization"),
-    )
-    .into()
 }

@@ -13,14 +13,14 @@ use domain::{
     orders::{PaymentStatus, Status},
     payments::{self, AttemptState, Class, Intent, IntentStatus, Op, Payment, PaymentAttempt, Reply, State},
 };
-use queue::{Attempt, DeadLetter, Failure, Job, Outcome, Retry, Unique};
+use queue::{Attempt, DeadLetter, Job, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
     cause,
-    payment_call::{self, Next},
+    payment_call::{self, Next, Step},
     payment_outcome,
 };
 
@@ -82,18 +82,11 @@ impl Job for CapturePayment {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "made once for a call, and taken apart at once")]
-enum Step {
-    Ended(Outcome),
-    Call(Payment, PaymentAttempt),
-}
-
 impl CapturePayment {
     /// T1: under the order's lock, is it still wanted, and is it time?
     async fn open(&self, attempt: &Attempt) -> anyhow::Result<Step> {
-        let by = cause(attempt);
         let mut tx = attempt.begin().await?;
-        let (mut order, mut payment) = payment_call::lock_again(&mut tx, self.payment_id, attempt).await?;
+        let (order, payment) = payment_call::lock_again(&mut tx, self.payment_id, attempt).await?;
         let may_capture = matches!(payment.state, State::Authorized | State::Capturing | State::Unknown);
         if order.status != Status::Confirmed || !may_capture || payment.captured > Cents::ZERO {
             let skipped = json!({ "skipped": format!("order {}, payment {}", order.status, payment.state) });
@@ -111,23 +104,16 @@ impl CapturePayment {
         }
         let attempts = payments::store::attempts(&mut tx, payment.id).await?;
         if payment_call::others_in_doubt(&attempts, Op::Capture) {
-            return payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended);
+            return payment_call::wait_for_truth(tx, payment.id).await;
         }
-        let seq = match payment_call::next(&attempts, Op::Capture) {
-            Next::Send(seq) => seq,
-            Next::InDoubt => return payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended),
-            Next::Succeeded | Next::Declined | Next::GivenUp => {
-                return Err(Failure::permanent("given_up", "the capture has ended without money").into());
+        let amount = payment.amount;
+        match payment_call::next(&attempts, Op::Capture) {
+            Next::Send(seq) => {
+                payment_call::open(tx, (order, payment), Op::Capture, seq, amount, &cause(attempt)).await
             }
-        };
-        let call = payments::store::open_attempt(&mut tx, &payment, Op::Capture, seq, payment.amount, &by).await?;
-        if payment.state != State::Capturing {
-            payment.state = State::Capturing;
-            payments::store::save(&mut tx, &mut payment).await?;
-            payment_outcome::move_axis(&mut tx, &mut order, PaymentStatus::Capturing, "capture_due", None, &by).await?;
+            Next::InDoubt => payment_call::wait_for_truth(tx, payment.id).await,
+            Next::Over => Err(payment_call::given_up(Op::Capture)),
         }
-        tx.commit().await?;
-        Ok(Step::Call(payment, call))
     }
 
     /// T2: the gateway's truth about the intent is what counts, whatever the answer was.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use domain::{
     Cause, Services,
     ids::PaymentId,
+    money::Cents,
     orders::{self, Order},
     payments::{self, AttemptState, Class, Op, Payment, PaymentAttempt, Reply, State, classify},
 };
@@ -63,14 +64,10 @@ pub(crate) fn quiet(services: &Services) -> Option<Outcome> {
 pub(crate) enum Next {
     /// Send it under the key of this number.
     Send(i32),
-    /// It has been done.
-    Succeeded,
-    /// It was refused for good.
-    Declined,
     /// It is being reconciled: nothing is sent meanwhile.
     InDoubt,
-    /// It failed too often.
-    GivenUp,
+    /// It was done, refused for good, or failed too often.
+    Over,
 }
 
 /// The number only grows after a definitive failure; what is in doubt keeps its key.
@@ -84,10 +81,8 @@ pub(crate) fn next(attempts: &[PaymentAttempt], op: Op) -> Next {
         Some(last) => match last.state {
             AttemptState::Pending => Next::Send(last.seq),
             AttemptState::Unknown => Next::InDoubt,
-            AttemptState::Succeeded => Next::Succeeded,
-            AttemptState::Declined => Next::Declined,
-            AttemptState::Failed if last.seq >= SEQ_MAX => Next::GivenUp,
-            AttemptState::Failed => Next::Send(last.seq + 1),
+            AttemptState::Failed if last.seq < SEQ_MAX => Next::Send(last.seq + 1),
+            AttemptState::Succeeded | AttemptState::Declined | AttemptState::Failed => Next::Over,
         },
     }
 }
@@ -95,6 +90,45 @@ pub(crate) fn next(attempts: &[PaymentAttempt], op: Op) -> Next {
 /// True while any other operation of the payment is in doubt: nothing may be compensated then.
 pub(crate) fn others_in_doubt(attempts: &[PaymentAttempt], op: Op) -> bool {
     attempts.iter().any(|attempt| attempt.op != op && attempt.is_in_doubt())
+}
+
+/// What T1 leads to.
+pub(crate) enum Step<C = PaymentAttempt> {
+    /// Nothing is to be sent.
+    Ended(Outcome),
+    /// This is to be sent, for this payment as it stands.
+    Call(Payment, C),
+}
+
+/// The end of T1: commits the call's row, and that the payment and its order say what is under way.
+pub(crate) async fn open(
+    mut tx: Effects,
+    (mut order, mut payment): (Order, Payment),
+    op: Op,
+    seq: i32,
+    amount: Cents,
+    by: &Cause,
+) -> anyhow::Result<Step> {
+    let call = payments::store::open_attempt(&mut tx, &payment, op, seq, amount, by).await?;
+    if let Some((state, axis, code)) = under_way(op)
+        && payment.state != state
+    {
+        payment.state = state;
+        payments::store::save(&mut tx, &mut payment).await?;
+        payment_outcome::move_axis(&mut tx, &mut order, axis, code, None, by).await?;
+    }
+    tx.commit().await?;
+    Ok(Step::Call(payment, call))
+}
+
+/// What a payment and its order say while an operation is under way; an authorization began with the payment.
+fn under_way(op: Op) -> Option<(State, orders::PaymentStatus, &'static str)> {
+    match op {
+        Op::Create | Op::Confirm => None,
+        Op::Capture => Some((State::Capturing, orders::PaymentStatus::Capturing, "capture_due")),
+        Op::Void => Some((State::Voiding, orders::PaymentStatus::Voiding, "void_due")),
+        Op::Refund => Some((State::Refunding, orders::PaymentStatus::Refunding, "refund_due")),
+    }
 }
 
 /// Sends one operation whose row is committed. The last thing before the wire is to look at the clock.
@@ -196,10 +230,15 @@ pub(crate) fn in_doubt() -> Outcome {
 }
 
 /// Waits for what reconciliation finds, and makes sure that it looks.
-pub(crate) async fn wait_for_truth(mut tx: Effects, id: PaymentId) -> anyhow::Result<Outcome> {
+pub(crate) async fn wait_for_truth<C>(mut tx: Effects, id: PaymentId) -> anyhow::Result<Step<C>> {
     follow_with(&mut tx, &ReconcilePayment { payment_id: id }).await?;
     tx.commit().await?;
-    Ok(in_doubt())
+    Ok(Step::Ended(in_doubt()))
+}
+
+/// The operation is not asked for again: it ended without doing what it was for.
+pub(crate) fn given_up(op: Op) -> anyhow::Error {
+    Failure::permanent("given_up", format!("the {} has ended without effect", op.as_str())).into()
 }
 
 /// What the gateway says of an intent; a failure if it says nothing usable.

@@ -197,7 +197,7 @@ impl ReconcilePayment {
                 .filter(|one| one.op == Op::Void)
                 .map(|one| one.seq)
                 .max(),
-            Next::Succeeded | Next::Declined | Next::GivenUp => None,
+            Next::Over => None,
         };
         let Some(seq) = seq.filter(|_| is_off(&order)) else {
             return Err(Failure::permanent("cannot_seal", "the intent is open although a void has ended").into());

@@ -14,7 +14,11 @@ use queue::{Attempt, DeadLetter, Failure, Job, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use crate::{cause, payment_call, payment_outcome};
+use crate::{
+    cause,
+    payment_call::{self, Step},
+    payment_outcome,
+};
 
 /// Gives back part or all of a payment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,46 +80,32 @@ impl Job for RefundPayment {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "made once for a call, and taken apart at once")]
-enum Step {
-    Ended(Outcome),
-    Call(Payment, PaymentAttempt),
-}
-
 impl RefundPayment {
     /// T1: never more than what was captured and not given back.
     async fn open(&self, attempt: &Attempt) -> anyhow::Result<Step> {
-        let by = cause(attempt);
         let mut tx = attempt.begin().await?;
-        let (mut order, mut payment) = payment_call::lock_again(&mut tx, self.payment_id, attempt).await?;
+        let (order, payment) = payment_call::lock_again(&mut tx, self.payment_id, attempt).await?;
         let attempts = payments::store::attempts(&mut tx, payment.id).await?;
         let mine = attempts.iter().find(|one| one.op == Op::Refund && one.seq == self.seq);
         match mine.map(|mine| mine.state) {
             None | Some(AttemptState::Pending) => {}
             Some(AttemptState::Unknown) => {
-                return payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended);
+                return payment_call::wait_for_truth(tx, payment.id).await;
             }
             Some(AttemptState::Succeeded) => return tx.done().await.map(Step::Ended),
             Some(AttemptState::Declined | AttemptState::Failed) => {
-                return Err(Failure::permanent("given_up", "this refund has been refused").into());
+                return Err(payment_call::given_up(Op::Refund));
             }
         }
         if payment_call::others_in_doubt(&attempts, Op::Refund) {
-            return payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended);
+            return payment_call::wait_for_truth(tx, payment.id).await;
         }
         let amount = mine.map_or(Cents(self.amount_minor), |mine| mine.amount);
         if amount > payment.refundable() || amount <= Cents::ZERO {
             let message = format!("{amount} of at most {} cannot be refunded", payment.refundable());
             return Err(Failure::permanent("too_much", message).into());
         }
-        let call = payments::store::open_attempt(&mut tx, &payment, Op::Refund, self.seq, amount, &by).await?;
-        if payment.state != State::Refunding {
-            payment.state = State::Refunding;
-            payments::store::save(&mut tx, &mut payment).await?;
-            payment_outcome::move_axis(&mut tx, &mut order, PaymentStatus::Refunding, "refund_due", None, &by).await?;
-        }
-        tx.commit().await?;
-        Ok(Step::Call(payment, call))
+        payment_call::open(tx, (order, payment), Op::Refund, self.seq, amount, &cause(attempt)).await
     }
 
     /// T2: it went back.

@@ -11,17 +11,16 @@ use domain::{
     Services,
     ids::PaymentId,
     money::Cents,
-    orders::PaymentStatus,
-    payments::{self, AttemptState, Class, IntentStatus, Op, Payment, PaymentAttempt, State},
+    payments::{self, AttemptState, Class, IntentStatus, Op},
 };
-use queue::{Attempt, DeadLetter, Failure, Job, Outcome, Retry, Unique};
+use queue::{Attempt, DeadLetter, Job, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
     cause,
-    payment_call::{self, Next},
+    payment_call::{self, Next, Step},
     payment_outcome,
 };
 
@@ -94,12 +93,6 @@ impl Job for VoidPayment {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "made once for a call, and taken apart at once")]
-enum Step {
-    Ended(Outcome),
-    Call(Payment, PaymentAttempt),
-}
-
 impl VoidPayment {
     /// T1: is there something to release, and is nothing in doubt?
     async fn open(&self, attempt: &Attempt) -> anyhow::Result<Step> {
@@ -122,7 +115,7 @@ impl VoidPayment {
         }
         let attempts = payments::store::attempts(&mut tx, payment.id).await?;
         if payment_call::others_in_doubt(&attempts, Op::Void) {
-            return payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended);
+            return payment_call::wait_for_truth(tx, payment.id).await;
         }
         if payment.gateway_ref.is_none() {
             // Nothing was ever sent, and the order's state keeps anything from being sent now.
@@ -132,20 +125,11 @@ impl VoidPayment {
                 .await
                 .map(Step::Ended);
         }
-        let seq = match payment_call::next(&attempts, Op::Void) {
-            Next::Send(seq) => seq,
-            Next::InDoubt => return payment_call::wait_for_truth(tx, payment.id).await.map(Step::Ended),
-            Next::Succeeded | Next::Declined | Next::GivenUp => {
-                return Err(Failure::permanent("given_up", "the void has ended without effect").into());
-            }
-        };
-        let call = payments::store::open_attempt(&mut tx, &payment, Op::Void, seq, payment.amount, &by).await?;
-        if payment.state != State::Voiding {
-            payment.state = State::Voiding;
-            payments::store::save(&mut tx, &mut payment).await?;
-            payment_outcome::move_axis(&mut tx, &mut order, PaymentStatus::Voiding, "void_due", None, &by).await?;
+        let amount = payment.amount;
+        match payment_call::next(&attempts, Op::Void) {
+            Next::Send(seq) => payment_call::open(tx, (order, payment), Op::Void, seq, amount, &by).await,
+            Next::InDoubt => payment_call::wait_for_truth(tx, payment.id).await,
+            Next::Over => Err(payment_call::given_up(Op::Void)),
         }
-        tx.commit().await?;
-        Ok(Step::Call(payment, call))
     }
 }
