@@ -94,6 +94,44 @@ begin
     returning d.id, d.endpoint_id, d.ordering_key;
 end $$;
 
+CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text)
+    LANGUAGE plpgsql
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_sort TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_seqscan TO 'off'
+    AS $$
+begin
+    return query
+    with taken as (
+        delete from queue.jobs j
+        where j.id = any(array(
+            select c.id
+            from queue.jobs c
+            where c.queue = p_queue and c.suspect = p_suspects and c.turn
+              -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
+              and c.rank <= (select clock_timestamp() at time zone 'UTC' + p_ahead)
+              and c.run_at <= (select clock_timestamp())
+              and c.kind = any(p_kinds)
+              and c.args_version <= p_versions[array_position(p_kinds, c.kind)]
+              and c.kind <> all(array(select p.name from queue.pauses p where p.target = 'kind'))
+              and not exists (select from queue.pauses p where p.target = 'queue' and p.name = p_queue)
+              and exists (select from queue.workers w where w.id = p_worker and not w.stopping)
+            order by c.rank, c.id
+            limit p_limit
+            for update of c skip locked
+        ))
+        returning j as job
+    ), made as (
+        insert into queue.claims as c (worker_id, queue, jobs)
+        select p_worker, p_queue, array_agg(t.job) from taken t having count(*) > 0
+        returning c.id, c.claimed_at, c.jobs
+    )
+    select m.id, m.claimed_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
+           j.unique_key, j.group_key, j.crashes_alone, j.trace_context
+    from made m cross join unnest(m.jobs) j;
+end $$;
+
 CREATE FUNCTION queue.clock() RETURNS timestamp with time zone
     LANGUAGE sql
     AS $$ select clock_timestamp() $$;
@@ -123,12 +161,13 @@ declare
     due timestamptz := coalesce(p_run_at, clock_timestamp());
     -- Read once: a volatile function cannot bound an index scan.
     present timestamptz := clock_timestamp();
+    has_turn boolean := true;
 begin
     if p_group_key is not null then
         perform pg_advisory_xact_lock(hashtextextended(p_group_key, 7));
     end if;
 
-    job_id := nextval(pg_get_serial_sequence('queue.jobs', 'id'));
+    job_id := nextval('queue.jobs_id_seq');
     is_new := true;
     if p_unique_key is not null then
         insert into queue.unique_keys (kind, key, job_id, scope)
@@ -146,20 +185,23 @@ begin
             return;
         end if;
     end if;
+    if p_group_key is not null then
+        insert into queue.turns (group_key, holder) values (p_group_key, job_id) on conflict do nothing;
+        has_turn := found;
+    end if;
 
     -- The notification is a hint, and every one is paid for at commit: only an idle queue needs it.
-    if due <= present and not exists (
+    if has_turn and due <= present and not exists (
         select from queue.jobs j
-        where j.queue = p_queue and j.state = 'available' and not j.suspect
-          and j.rank <= present at time zone 'UTC'
+        where j.queue = p_queue and j.turn and not j.suspect and j.rank <= present at time zone 'UTC'
     ) then
         perform pg_notify('queue_jobs', p_queue);
     end if;
 
     insert into queue.jobs (id, queue, kind, args_version, args, priority, run_at, attempts_max, deadline_at,
-                            unique_key, group_key, trace_context)
+                            unique_key, group_key, trace_context, turn)
     values (job_id, p_queue, p_kind, p_args_version, p_args, p_priority, due, p_attempts_max, p_deadline_at,
-            p_unique_key, p_group_key, p_trace_context);
+            p_unique_key, p_group_key, p_trace_context, has_turn);
 end $$;
 
 CREATE FUNCTION queue.ensure_partitions(days_ahead integer DEFAULT 7) RETURNS integer
@@ -185,6 +227,150 @@ begin
         end if;
     end loop;
     return made;
+end $$;
+
+CREATE FUNCTION queue.hold(p_claim bigint, p_job bigint, p_worker bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+begin
+    perform pg_advisory_xact_lock_shared(1, (p_claim % 2147483647)::int);
+    return exists (select from queue.claims c where c.id = p_claim and c.worker_id = p_worker)
+       and not exists (select from queue.ended e where e.claim_id = p_claim and e.job_id = p_job);
+end $$;
+
+CREATE TABLE queue.jobs (
+    id bigint NOT NULL,
+    run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    rank timestamp without time zone GENERATED ALWAYS AS (((run_at AT TIME ZONE 'UTC'::text) - make_interval(secs => ((priority * 30))::double precision))) STORED,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deadline_at timestamp with time zone,
+    fence bigint DEFAULT 0 NOT NULL,
+    attempt integer DEFAULT 0 NOT NULL,
+    attempts_max integer DEFAULT 20 NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    crashes_alone integer DEFAULT 0 NOT NULL,
+    args_version smallint DEFAULT 1 NOT NULL,
+    priority smallint DEFAULT 0 NOT NULL,
+    suspect boolean DEFAULT false NOT NULL,
+    turn boolean DEFAULT true NOT NULL,
+    queue text NOT NULL,
+    kind text NOT NULL,
+    args jsonb NOT NULL,
+    unique_key text,
+    group_key text,
+    trace_context text,
+    waiting text,
+    failures jsonb,
+    redrives jsonb,
+    CONSTRAINT job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
+    CONSTRAINT jobs_args_version_check CHECK ((args_version > 0)),
+    CONSTRAINT jobs_attempt_check CHECK ((attempt >= 0)),
+    CONSTRAINT jobs_attempts_max_check CHECK (((attempts_max >= 1) AND (attempts_max <= 1000))),
+    CONSTRAINT jobs_fence_check CHECK ((fence >= 0)),
+    CONSTRAINT jobs_group_key_check CHECK ((length(group_key) <= 300)),
+    CONSTRAINT jobs_kind_check CHECK (((kind <> ''::text) AND (length(kind) <= 100))),
+    CONSTRAINT jobs_priority_check CHECK (((priority >= '-10'::integer) AND (priority <= 10))),
+    CONSTRAINT jobs_queue_check CHECK (((queue <> ''::text) AND (length(queue) <= 100))),
+    CONSTRAINT jobs_unique_key_check CHECK ((length(unique_key) <= 300))
+)
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0.2', autovacuum_analyze_scale_factor='0.05');
+
+CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
+    LANGUAGE sql
+    AS $$
+    with lined_up as (
+        insert into queue.jobs (id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
+                                args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
+                                waiting, failures, redrives)
+        select id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
+               args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
+               waiting, failures, redrives
+        from unnest(p_jobs)
+        returning id
+    )
+    select count(*) from lined_up
+$$;
+
+CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this text;
+    next bigint;
+begin
+    for this in select distinct g from unnest(p_groups) g order by 1 loop
+        perform from queue.turns t where t.group_key = this and (t.vacant or t.holder = any(p_holders)) for update;
+        continue when not found;
+        -- Those who wait are committed, and whoever is still enqueueing has a higher number.
+        select j.id into next from queue.jobs j where j.group_key = this and not j.turn order by j.id limit 1;
+        if next is null and pg_try_advisory_xact_lock(hashtextextended(this, 7)) then
+            -- Nobody is enqueueing now: what there is to be seen can be seen.
+            select j.id into next from queue.jobs j where j.group_key = this and not j.turn order by j.id limit 1;
+            if next is null then
+                delete from queue.turns t where t.group_key = this;
+                continue;
+            end if;
+        end if;
+        update queue.turns t set holder = coalesce(next, t.holder), vacant = next is null where t.group_key = this;
+        update queue.jobs j set turn = true where j.id = next;
+    end loop;
+end $$;
+
+CREATE FUNCTION queue.seize(p_claims bigint[], p_wait boolean) RETURNS TABLE(claim_id bigint, worker_id bigint, job queue.jobs)
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this bigint;
+    mine bigint[] := '{}';
+begin
+    for this in select distinct c from unnest(p_claims) c order by 1 loop
+        if p_wait then
+            perform pg_advisory_xact_lock(1, (this % 2147483647)::int);
+        elsif not pg_try_advisory_xact_lock(1, (this % 2147483647)::int) then
+            continue;
+        end if;
+        mine := mine || this;
+    end loop;
+    return query
+    with gone as (
+        delete from queue.claims c where c.id = any(mine) returning c.id, c.worker_id, c.jobs
+    ), forgotten as (
+        delete from queue.progress p where p.claim_id = any(mine)
+    ), cleaned as (
+        delete from queue.ended e where e.claim_id = any(mine)
+    )
+    select g.id, g.worker_id, j
+    from gone g cross join unnest(g.jobs) j
+    where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id);
+end $$;
+
+CREATE FUNCTION queue.take(p_claim bigint, p_job bigint, p_worker bigint) RETURNS TABLE(claimed_at timestamp with time zone, job queue.jobs)
+    LANGUAGE plpgsql
+    AS $$
+begin
+    return query
+    with whole as (
+        delete from queue.claims c
+        where c.id = p_claim and c.worker_id = p_worker and cardinality(c.jobs) = 1 and (c.jobs[1]).id = p_job
+        returning c.claimed_at, c.jobs
+    )
+    select w.claimed_at, w.jobs[1] from whole w;
+    if found then
+        delete from queue.progress p where p.claim_id = p_claim;
+        return;
+    end if;
+    if not queue.hold(p_claim, p_job, p_worker) then
+        return;
+    end if;
+    return query
+    with taken as (
+        insert into queue.ended as e (claim_id, job_id) values (p_claim, p_job) on conflict do nothing returning e.claim_id
+    )
+    select c.claimed_at, j
+    from taken t
+    join queue.claims c on c.id = t.claim_id
+    cross join unnest(c.jobs) j
+    where j.id = p_job;
 end $$;
 
 CREATE TABLE public.api_keys (
@@ -580,6 +766,16 @@ CREATE TABLE public.webhook_endpoints (
     CONSTRAINT webhook_endpoints_url_check CHECK ((length(url) <= 2000))
 );
 
+CREATE TABLE queue.claims (
+    id bigint NOT NULL,
+    worker_id bigint NOT NULL,
+    queue text NOT NULL,
+    claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    jobs queue.jobs[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0', toast.autovacuum_vacuum_scale_factor='0', toast.autovacuum_vacuum_threshold='5000', toast.autovacuum_vacuum_cost_delay='0');
+ALTER TABLE ONLY queue.claims ALTER COLUMN jobs SET STORAGE EXTERNAL;
+
 CREATE TABLE queue.dead_letters (
     id bigint NOT NULL,
     queue text NOT NULL,
@@ -603,6 +799,12 @@ CREATE TABLE queue.dead_letters (
     CONSTRAINT dead_letters_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'permanent'::text, 'poison'::text, 'deadline'::text, 'cancelled_parent'::text])))
 );
 
+CREATE TABLE queue.ended (
+    claim_id bigint NOT NULL,
+    job_id bigint NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE queue.finished_jobs (
     id bigint NOT NULL,
     queue text NOT NULL,
@@ -616,7 +818,7 @@ CREATE TABLE queue.finished_jobs (
     group_key text,
     worker_id bigint,
     result jsonb,
-    failures jsonb NOT NULL,
+    failures jsonb,
     created_at timestamp with time zone NOT NULL,
     claimed_at timestamp with time zone,
     finished_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -624,58 +826,52 @@ CREATE TABLE queue.finished_jobs (
 )
 PARTITION BY RANGE (finished_at);
 
-CREATE TABLE queue.jobs (
-    id bigint NOT NULL,
-    queue text NOT NULL,
-    kind text NOT NULL,
-    args_version smallint DEFAULT 1 NOT NULL,
-    args jsonb NOT NULL,
-    state text DEFAULT 'available'::text NOT NULL,
-    priority smallint DEFAULT 0 NOT NULL,
-    run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    rank timestamp without time zone GENERATED ALWAYS AS (((run_at AT TIME ZONE 'UTC'::text) - make_interval(secs => ((priority * 30))::double precision))) STORED,
-    fence bigint DEFAULT 0 NOT NULL,
-    attempt integer DEFAULT 0 NOT NULL,
-    attempts_max integer DEFAULT 20 NOT NULL,
-    deadline_at timestamp with time zone,
-    unique_key text,
-    group_key text,
-    worker_id bigint,
-    claimed_at timestamp with time zone,
-    crashes integer DEFAULT 0 NOT NULL,
-    crashes_alone integer DEFAULT 0 NOT NULL,
-    suspect boolean DEFAULT false NOT NULL,
-    waiting text,
-    failures jsonb DEFAULT '[]'::jsonb NOT NULL,
-    redrives jsonb DEFAULT '[]'::jsonb NOT NULL,
-    progress jsonb,
-    trace_context text,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
-    CONSTRAINT jobs_args_version_check CHECK ((args_version > 0)),
-    CONSTRAINT jobs_attempt_check CHECK ((attempt >= 0)),
-    CONSTRAINT jobs_attempts_max_check CHECK (((attempts_max >= 1) AND (attempts_max <= 1000))),
-    CONSTRAINT jobs_fence_check CHECK ((fence >= 0)),
-    CONSTRAINT jobs_group_key_check CHECK ((length(group_key) <= 300)),
-    CONSTRAINT jobs_kind_check CHECK (((kind <> ''::text) AND (length(kind) <= 100))),
-    CONSTRAINT jobs_priority_check CHECK (((priority >= '-10'::integer) AND (priority <= 10))),
-    CONSTRAINT jobs_queue_check CHECK (((queue <> ''::text) AND (length(queue) <= 100))),
-    CONSTRAINT jobs_state_check CHECK ((state = ANY (ARRAY['available'::text, 'running'::text]))),
-    CONSTRAINT jobs_unique_key_check CHECK ((length(unique_key) <= 300)),
-    CONSTRAINT running_jobs_have_a_holder CHECK (((state = 'running'::text) = (worker_id IS NOT NULL)))
-)
-WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0', autovacuum_analyze_scale_factor='0.05');
+CREATE TABLE queue.progress (
+    job_id bigint NOT NULL,
+    claim_id bigint NOT NULL,
+    value jsonb NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
 
-CREATE VIEW queue.all_jobs AS
+CREATE VIEW queue.running_jobs AS
+ SELECT j.id,
+    j.queue,
+    j.kind,
+    j.args_version,
+    j.args,
+    j.priority,
+    j.run_at,
+    (j.fence + 1) AS fence,
+    (j.attempt + 1) AS attempt,
+    j.attempts_max,
+    j.deadline_at,
+    j.unique_key,
+    j.group_key,
+    c.id AS claim_id,
+    c.worker_id,
+    c.claimed_at,
+    j.crashes,
+    j.suspect,
+    j.failures,
+    p.value AS progress,
+    j.trace_context,
+    j.created_at
+   FROM ((queue.claims c
+     CROSS JOIN LATERAL unnest(c.jobs) j(id, run_at, rank, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone, args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context, waiting, failures, redrives))
+     LEFT JOIN queue.progress p ON ((p.job_id = j.id)))
+  WHERE (NOT (EXISTS ( SELECT
+           FROM queue.ended e
+          WHERE ((e.claim_id = c.id) AND (e.job_id = j.id)))));
+
+CREATE VIEW queue.live_jobs AS
  SELECT jobs.id,
     jobs.queue,
     jobs.kind,
     jobs.args_version,
     jobs.args,
         CASE
-            WHEN (jobs.state = 'running'::text) THEN 'running'::text
             WHEN (jobs.run_at <= clock_timestamp()) THEN 'available'::text
-            WHEN (jsonb_array_length(jobs.failures) > 0) THEN 'retryable'::text
+            WHEN (jobs.failures IS NOT NULL) THEN 'retryable'::text
             ELSE 'scheduled'::text
         END AS state,
     jobs.priority,
@@ -685,18 +881,67 @@ CREATE VIEW queue.all_jobs AS
     jobs.attempts_max,
     jobs.unique_key,
     jobs.group_key,
-    jobs.worker_id,
-    jobs.claimed_at,
+    NULL::bigint AS worker_id,
+    NULL::timestamp with time zone AS claimed_at,
     jobs.crashes,
     jobs.suspect,
     jobs.waiting,
-    jobs.failures,
-    jobs.progress,
-    NULL::jsonb AS result,
+    COALESCE(jobs.failures, '[]'::jsonb) AS failures,
+    NULL::jsonb AS progress,
     jobs.trace_context,
-    jobs.created_at,
-    NULL::timestamp with time zone AS ended_at
+    jobs.created_at
    FROM queue.jobs
+UNION ALL
+ SELECT running_jobs.id,
+    running_jobs.queue,
+    running_jobs.kind,
+    running_jobs.args_version,
+    running_jobs.args,
+    'running'::text AS state,
+    running_jobs.priority,
+    running_jobs.run_at,
+    running_jobs.fence,
+    running_jobs.attempt,
+    running_jobs.attempts_max,
+    running_jobs.unique_key,
+    running_jobs.group_key,
+    running_jobs.worker_id,
+    running_jobs.claimed_at,
+    running_jobs.crashes,
+    running_jobs.suspect,
+    NULL::text AS waiting,
+    COALESCE(running_jobs.failures, '[]'::jsonb) AS failures,
+    running_jobs.progress,
+    running_jobs.trace_context,
+    running_jobs.created_at
+   FROM queue.running_jobs;
+
+CREATE VIEW queue.all_jobs AS
+ SELECT live_jobs.id,
+    live_jobs.queue,
+    live_jobs.kind,
+    live_jobs.args_version,
+    live_jobs.args,
+    live_jobs.state,
+    live_jobs.priority,
+    live_jobs.run_at,
+    live_jobs.fence,
+    live_jobs.attempt,
+    live_jobs.attempts_max,
+    live_jobs.unique_key,
+    live_jobs.group_key,
+    live_jobs.worker_id,
+    live_jobs.claimed_at,
+    live_jobs.crashes,
+    live_jobs.suspect,
+    live_jobs.waiting,
+    live_jobs.failures,
+    live_jobs.progress,
+    NULL::jsonb AS result,
+    live_jobs.trace_context,
+    live_jobs.created_at,
+    NULL::timestamp with time zone AS ended_at
+   FROM queue.live_jobs
 UNION ALL
  SELECT dead_letters.id,
     dead_letters.queue,
@@ -742,7 +987,7 @@ UNION ALL
     0 AS crashes,
     false AS suspect,
     NULL::text AS waiting,
-    finished_jobs.failures,
+    COALESCE(finished_jobs.failures, '[]'::jsonb) AS failures,
     NULL::jsonb AS progress,
     finished_jobs.result,
     NULL::text AS trace_context,
@@ -768,6 +1013,15 @@ ALTER TABLE queue.audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+ALTER TABLE queue.claims ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME queue.claims_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE queue.finished_jobs_other (
     id bigint NOT NULL,
     queue text NOT NULL,
@@ -781,7 +1035,7 @@ CREATE TABLE queue.finished_jobs_other (
     group_key text,
     worker_id bigint,
     result jsonb,
-    failures jsonb NOT NULL,
+    failures jsonb,
     created_at timestamp with time zone NOT NULL,
     claimed_at timestamp with time zone,
     finished_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -839,6 +1093,13 @@ CREATE TABLE queue.ticks (
     job_id bigint,
     fired_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
+
+CREATE TABLE queue.turns (
+    group_key text NOT NULL,
+    holder bigint NOT NULL,
+    vacant boolean DEFAULT false NOT NULL
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 CREATE TABLE queue.unique_keys (
     kind text NOT NULL,
@@ -986,8 +1247,14 @@ ALTER TABLE ONLY public.webhook_endpoints
 ALTER TABLE ONLY queue.audit
     ADD CONSTRAINT audit_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY queue.claims
+    ADD CONSTRAINT claims_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY queue.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY queue.ended
+    ADD CONSTRAINT ended_pkey PRIMARY KEY (claim_id, job_id);
 
 ALTER TABLE ONLY queue.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
@@ -998,11 +1265,17 @@ ALTER TABLE ONLY queue.losses
 ALTER TABLE ONLY queue.pauses
     ADD CONSTRAINT pauses_pkey PRIMARY KEY (target, name);
 
+ALTER TABLE ONLY queue.progress
+    ADD CONSTRAINT progress_pkey PRIMARY KEY (job_id);
+
 ALTER TABLE ONLY queue.schedules
     ADD CONSTRAINT schedules_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY queue.ticks
     ADD CONSTRAINT ticks_pkey PRIMARY KEY (name, tick_at);
+
+ALTER TABLE ONLY queue.turns
+    ADD CONSTRAINT turns_pkey PRIMARY KEY (group_key);
 
 ALTER TABLE ONLY queue.unique_keys
     ADD CONSTRAINT unique_keys_pkey PRIMARY KEY (kind, key);
@@ -1066,6 +1339,8 @@ CREATE INDEX webhook_deliveries_by_event ON public.webhook_deliveries USING btre
 
 CREATE INDEX webhook_deliveries_unsettled ON public.webhook_deliveries USING btree (updated_at) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
 
+CREATE INDEX claims_of_worker ON queue.claims USING btree (worker_id);
+
 CREATE INDEX dead_letters_by_cause ON queue.dead_letters USING btree (kind, error_class, error_code, id);
 
 CREATE INDEX finished_jobs_by_id ON ONLY queue.finished_jobs USING btree (id);
@@ -1076,19 +1351,15 @@ CREATE INDEX finished_jobs_other_id_idx ON queue.finished_jobs_other USING btree
 
 CREATE INDEX finished_jobs_other_kind_finished_at_idx ON queue.finished_jobs_other USING btree (kind, finished_at);
 
-CREATE INDEX jobs_by_kind ON queue.jobs USING btree (kind, id);
-
 CREATE INDEX jobs_grouped ON queue.jobs USING btree (group_key, id) WHERE (group_key IS NOT NULL);
 
-CREATE INDEX jobs_held ON queue.jobs USING btree (worker_id) WHERE (state = 'running'::text);
-
-CREATE INDEX jobs_in_line ON queue.jobs USING btree (queue, rank, id) WHERE ((state = 'available'::text) AND (NOT suspect));
-
-CREATE INDEX jobs_suspect ON queue.jobs USING btree (queue, run_at, id) WHERE ((state = 'available'::text) AND suspect);
+CREATE INDEX jobs_in_line ON queue.jobs USING btree (queue, suspect, rank, id) WHERE turn;
 
 CREATE INDEX losses_by_time ON queue.losses USING btree (lost_at);
 
-CREATE UNIQUE INDEX one_running_job_per_group ON queue.jobs USING btree (group_key) WHERE ((state = 'running'::text) AND (group_key IS NOT NULL));
+CREATE INDEX progress_of_claim ON queue.progress USING btree (claim_id);
+
+CREATE INDEX turns_vacant ON queue.turns USING btree (group_key) WHERE vacant;
 
 CREATE INDEX unique_keys_by_age ON queue.unique_keys USING btree (created_at);
 

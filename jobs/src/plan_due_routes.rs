@@ -28,7 +28,7 @@ impl Job for PlanDueRoutes {
         let due = plan::days_due(&mut effects, DAYS_MAX).await?;
         let groups: Vec<String> = due.iter().map(|day| plan_routes::group(*day)).collect();
         let live: HashSet<String> = sqlx::query_scalar!(
-            r#"select distinct group_key as "group_key!" from queue.jobs where group_key = any($1)"#,
+            r#"select group_key from queue.turns where group_key = any($1)"#,
             &groups,
         )
         .fetch_all(&mut *effects)

@@ -223,7 +223,7 @@ enum Place {
 /// Whether a bucket has its job. A look without a lock: enqueuing at once would make all who ask wait for the first.
 async fn place(conn: &mut PgConnection, job: &PlanRoutes) -> Result<Place, sqlx::Error> {
     let waits = sqlx::query_scalar!(
-        r#"select exists (select from queue.jobs j where j.id = u.job_id and j.state = 'available') as "waits!"
+        r#"select exists (select from queue.jobs j where j.id = u.job_id) as "waits!"
            from queue.unique_keys u
            where u.kind = $1 and u.key = $2"#,
         PlanRoutes::KIND,

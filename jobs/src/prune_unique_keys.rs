@@ -34,6 +34,7 @@ impl Job for PruneUniqueKeys {
                     from queue.unique_keys u
                     where u.created_at < clock_timestamp() - make_interval(days => $1)
                       and not exists (select from queue.jobs j where j.id = u.job_id)
+                      and u.job_id <> all(array(select r.id from queue.running_jobs r))
                       and not exists (select from queue.dead_letters d where d.id = u.job_id)
                     order by u.created_at
                     limit $2

@@ -83,14 +83,14 @@ pub async fn not_idle(conn: &mut PgConnection, until: DateTime<Utc>) -> sqlx::Re
     sqlx::query_as!(
         Reason,
         r#"
-        select j.queue, j.kind,
+        select j.queue as "queue!", j.kind as "kind!",
                case when j.state = 'running' then 'running'
-                    when j.run_at <= queue.clock() then 'due'
-                    when jsonb_array_length(j.failures) > 0 then 'to be retried'
+                    when j.state = 'available' then 'due'
+                    when j.state = 'retryable' then 'to be retried'
                     else 'about to be due' end as "what!",
                coalesce(min('paused: ' || p.reason), min(j.waiting)) as why,
                count(*) as "count!"
-        from queue.jobs j
+        from queue.live_jobs j
         left join queue.pauses p
           on (p.target = 'queue' and p.name = j.queue) or (p.target = 'kind' and p.name = j.kind)
         where (j.state = 'running' or j.run_at <= queue.clock()

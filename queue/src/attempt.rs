@@ -16,6 +16,7 @@ use tracing::Instrument;
 use crate::backoff::{self, Trouble};
 use crate::catalogue::{Catalogue, Decoded, Kind};
 use crate::claim::Claimed;
+use crate::complete::Completer;
 use crate::failure::{Class, Failure, is_infrastructure};
 use crate::finish::{self, Held};
 use crate::job::{DeadLetter, JobId, Outcome};
@@ -56,21 +57,22 @@ pub struct Attempt {
     registration: Arc<Registration>,
     stop: CancellationToken,
     is_completed: Arc<AtomicBool>,
+    held: Held,
 }
 
 impl Attempt {
     /// Opens a transaction that writes only while the job is this attempt's.
     pub async fn begin(&self) -> anyhow::Result<Effects> {
         let mut tx = self.pool.begin().await?;
-        let held = sqlx::query_scalar!(
-            "select id from queue.jobs where id = $1 and fence = $2 and worker_id = $3 for update",
+        let is_held = sqlx::query_scalar!(
+            r#"select queue.hold($1, $2, $3) as "held!""#,
+            self.held.claim_id,
             self.job_id.0,
-            self.fence,
             self.worker_id,
         )
-        .fetch_optional(&mut *tx)
+        .fetch_one(&mut *tx)
         .await?;
-        if held.is_none() {
+        if !is_held {
             return Err(self.fence_lost().into());
         }
         Ok(Effects {
@@ -105,9 +107,11 @@ impl Attempt {
     /// Shows how far the attempt has come.
     pub async fn progress(&self, progress: &Value) -> anyhow::Result<()> {
         let written = sqlx::query!(
-            "update queue.jobs set progress = $4 where id = $1 and fence = $2 and worker_id = $3",
+            "insert into queue.progress as p (job_id, claim_id, value)
+             select $2, $1, $4 where queue.hold($1, $2, $3)
+             on conflict (job_id) do update set claim_id = excluded.claim_id, value = excluded.value, at = clock_timestamp()",
+            self.held.claim_id,
             self.job_id.0,
-            self.fence,
             self.worker_id,
             progress,
         )
@@ -152,12 +156,14 @@ impl Effects {
 
     async fn complete(mut self, result: Option<Value>) -> anyhow::Result<Outcome> {
         let attempt = self.attempt.clone();
-        if !finish::complete(&mut self.tx, attempt.held(), result).await? {
+        if !finish::complete(&mut self.tx, &attempt.held, result).await? {
             return Err(attempt.fence_lost().into());
         }
         if let Err(unknown) = self.tx.commit().await {
-            // The commit may have happened: the history knows.
-            if !finish::is_completed(&attempt.pool, attempt.held()).await? {
+            // The commit may have happened: the job would be gone then, and by nobody else.
+            let held = &attempt.held;
+            if !finish::is_completed(&attempt.pool, held).await? && !finish::is_ended_by_us(&attempt.pool, held).await?
+            {
                 return Err(unknown.into());
             }
         }
@@ -207,6 +213,8 @@ pub struct Runner<'a, S> {
     pub services: &'a S,
     /// Cancelled when the grace of a shutdown is over: what still runs is handed back.
     pub stop: &'a CancellationToken,
+    /// Completes what has nothing else to write. It holds the job that is run.
+    pub completer: &'a Completer,
 }
 
 /// Runs one claimed job to its settlement.
@@ -231,11 +239,15 @@ pub async fn run<S: Send + Sync + 'static>(
         let (verdict, is_completed) = judge(runner, &claimed, &registration).await;
         metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
             .record(started.elapsed().as_secs_f64());
-        let settled = if is_completed {
-            Settled::Completed
+        let held = runner.held(&claimed);
+        let (settled, by) = if is_completed {
+            (Settled::Completed, By::Itself)
         } else {
-            settle(runner, &claimed, &registration, verdict).await
+            settle(runner, &claimed, &held, &registration, verdict).await
         };
+        if by == By::Itself {
+            runner.completer.left(&held, settled == Settled::Lost);
+        }
         count(&claimed, settled);
         settled
     }
@@ -409,28 +421,34 @@ fn exhaust(verdict: Verdict, claimed: &Claimed) -> Verdict {
     }
 }
 
+/// Who wrote an attempt's end down: the completer counts its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Itself,
+    Completer,
+}
+
 /// Writes the verdict down, however long the database is away, as long as the lease is ours.
 ///
 /// A verdict that the database refuses for what it says (a result it cannot store, say) becomes a plain failure.
 async fn settle<S: Send + Sync + 'static>(
     runner: &Runner<'_, S>,
     claimed: &Claimed,
+    held: &Held,
     registration: &Registration,
     mut verdict: Verdict,
-) -> Settled {
-    let held = Held {
-        job_id: claimed.id,
-        fence: claimed.fence,
-        worker_id: claimed.worker_id,
-    };
+) -> (Settled, By) {
     const REFUSALS_MAX: u32 = 3;
     let mut refusals = 0;
     let mut trouble = Trouble::default();
+    let mut is_retry = false;
     loop {
-        let error = match write(runner, claimed, registration, held, &verdict).await {
-            Ok(settled) => return settled,
+        let error = match write(runner, claimed, registration, held, &verdict, is_retry).await {
+            Ok(settled) if matches!(verdict, Verdict::Done) => return (settled, By::Completer),
+            Ok(settled) => return (settled, By::Itself),
             Err(error) => error,
         };
+        is_retry = true;
         if !is_infrastructure(&error) {
             refusals += 1;
             if refusals == REFUSALS_MAX {
@@ -445,7 +463,7 @@ async fn settle<S: Send + Sync + 'static>(
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = registration.lost.cancelled() => return Settled::Lost,
+            () = registration.lost.cancelled() => return (Settled::Lost, By::Itself),
         }
     }
 }
@@ -455,13 +473,17 @@ async fn write<S: Send + Sync + 'static>(
     runner: &Runner<'_, S>,
     claimed: &Claimed,
     registration: &Registration,
-    held: Held,
+    held: &Held,
     verdict: &Verdict,
+    is_retry: bool,
 ) -> anyhow::Result<Settled> {
     let (is_written, settled) = match verdict {
         Verdict::Lost => (false, Settled::Lost),
         Verdict::Done => (
-            finish::complete(&mut *runner.pool.acquire().await?, held, None).await?,
+            runner
+                .completer
+                .complete(held.clone(), claimed.unique_key.is_some())
+                .await?,
             Settled::Completed,
         ),
         Verdict::Snooze(wait) => {
@@ -471,11 +493,16 @@ async fn write<S: Send + Sync + 'static>(
                 Settled::Postponed,
             )
         }
-        Verdict::Discard(reason) => (
-            finish::discard(&mut *runner.pool.acquire().await?, held, reason).await?,
-            Settled::Discarded,
+        Verdict::Discard(reason) => {
+            let mut tx = runner.pool.begin().await?;
+            let is_written = finish::discard(&mut tx, held, reason).await?;
+            tx.commit().await?;
+            (is_written, Settled::Discarded)
+        }
+        Verdict::HandBack => (
+            finish::hand_back(&mut *runner.pool.acquire().await?, held).await?,
+            Settled::Postponed,
         ),
-        Verdict::HandBack => (finish::hand_back(runner.pool, held).await?, Settled::Postponed),
         Verdict::Infrastructure(message) => {
             let wait = Duration::from_millis(20) + Duration::from_secs(2).mul_f64(rand::random());
             let conn = &mut *runner.pool.acquire().await?;
@@ -498,6 +525,9 @@ async fn write<S: Send + Sync + 'static>(
     if finish::is_completed(runner.pool, held).await? {
         return Ok(Settled::Completed);
     }
+    if is_retry && !matches!(verdict, Verdict::Lost) && finish::is_ended_by_us(runner.pool, held).await? {
+        return Ok(settled);
+    }
     if !matches!(verdict, Verdict::Lost) {
         metrics::counter!(metric::FENCED, "kind" => claimed.kind.clone()).increment(1);
     }
@@ -509,7 +539,7 @@ async fn fail<S: Send + Sync + 'static>(
     runner: &Runner<'_, S>,
     claimed: &Claimed,
     registration: &Registration,
-    held: Held,
+    held: &Held,
     failure: &Failure,
     wait: Option<Duration>,
 ) -> anyhow::Result<(bool, Settled)> {
@@ -572,13 +602,13 @@ async fn bury<S: Send + Sync + 'static>(
     runner: &Runner<'_, S>,
     claimed: &Claimed,
     registration: &Registration,
-    held: Held,
+    held: &Held,
     reason: &'static str,
     failure: &Failure,
     was_run: bool,
 ) -> anyhow::Result<(bool, Settled)> {
     let mut tx = runner.pool.begin().await?;
-    let Some(corpse) = finish::lock(&mut tx, held).await? else {
+    let Some(corpse) = finish::take(&mut tx, held).await? else {
         return Ok((false, Settled::Lost));
     };
     let letter = DeadLetter {
@@ -595,11 +625,11 @@ async fn bury<S: Send + Sync + 'static>(
         return unburied(runner, claimed, registration, held, &error).await;
     }
     let record = was_run.then(|| finish::failure_record(claimed, &registration.build, failure));
-    let is_written = finish::bury(&mut tx, held, &letter, &corpse, record).await?;
+    finish::bury(&mut tx, held, &letter, &corpse, record).await?;
     tx.commit().await?;
     metrics::counter!(metric::BURIED, "kind" => claimed.kind.clone(), "reason" => reason).increment(1);
     tracing::error!(reason, code = failure.code, "the job is dead: {}", failure.message);
-    Ok((is_written, Settled::Buried))
+    Ok((true, Settled::Buried))
 }
 
 /// Runs the kind's `bury`; a payload that cannot be read has none.
@@ -626,7 +656,7 @@ async fn unburied<S: Send + Sync + 'static>(
     runner: &Runner<'_, S>,
     claimed: &Claimed,
     registration: &Registration,
-    held: Held,
+    held: &Held,
     error: &anyhow::Error,
 ) -> anyhow::Result<(bool, Settled)> {
     let conn = &mut *runner.pool.acquire().await?;
@@ -668,7 +698,12 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 }
 
 impl Attempt {
-    fn new<S>(runner: &Runner<'_, S>, claimed: &Claimed, registration: &Arc<Registration>, timeout: Duration) -> Self {
+    fn new<S: Send + Sync + 'static>(
+        runner: &Runner<'_, S>,
+        claimed: &Claimed,
+        registration: &Arc<Registration>,
+        timeout: Duration,
+    ) -> Self {
         Self {
             job_id: claimed.id,
             fence: claimed.fence,
@@ -683,14 +718,23 @@ impl Attempt {
             registration: Arc::clone(registration),
             stop: runner.stop.clone(),
             is_completed: Arc::default(),
+            held: runner.held(claimed),
         }
     }
+}
 
-    fn held(&self) -> Held {
+impl<S: Send + Sync + 'static> Runner<'_, S> {
+    fn held(&self, claimed: &Claimed) -> Held {
         Held {
-            job_id: self.job_id,
-            fence: self.fence,
-            worker_id: self.worker_id,
+            job_id: claimed.id,
+            fence: claimed.fence,
+            claim_id: claimed.claim_id,
+            worker_id: claimed.worker_id,
+            group_key: claimed.group_key.clone(),
+            is_kept: self
+                .catalogue
+                .kind(&claimed.kind)
+                .is_none_or(|kind| kind.info().is_kept),
         }
     }
 }

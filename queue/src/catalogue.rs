@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use serde_json::Value;
 use sqlx::PgConnection;
+use sqlx::types::JsonRawValue;
 
 use crate::attempt::Attempt;
 use crate::job::{DeadLetter, Job, Outcome, Retry};
@@ -26,6 +26,8 @@ pub struct KindInfo {
     pub timeout: Duration,
     /// How often it is tried, and how far apart.
     pub retry: Retry,
+    /// Whether its jobs are remembered when they have ended.
+    pub is_kept: bool,
 }
 
 /// The kinds of job a process knows.
@@ -52,6 +54,12 @@ impl<S: Send + Sync + 'static> Catalogue<S> {
         self.kinds.values().map(|kind| kind.info()).collect()
     }
 
+    /// The kinds whose jobs are forgotten when they have ended.
+    pub(crate) fn unkept(&self) -> Vec<String> {
+        let unkept = self.kinds.values().map(|kind| kind.info()).filter(|info| !info.is_kept);
+        unkept.map(|info| info.kind.to_owned()).collect()
+    }
+
     pub(crate) fn kind(&self, kind: &str) -> Option<&dyn Kind<S>> {
         self.kinds.get(kind).map(AsRef::as_ref)
     }
@@ -67,7 +75,7 @@ impl<S: Send + Sync + 'static> Default for Catalogue<S> {
 pub(crate) trait Kind<S>: Send + Sync {
     fn info(&self) -> KindInfo;
     /// Reads a payload of that version, through `upcast` when it is older.
-    fn decode(&self, version: i16, args: &Value) -> anyhow::Result<Box<dyn Decoded<S>>>;
+    fn decode(&self, version: i16, args: &JsonRawValue) -> anyhow::Result<Box<dyn Decoded<S>>>;
 }
 
 /// A job without its type.
@@ -93,16 +101,17 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
             priority: J::PRIORITY,
             timeout: J::TIMEOUT,
             retry: J::RETRY,
+            is_kept: J::IS_KEPT,
         }
     }
 
-    fn decode(&self, version: i16, args: &Value) -> anyhow::Result<Box<dyn Decoded<J::Services>>> {
-        let args = if version == J::VERSION {
-            args.clone()
+    fn decode(&self, version: i16, args: &JsonRawValue) -> anyhow::Result<Box<dyn Decoded<J::Services>>> {
+        let job: J = if version == J::VERSION {
+            serde_json::from_str(args.get())?
         } else {
-            J::upcast(version, args.clone())?
+            serde_json::from_value(J::upcast(version, serde_json::from_str(args.get())?)?)?
         };
-        Ok(Box::new(One(serde_json::from_value::<J>(args)?)))
+        Ok(Box::new(One(job)))
     }
 }
 

@@ -1,14 +1,12 @@
 //! Due jobs change hands: one statement, each claim with a higher fence.
 //!
-//! Two planner traps shape the statements. `where id = any(array(select … limit n for update skip locked))` keeps a
-//! generic plan on the primary key, where a join would scan the table. And the clock is read in a sub-select, because
-//! a volatile function cannot bound an index scan: without it every claim would walk all that is scheduled for later.
+//! A claim is one row with all its jobs in it (see the migration): claiming deletes from the line and does not rewrite it.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::PgPool;
+use sqlx::types::{Json, JsonRawValue};
 
 use crate::catalogue::Catalogue;
 use crate::job::JobId;
@@ -25,8 +23,8 @@ pub struct Claimed {
     /// The version of its payload.
     pub args_version: i16,
     /// Its payload.
-    pub args: Value,
-    /// The fence of this claim.
+    pub args: Json<Box<JsonRawValue>>,
+    /// How often it was claimed.
     pub fence: i64,
     /// The number of this try.
     pub attempt: i32,
@@ -34,6 +32,10 @@ pub struct Claimed {
     pub attempts_max: i32,
     /// The key only it may have.
     pub unique_key: Option<String>,
+    /// The group it has its turn in.
+    pub group_key: Option<String>,
+    /// The claim it is part of.
+    pub claim_id: i64,
     /// The worker that claimed it.
     pub worker_id: i64,
     /// When.
@@ -85,83 +87,42 @@ impl Known {
     }
 }
 
-/// Claims up to `limit` due jobs for a worker whose row still stands.
+/// How many jobs one claim takes at most: its row is read whole by whoever takes one of them.
+pub const CLAIM_MAX: i64 = 500;
+
+/// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
 pub async fn claim(pool: &PgPool, known: &Known, worker_id: i64, limit: i64) -> sqlx::Result<Vec<Claimed>> {
-    let claimed = sqlx::query_as!(
+    take(pool, known, worker_id, limit.min(CLAIM_MAX), false).await
+}
+
+/// Claims the suspect that has waited longest: it must be run with nothing beside it.
+pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx::Result<Option<Claimed>> {
+    Ok(take(pool, known, worker_id, 1, true).await?.pop())
+}
+
+async fn take(pool: &PgPool, known: &Known, worker_id: i64, limit: i64, suspects: bool) -> sqlx::Result<Vec<Claimed>> {
+    let mut claimed = sqlx::query_as!(
         Claimed,
-        r#"update queue.jobs j
-           set state = 'running', worker_id = $4, fence = fence + 1, attempt = attempt + 1,
-               claimed_at = clock_timestamp(), waiting = null
-           where j.id = any(array(
-               select c.id
-               from queue.jobs c
-               where c.queue = $1 and c.state = 'available' and not c.suspect
-                 and c.rank <= (select clock_timestamp() at time zone 'UTC' + make_interval(secs => $6))
-                 and c.run_at <= (select clock_timestamp())
-                 and c.kind = any($2)
-                 and c.args_version <= ($3::smallint[])[array_position($2::text[], c.kind)]
-                 and c.kind <> all(array(select p.name from queue.pauses p where p.target = 'kind'))
-                 and not exists (select from queue.pauses p where p.target = 'queue' and p.name = $1)
-                 and exists (select from queue.workers w where w.id = $4 and not w.stopping)
-                 and (c.group_key is null or (
-                     not exists (select from queue.jobs e where e.group_key = c.group_key and e.id < c.id)
-                     and not exists (select from queue.jobs e where e.group_key = c.group_key and e.state = 'running')
-                 ))
-               order by c.rank, c.id
-               limit $5
-               for update of c skip locked
-           ))
-           returning j.id as "id: JobId", j.queue, j.kind, j.args_version, j.args, j.fence, j.attempt, j.attempts_max,
-                     j.unique_key, j.worker_id as "worker_id!", j.claimed_at as "claimed_at!",
-                     coalesce(j.deadline_at < clock_timestamp(), false) as "is_late!", j.crashes_alone, j.trace_context"#,
-        &known.queue,
+        r#"select c.id as "id!: JobId", $1 as "queue!", c.kind as "kind!", c.args_version as "args_version!",
+                  c.args as "args!: Json<Box<JsonRawValue>>", c.fence as "fence!", c.attempt as "attempt!",
+                  c.attempts_max as "attempts_max!", c.unique_key, c.group_key, c.claim_id as "claim_id!",
+                  $4::bigint as "worker_id!", c.claimed_at as "claimed_at!",
+                  coalesce(c.deadline_at < clock_timestamp(), false) as "is_late!",
+                  c.crashes_alone as "crashes_alone!", c.trace_context
+           from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7) c"#,
+        known.queue,
         &known.kinds,
         &known.versions,
         worker_id,
         limit,
         known.ahead_secs,
+        suspects,
     )
     .fetch_all(pool)
-    .await;
-    settle_claim(known, claimed)
-}
-
-/// Claims the suspect that has waited longest: it must be run with nothing beside it.
-pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx::Result<Option<Claimed>> {
-    let claimed = sqlx::query_as!(
-        Claimed,
-        r#"update queue.jobs j
-           set state = 'running', worker_id = $4, fence = fence + 1, attempt = attempt + 1,
-               claimed_at = clock_timestamp(), waiting = null
-           where j.id = any(array(
-               select c.id
-               from queue.jobs c
-               where c.queue = $1 and c.state = 'available' and c.suspect
-                 and c.run_at <= (select clock_timestamp())
-                 and c.kind = any($2)
-                 and c.args_version <= ($3::smallint[])[array_position($2::text[], c.kind)]
-                 and c.kind <> all(array(select p.name from queue.pauses p where p.target = 'kind'))
-                 and not exists (select from queue.pauses p where p.target = 'queue' and p.name = $1)
-                 and exists (select from queue.workers w where w.id = $4 and not w.stopping)
-                 and (c.group_key is null or (
-                     not exists (select from queue.jobs e where e.group_key = c.group_key and e.id < c.id)
-                     and not exists (select from queue.jobs e where e.group_key = c.group_key and e.state = 'running')
-                 ))
-               order by c.run_at, c.id
-               limit 1
-               for update of c skip locked
-           ))
-           returning j.id as "id: JobId", j.queue, j.kind, j.args_version, j.args, j.fence, j.attempt, j.attempts_max,
-                     j.unique_key, j.worker_id as "worker_id!", j.claimed_at as "claimed_at!",
-                     coalesce(j.deadline_at < clock_timestamp(), false) as "is_late!", j.crashes_alone, j.trace_context"#,
-        &known.queue,
-        &known.kinds,
-        &known.versions,
-        worker_id,
-    )
-    .fetch_all(pool)
-    .await;
-    Ok(settle_claim(known, claimed)?.pop())
+    .await?;
+    claimed.sort_by_key(|job| job.id);
+    metrics::counter!(crate::metric::CLAIMED, "queue" => known.queue.clone()).increment(claimed.len() as u64);
+    Ok(claimed)
 }
 
 /// Whether a suspect of one of these queues is due.
@@ -169,7 +130,7 @@ pub async fn is_suspect_due(pool: &PgPool, queues: &[String]) -> sqlx::Result<bo
     sqlx::query_scalar!(
         r#"select exists (
                select from queue.jobs
-               where queue = any($1) and state = 'available' and suspect and run_at <= (select clock_timestamp())
+               where queue = any($1) and suspect and turn and run_at <= (select clock_timestamp())
            ) as "due!""#,
         queues,
     )
@@ -182,7 +143,7 @@ pub async fn next_due(pool: &PgPool, known: &Known, longest: Duration) -> sqlx::
     let seconds = sqlx::query_scalar!(
         r#"select extract(epoch from c.run_at - clock_timestamp())::float8 as "seconds!"
            from queue.jobs c
-           where c.queue = $1 and c.state = 'available' and not c.suspect
+           where c.queue = $1 and not c.suspect and c.turn
              and c.rank > (select clock_timestamp() at time zone 'UTC' + make_interval(secs => $2))
            order by c.rank, c.id
            limit 1"#,
@@ -194,17 +155,4 @@ pub async fn next_due(pool: &PgPool, known: &Known, longest: Duration) -> sqlx::
     Ok(seconds.map_or(longest, |seconds| {
         Duration::from_secs_f64(seconds.max(0.0)).min(longest)
     }))
-}
-
-/// Two claims that meet in one group: the loser's claim is refused whole, and comes again.
-fn settle_claim(known: &Known, claimed: sqlx::Result<Vec<Claimed>>) -> sqlx::Result<Vec<Claimed>> {
-    match claimed {
-        Err(sqlx::Error::Database(error)) if error.constraint() == Some("one_running_job_per_group") => Ok(Vec::new()),
-        Ok(mut claimed) => {
-            claimed.sort_by_key(|job| job.id);
-            metrics::counter!(crate::metric::CLAIMED, "queue" => known.queue.clone()).increment(claimed.len() as u64);
-            Ok(claimed)
-        }
-        other => other,
-    }
 }

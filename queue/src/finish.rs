@@ -1,5 +1,5 @@
-//! The ways out of an attempt. Every statement names the job, the fence and the worker, so a late one changes nothing:
-//! a worker id on the row means that it is running (a check says so), and the primary key finds it.
+//! The ways out of an attempt. Each begins by taking the job out of its claim, which succeeds once and only for the worker
+//! that has it: a late one changes nothing.
 
 use std::time::Duration;
 
@@ -10,201 +10,229 @@ use crate::failure::Failure;
 use crate::job::{DeadLetter, JobId};
 
 /// What a writer must hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Held {
     /// The job.
     pub job_id: JobId,
-    /// The fence of the claim.
+    /// Which of its claims.
     pub fence: i64,
+    /// The claim it is part of.
+    pub claim_id: i64,
     /// The worker that claimed it.
     pub worker_id: i64,
+    /// The group whose turn it has.
+    pub group_key: Option<String>,
+    /// Whether its kind is remembered when it has ended.
+    pub is_kept: bool,
 }
 
 /// Moves the job into the history and frees its live key; false when it is no longer held.
-pub async fn complete(conn: &mut PgConnection, held: Held, result: Option<Value>) -> sqlx::Result<bool> {
+pub async fn complete(conn: &mut PgConnection, held: &Held, result: Option<Value>) -> sqlx::Result<bool> {
     end(conn, held, "completed", result).await
 }
 
-/// Completes many jobs of one worker that have nothing else to write; returns those that were still held.
-pub async fn complete_many(pool: &PgPool, held: &[Held]) -> sqlx::Result<Vec<JobId>> {
-    let ids: Vec<i64> = held.iter().map(|held| held.job_id.0).collect();
-    let fences: Vec<i64> = held.iter().map(|held| held.fence).collect();
-    let workers: Vec<i64> = held.iter().map(|held| held.worker_id).collect();
-    sqlx::query_scalar!(
-        r#"with done as (
-               delete from queue.jobs j
-               where j.id = any($1)
-                 and j.fence = ($2::bigint[])[array_position($1, j.id)]
-                 and j.worker_id = ($3::bigint[])[array_position($1, j.id)]
-               returning *
-           ), freed as (
-               delete from queue.unique_keys u
-               where u.job_id in (select id from done where unique_key is not null) and u.scope = 'live'
-           )
-           insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
-                                            group_key, worker_id, failures, created_at, claimed_at)
-           select id, queue, kind, args_version, args, 'completed', fence, attempt, unique_key,
-                  group_key, worker_id, failures, created_at, claimed_at
-           from done
-           returning id as "id: JobId""#,
-        &ids,
-        &fences,
-        &workers,
-    )
-    .fetch_all(pool)
-    .await
-}
-
 /// Ends the job for good without its work, for the reason given.
-pub async fn discard(conn: &mut PgConnection, held: Held, reason: &str) -> sqlx::Result<bool> {
+pub async fn discard(conn: &mut PgConnection, held: &Held, reason: &str) -> sqlx::Result<bool> {
     end(conn, held, "discarded", Some(json!({ "reason": reason }))).await
 }
 
-async fn end(conn: &mut PgConnection, held: Held, state: &str, result: Option<Value>) -> sqlx::Result<bool> {
-    let moved = sqlx::query!(
-        "with done as (
-             delete from queue.jobs where id = $1 and fence = $2 and worker_id = $3 returning *
-         ), freed as (
-             delete from queue.unique_keys u
-             where u.job_id = (select id from done where unique_key is not null) and u.scope = 'live'
-         )
-         insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
-                                          group_key, worker_id, result, failures, created_at, claimed_at)
-         select id, queue, kind, args_version, args, $4, fence, attempt, unique_key,
-                group_key, worker_id, $5, failures, created_at, claimed_at
-         from done",
+async fn end(conn: &mut PgConnection, held: &Held, state: &str, result: Option<Value>) -> sqlx::Result<bool> {
+    let is_ended = sqlx::query_scalar!(
+        r#"with taken as materialized (
+               select t.claimed_at, (t.job).* from queue.take($1, $2, $3) t
+           ), freed as (
+               delete from queue.unique_keys u
+               where u.job_id = (select id from taken where unique_key is not null) and u.scope = 'live'
+           ), kept as (
+               insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
+                                                group_key, worker_id, result, failures, created_at, claimed_at)
+               select id, queue, kind, args_version, args, $4, fence + 1, attempt + 1, unique_key,
+                      group_key, $3, $5, failures, created_at, claimed_at
+               from taken where $6
+           )
+           select exists (select from taken) as "ended!""#,
+        held.claim_id,
         held.job_id.0,
-        held.fence,
         held.worker_id,
         state,
         result,
+        held.is_kept,
     )
-    .execute(conn)
+    .fetch_one(&mut *conn)
     .await?;
-    Ok(moved.rows_affected() == 1)
+    if is_ended {
+        pass_turn(conn, held).await?;
+    }
+    Ok(is_ended)
 }
 
-/// Whether the job was completed under this fence.
-pub async fn is_completed(pool: &PgPool, held: Held) -> sqlx::Result<bool> {
-    let found = sqlx::query_scalar!(
-        "select id from queue.finished_jobs where id = $1 and fence = $2 limit 1",
+/// The job has left its group: the next one has its turn.
+async fn pass_turn(conn: &mut PgConnection, held: &Held) -> sqlx::Result<()> {
+    let Some(group_key) = held.group_key.clone() else {
+        return Ok(());
+    };
+    pass_turns(conn, &[group_key], &[held.job_id.0]).await
+}
+
+/// The same for many.
+pub(crate) async fn pass_turns(conn: &mut PgConnection, groups: &[String], holders: &[i64]) -> sqlx::Result<()> {
+    sqlx::query!("select queue.pass_turns($1, $2)", groups, holders)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether the job was completed under this fence, as far as the history tells.
+pub async fn is_completed(pool: &PgPool, held: &Held) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from queue.finished_jobs where id = $1 and fence = $2) as "completed!""#,
         held.job_id.0,
         held.fence
     )
-    .fetch_optional(pool)
-    .await?;
-    Ok(found.is_some())
+    .fetch_one(pool)
+    .await
+}
+
+/// Whether this worker has ended the job itself: it is not held any more, and nobody took anything from the worker.
+pub(crate) async fn is_ended_by_us(pool: &PgPool, held: &Held) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from queue.workers where id = $3)
+                  and not (exists (select from queue.claims where id = $1 and worker_id = $3)
+                           and not exists (select from queue.ended where claim_id = $1 and job_id = $2)) as "ended!""#,
+        held.claim_id,
+        held.job_id.0,
+        held.worker_id,
+    )
+    .fetch_one(pool)
+    .await
 }
 
 /// Whether the job is still held.
-pub async fn is_held(pool: &PgPool, held: Held) -> sqlx::Result<bool> {
-    let found = sqlx::query_scalar!(
-        "select id from queue.jobs where id = $1 and fence = $2 and worker_id = $3",
+pub async fn is_held(pool: &PgPool, held: &Held) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select queue.hold($1, $2, $3) as "held!""#,
+        held.claim_id,
         held.job_id.0,
-        held.fence,
         held.worker_id,
     )
-    .fetch_optional(pool)
-    .await?;
-    Ok(found.is_some())
+    .fetch_one(pool)
+    .await
 }
 
 /// A failed attempt: remembered, and tried again after the wait, but not after the deadline, where the job is buried.
 pub async fn retry(
     conn: &mut PgConnection,
-    held: Held,
+    held: &Held,
     wait: Duration,
     waiting: &str,
     failure: &Value,
 ) -> sqlx::Result<bool> {
     const FAILURES_KEPT: i32 = 50;
-    let written = sqlx::query!(
-        "update queue.jobs
-         set state = 'available', worker_id = null, claimed_at = null, suspect = false, waiting = $5,
-             run_at = least(clock_timestamp() + make_interval(secs => $4), deadline_at),
-             -- The first failure says how it began, the last ones how it goes on.
-             failures = case when jsonb_array_length(failures) >= $7 then failures - 1 else failures end
-                        || jsonb_set($6, '{finished}', to_jsonb(clock_timestamp()))
-         where id = $1 and fence = $2 and worker_id = $3",
+    let lined_up = sqlx::query_scalar!(
+        r#"select queue.line_up(array_agg(jsonb_populate_record(t.job, jsonb_build_object(
+                      'fence', (t.job).fence + 1,
+                      'attempt', (t.job).attempt + 1,
+                      'run_at', least(clock_timestamp() + make_interval(secs => $4), (t.job).deadline_at),
+                      'suspect', false,
+                      'waiting', $5::text,
+                      -- The first failure says how it began, the last ones how it goes on.
+                      'failures', case when jsonb_array_length((t.job).failures) >= $7 then (t.job).failures - 1
+                                       else coalesce((t.job).failures, '[]') end
+                                  || jsonb_set($6, '{finished}', to_jsonb(clock_timestamp()))
+                  )))) as "count!"
+           from queue.take($1, $2, $3) t"#,
+        held.claim_id,
         held.job_id.0,
-        held.fence,
         held.worker_id,
         wait.as_secs_f64(),
         waiting,
         failure,
         FAILURES_KEPT,
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(written.rows_affected() == 1)
+    Ok(lined_up == 1)
 }
 
 /// Later, and the try is given back: snoozed, throttled, the kind paused, or trouble with the database.
-pub async fn postpone(conn: &mut PgConnection, held: Held, wait: Duration, waiting: &str) -> sqlx::Result<bool> {
-    let written = sqlx::query!(
-        "update queue.jobs
-         set state = 'available', worker_id = null, claimed_at = null, suspect = false, attempt = attempt - 1,
-             run_at = clock_timestamp() + make_interval(secs => $4), waiting = $5
-         where id = $1 and fence = $2 and worker_id = $3",
+pub async fn postpone(conn: &mut PgConnection, held: &Held, wait: Duration, waiting: &str) -> sqlx::Result<bool> {
+    let lined_up = sqlx::query_scalar!(
+        r#"select queue.line_up(array_agg(jsonb_populate_record(t.job, jsonb_build_object(
+                      'fence', (t.job).fence + 1,
+                      'run_at', clock_timestamp() + make_interval(secs => $4),
+                      'suspect', false,
+                      'waiting', $5::text
+                  )))) as "count!"
+           from queue.take($1, $2, $3) t"#,
+        held.claim_id,
         held.job_id.0,
-        held.fence,
         held.worker_id,
         wait.as_secs_f64(),
         waiting,
     )
-    .execute(conn)
+    .fetch_one(conn)
     .await?;
-    Ok(written.rows_affected() == 1)
+    Ok(lined_up == 1)
 }
 
 /// Untouched, and back to its place in line with its try: the worker stops.
-pub async fn hand_back(pool: &PgPool, held: Held) -> sqlx::Result<bool> {
-    let written = sqlx::query!(
-        "update queue.jobs
-         set state = 'available', worker_id = null, claimed_at = null, attempt = attempt - 1,
-             waiting = 'its worker stopped and handed it back'
-         where id = $1 and fence = $2 and worker_id = $3",
+pub async fn hand_back(conn: &mut PgConnection, held: &Held) -> sqlx::Result<bool> {
+    let lined_up = sqlx::query_scalar!(
+        r#"select queue.line_up(array_agg(jsonb_populate_record(t.job, jsonb_build_object(
+                      'fence', (t.job).fence + 1,
+                      'waiting', 'its worker stopped and handed it back'
+                  )))) as "count!"
+           from queue.take($1, $2, $3) t"#,
+        held.claim_id,
         held.job_id.0,
-        held.fence,
         held.worker_id,
     )
-    .execute(pool)
+    .fetch_one(conn)
     .await?;
-    Ok(written.rows_affected() == 1)
+    Ok(lined_up == 1)
 }
 
 /// All that a stopping worker still holds.
 pub async fn hand_back_all(pool: &PgPool, worker_id: i64) -> sqlx::Result<u64> {
-    let written = sqlx::query!(
-        "update queue.jobs
-         set state = 'available', worker_id = null, claimed_at = null, attempt = attempt - 1,
-             waiting = 'its worker stopped and handed it back'
-         where worker_id = $1 and state = 'running'",
-        worker_id,
-    )
-    .execute(pool)
-    .await?;
-    Ok(written.rows_affected())
+    let claims = sqlx::query_scalar!("select id from queue.claims where worker_id = $1", worker_id)
+        .fetch_all(pool)
+        .await?;
+    hand_back_claims(pool, &claims, "its worker stopped and handed it back").await
 }
 
-/// Jobs of a queue that the worker holds by the table but not in its hands: the answer to their claim was lost.
+/// Claims on a queue that the worker has by the table but not in its hands: the answer to them was lost.
 pub async fn hand_back_strays(pool: &PgPool, worker_id: i64, queue: &str, in_hand: &[i64]) -> sqlx::Result<u64> {
-    let written = sqlx::query!(
-        "update queue.jobs
-         set state = 'available', worker_id = null, claimed_at = null, attempt = attempt - 1,
-             waiting = 'the answer to its claim was lost'
-         where worker_id = $1 and state = 'running' and queue = $2 and id <> all($3)",
+    let claims = sqlx::query_scalar!(
+        "select id from queue.claims where worker_id = $1 and queue = $2 and id <> all($3)",
         worker_id,
         queue,
         in_hand,
     )
-    .execute(pool)
+    .fetch_all(pool)
     .await?;
-    Ok(written.rows_affected())
+    hand_back_claims(pool, &claims, "the answer to its claim was lost").await
+}
+
+async fn hand_back_claims(pool: &PgPool, claims: &[i64], waiting: &str) -> sqlx::Result<u64> {
+    if claims.is_empty() {
+        return Ok(0);
+    }
+    let lined_up = sqlx::query_scalar!(
+        r#"select queue.line_up(array_agg(jsonb_populate_record(s.job, jsonb_build_object(
+                      'fence', (s.job).fence + 1,
+                      'waiting', $2::text
+                  )))) as "count!"
+           from queue.seize($1, true) s"#,
+        claims,
+        waiting,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(lined_up.unsigned_abs())
 }
 
 /// Pauses a kind because of what one of its jobs met; an earlier pause stays as it is.
-pub async fn pause_kind(conn: &mut PgConnection, kind: &str, reason: &str, held: Held) -> sqlx::Result<()> {
+pub async fn pause_kind(conn: &mut PgConnection, kind: &str, reason: &str, held: &Held) -> sqlx::Result<()> {
     let actor = format!("job {}", held.job_id);
     let paused = sqlx::query!(
         "insert into queue.pauses (target, name, reason, actor) values ('kind', $1, $2, $3) on conflict do nothing",
@@ -230,25 +258,32 @@ pub async fn pause_kind(conn: &mut PgConnection, kind: &str, reason: &str, held:
 /// What the report of a dead letter is made from.
 pub(crate) struct Corpse {
     pub(crate) args: Value,
+    queue: String,
     args_version: i16,
+    priority: i16,
+    attempt: i32,
+    attempts_max: i32,
     unique_key: Option<String>,
-    group_key: Option<String>,
-    failures: Value,
-    redrives: Value,
+    failures: Option<Value>,
+    redrives: Option<Value>,
     trace_context: Option<String>,
+    created_at: chrono::DateTime<chrono::Utc>,
     last_id: i64,
     now: chrono::DateTime<chrono::Utc>,
 }
 
-/// Locks the job for its burial; none when it is no longer held.
-pub(crate) async fn lock(conn: &mut PgConnection, held: Held) -> sqlx::Result<Option<Corpse>> {
+/// Takes the job for its burial; none when it is no longer held.
+pub(crate) async fn take(conn: &mut PgConnection, held: &Held) -> sqlx::Result<Option<Corpse>> {
     sqlx::query_as!(
         Corpse,
-        r#"select args, args_version, unique_key, group_key, failures, redrives, trace_context,
+        r#"select (t.job).args as "args!", (t.job).queue as "queue!", (t.job).args_version as "args_version!",
+                  (t.job).priority as "priority!", (t.job).attempt + 1 as "attempt!", (t.job).attempts_max as "attempts_max!",
+                  (t.job).unique_key, (t.job).failures, (t.job).redrives, (t.job).trace_context,
+                  (t.job).created_at as "created_at!",
                   (select last_value from queue.jobs_id_seq) as "last_id!", clock_timestamp() as "now!"
-           from queue.jobs where id = $1 and fence = $2 and worker_id = $3 for update"#,
+           from queue.take($1, $2, $3) t"#,
+        held.claim_id,
         held.job_id.0,
-        held.fence,
         held.worker_id,
     )
     .fetch_optional(conn)
@@ -258,18 +293,18 @@ pub(crate) async fn lock(conn: &mut PgConnection, held: Held) -> sqlx::Result<Op
 /// Moves the job to the dead letters with the report that explains it; its hook has run in the same transaction.
 pub(crate) async fn bury(
     conn: &mut PgConnection,
-    held: Held,
+    held: &Held,
     letter: &DeadLetter,
     corpse: &Corpse,
     last_failure: Option<Value>,
-) -> sqlx::Result<bool> {
+) -> sqlx::Result<()> {
     let compensation = sqlx::query_scalar!(
         "select id from queue.jobs where id > $1 and xmin = pg_current_xact_id()::xid order by id limit 100",
         corpse.last_id,
     )
     .fetch_all(&mut *conn)
     .await?;
-    let mut attempts = corpse.failures.clone();
+    let mut attempts = corpse.failures.clone().unwrap_or_else(|| json!([]));
     if let (Some(list), Some(mut last)) = (attempts.as_array_mut(), last_failure) {
         last["finished"] = json!(corpse.now);
         list.push(last);
@@ -279,7 +314,7 @@ pub(crate) async fn bury(
         "args_version": corpse.args_version,
         "args": redacted(&corpse.args),
         "unique_key": corpse.unique_key,
-        "group_key": corpse.group_key,
+        "group_key": held.group_key,
         "refs": refs(&corpse.args),
         "reason": letter.reason,
         "error_class": letter.class.as_str(),
@@ -293,33 +328,38 @@ pub(crate) async fn bury(
             "job_ids": compensation,
         },
         "trace_id": corpse.trace_context,
-        "redrives": corpse.redrives,
+        "redrives": corpse.redrives.clone().unwrap_or_else(|| json!([])),
     });
-    let moved = sqlx::query!(
-        "with dead as (
-             delete from queue.jobs where id = $1 and fence = $2 and worker_id = $3 returning *
-         ), freed as (
-             delete from queue.unique_keys u
-             where u.job_id = (select id from dead where unique_key is not null) and u.scope = 'live'
+    sqlx::query!(
+        "with freed as (
+             delete from queue.unique_keys where job_id = $1 and scope = 'live'
          )
          insert into queue.dead_letters (id, queue, kind, args_version, args, priority, fence, attempt, attempts_max,
                                          unique_key, group_key, reason, error_class, error_code, message, report,
                                          trace_context, created_at)
-         select id, queue, kind, args_version, args, priority, fence, attempt, attempts_max,
-                unique_key, group_key, $4, $5, $6, $7, $8, trace_context, created_at
-         from dead",
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         held.job_id.0,
+        corpse.queue,
+        letter.kind,
+        corpse.args_version,
+        corpse.args,
+        corpse.priority,
         held.fence,
-        held.worker_id,
+        corpse.attempt,
+        corpse.attempts_max,
+        corpse.unique_key,
+        held.group_key,
         letter.reason,
         letter.class.as_str(),
         letter.code,
         letter.message,
         report,
+        corpse.trace_context,
+        corpse.created_at,
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(moved.rows_affected() == 1)
+    pass_turn(conn, held).await
 }
 
 /// One failed attempt as the failures of a job and the report remember it.

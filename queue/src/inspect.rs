@@ -344,28 +344,30 @@ pub async fn queues(conn: &mut PgConnection) -> sqlx::Result<Vec<QueueView>> {
     let rows = sqlx::query!(
         r#"with live as (
                select queue as name,
-                      count(*) filter (where state = 'available' and run_at <= clock_timestamp()) as available,
-                      count(*) filter (where state = 'available' and run_at > clock_timestamp() and failures = '[]') as scheduled,
-                      count(*) filter (where state = 'available' and run_at > clock_timestamp() and failures <> '[]') as retryable,
-                      count(*) filter (where state = 'running') as running,
+                      count(*) filter (where run_at <= clock_timestamp()) as available,
+                      count(*) filter (where run_at > clock_timestamp() and failures is null) as scheduled,
+                      count(*) filter (where run_at > clock_timestamp() and failures is not null) as retryable,
                       extract(epoch from clock_timestamp() - min(run_at)
-                          filter (where state = 'available' and run_at <= clock_timestamp()))::float8 as oldest_due_seconds
+                          filter (where run_at <= clock_timestamp()))::float8 as oldest_due_seconds
                from queue.jobs group by queue
+           ), held as (
+               select queue as name, count(*) as running from queue.running_jobs group by queue
            ), dead as (
                select queue as name, count(*) as dead from queue.dead_letters group by queue
            ), names as (
-               select name from live union select name from dead
+               select name from live union select name from held union select name from dead
                union select unnest(pools) from queue.workers
                union select name from queue.pauses where target = 'queue'
            )
            select n.name as "name!", coalesce(l.available, 0) as "available!", coalesce(l.scheduled, 0) as "scheduled!",
-                  coalesce(l.retryable, 0) as "retryable!", coalesce(l.running, 0) as "running!",
+                  coalesce(l.retryable, 0) as "retryable!", coalesce(h.running, 0) as "running!",
                   coalesce(d.dead, 0) as "dead!", l.oldest_due_seconds,
                   p.reason as "reason?", p.actor as "actor?", p.paused_at as "paused_at?",
                   array(select k.name from queue.pauses k where k.target = 'kind' and exists (
                       select from queue.jobs j where j.kind = k.name and j.queue = n.name) order by k.name) as "paused_kinds!"
            from names n
            left join live l using (name)
+           left join held h using (name)
            left join dead d using (name)
            left join queue.pauses p on p.target = 'queue' and p.name = n.name
            order by n.name"#
@@ -450,7 +452,7 @@ pub async fn workers(conn: &mut PgConnection) -> sqlx::Result<Vec<WorkerView>> {
     sqlx::query_as!(
         WorkerView,
         r#"select w.id, w.name, w.pools, w.build, w.host, w.pid, w.started_at, w.beat_at, w.lease_until, w.stopping,
-                  (select count(*) from queue.jobs j where j.worker_id = w.id and j.state = 'running') as "running!"
+                  (select count(*) from queue.running_jobs j where j.worker_id = w.id) as "running!"
            from queue.workers w
            order by w.id"#
     )
@@ -462,10 +464,10 @@ pub async fn workers(conn: &mut PgConnection) -> sqlx::Result<Vec<WorkerView>> {
 pub async fn not_idle(conn: &mut PgConnection) -> sqlx::Result<NotIdle> {
     sqlx::query_as!(
         NotIdle,
-        r#"select count(*) filter (where state = 'available' and run_at <= clock_timestamp()) as "due!",
-                  count(*) filter (where state = 'running') as "running!",
-                  count(*) filter (where state = 'available' and run_at > clock_timestamp()) as "later!",
-                  min(run_at) filter (where state = 'available' and run_at > clock_timestamp()) as next_run_at
+        r#"select count(*) filter (where run_at <= clock_timestamp()) as "due!",
+                  (select count(*) from queue.running_jobs) as "running!",
+                  count(*) filter (where run_at > clock_timestamp()) as "later!",
+                  min(run_at) filter (where run_at > clock_timestamp()) as next_run_at
            from queue.jobs"#
     )
     .fetch_one(conn)
@@ -498,10 +500,9 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
         r#"select j.run_at > clock_timestamp() as "is_later!",
                   (select p.reason || ' (' || p.actor || ')' from queue.pauses p where p.target = 'queue' and p.name = j.queue) as queue_pause,
                   (select p.reason || ' (' || p.actor || ')' from queue.pauses p where p.target = 'kind' and p.name = j.kind) as kind_pause,
-                  (select e.id from queue.jobs e where e.group_key = j.group_key and e.id < j.id order by e.id limit 1) as group_head,
-                  (select e.id from queue.jobs e where e.group_key = j.group_key and e.id <> j.id and e.state = 'running' limit 1) as group_running,
+                  (select t.holder from queue.turns t where t.group_key = j.group_key and not j.turn) as group_head,
                   exists (select from queue.workers w where j.queue = any(w.pools) and not w.stopping) as "is_served!",
-                  (select count(*) from queue.jobs e where e.queue = j.queue and e.state = 'available' and not e.suspect
+                  (select count(*) from queue.jobs e where e.queue = j.queue and not e.suspect and e.turn
                       and (e.rank, e.id) < (j.rank, j.id)) as "ahead!"
            from queue.jobs j where j.id = $1"#,
         id.0,
@@ -518,7 +519,7 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
     if let Some(reason) = facts.kind_pause {
         causes.push(format!("the kind {} is paused: {reason}; resume it", view.kind));
     }
-    if let Some(head) = facts.group_running.or(facts.group_head) {
+    if let Some(head) = facts.group_head {
         let group = view.group_key.unwrap_or_default();
         causes.push(format!("job {head} of its group {group} comes first"));
     }

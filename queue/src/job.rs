@@ -36,6 +36,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const VERSION: i16 = 1;
     /// From -10 to 10; one step is worth 30 seconds of waiting.
     const PRIORITY: i16 = 0;
+    /// Whether its jobs are remembered when they have ended. A kind that comes by the million and tells nothing may be not.
+    const IS_KEPT: bool = true;
     /// How long one attempt may take; the worker cancels it then.
     const TIMEOUT: Duration = Duration::from_secs(60);
     /// How often it is tried, and how far apart.

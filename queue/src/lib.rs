@@ -8,7 +8,8 @@
 //! 4. [`catalogue`]: the kinds a process knows; it claims no others.
 //! 5. [`claim`]: due jobs change hands, each claim with a higher fence.
 //! 6. [`attempt`]: one run of one job as a list of named steps; [`Effects`] are its fenced writes.
-//! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait.
+//! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
+//!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
 //! 9. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
 //! 10. [`inspect`], [`operate`], [`testing`]: for people and for tests.
@@ -19,6 +20,7 @@ pub mod attempt;
 pub mod backoff;
 pub mod catalogue;
 pub mod claim;
+pub mod complete;
 pub mod enqueue;
 pub mod failure;
 pub mod finish;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
+use crate::finish;
 use crate::job::JobId;
 
 /// What is paused.
@@ -153,6 +154,10 @@ pub async fn redrive(
     if let Some(key) = &letter.unique_key {
         reclaim_key(&mut tx, id, &letter.kind, key).await?;
     }
+    let has_turn = match &letter.group_key {
+        Some(group_key) => take_turn(&mut tx, id, group_key).await?,
+        None => true,
+    };
     let edited_fields = edit
         .as_ref()
         .map(|edit| changed_fields(&letter.args, edit))
@@ -163,18 +168,19 @@ pub async fn redrive(
                delete from queue.dead_letters where id = $1 returning *
            )
            insert into queue.jobs (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
-                                   failures, redrives, trace_context, created_at, waiting)
+                                   failures, redrives, trace_context, created_at, waiting, turn)
            select id, queue, kind, args_version, $2, priority, fence, attempts_max, unique_key, group_key,
-                  coalesce(report -> 'attempts', '[]'),
+                  nullif(report -> 'attempts', '[]'),
                   coalesce(report -> 'redrives', '[]') || jsonb_build_array(jsonb_build_object(
                       'by', $3::text, 'at', clock_timestamp(), 'edited_fields', $4::jsonb, 'reason', $5::text)),
-                  trace_context, created_at, 'redriven by ' || $3
+                  trace_context, created_at, 'redriven by ' || $3, $6
            from revived"#,
         id.0,
         args,
         actor,
         json!(edited_fields),
         reason,
+        has_turn,
     )
     .execute(&mut *tx)
     .await?;
@@ -195,7 +201,7 @@ pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
         "with dead as (
              delete from queue.dead_letters where id = $1 returning *
          ), waiting as (
-             delete from queue.jobs where id = $1 and state = 'available' returning *
+             delete from queue.jobs where id = $1 returning *
          ), freed as (
              delete from queue.unique_keys u using waiting w where u.job_id = w.id and u.scope = 'live'
          )
@@ -207,14 +213,18 @@ pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
          union all
          select id, queue, kind, args_version, args, 'discarded', fence, attempt, unique_key,
                 group_key, $2, failures, created_at
-         from waiting",
+         from waiting
+         returning group_key",
         id.0,
         result,
     )
-    .execute(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await?;
-    if ended.rows_affected() == 0 {
+    let Some(ended) = ended else {
         return Err(Error::NotFound(id));
+    };
+    if let Some(group_key) = ended.group_key {
+        finish::pass_turns(&mut tx, &[group_key], &[id.0]).await?;
     }
     audit(
         &mut tx,
@@ -250,6 +260,22 @@ async fn reclaim_key(conn: &mut PgConnection, id: JobId, kind: &str, key: &str) 
         }),
         _ => Ok(()),
     }
+}
+
+/// A job that returns to its group is the next one there, or the one, if nobody else is.
+async fn take_turn(conn: &mut PgConnection, id: JobId, group_key: &str) -> sqlx::Result<bool> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 7))", group_key)
+        .execute(&mut *conn)
+        .await?;
+    let taken = sqlx::query!(
+        "insert into queue.turns as t (group_key, holder) values ($1, $2)
+         on conflict (group_key) do update set vacant = false where t.holder = excluded.holder",
+        group_key,
+        id.0,
+    )
+    .execute(conn)
+    .await?;
+    Ok(taken.rows_affected() == 1)
 }
 
 async fn audit(conn: &mut PgConnection, actor: &str, action: &str, subject: &str, detail: Value) -> sqlx::Result<()> {
@@ -288,4 +314,15 @@ pub async fn ensure_partitions(pool: &sqlx::PgPool) -> sqlx::Result<i32> {
     sqlx::query_scalar!(r#"select queue.ensure_partitions() as "made!""#)
         .fetch_one(pool)
         .await
+}
+
+/// Passes on the turns of groups whose last job ended while somebody was enqueueing; there are hardly ever any.
+pub async fn fill_vacant_turns(pool: &sqlx::PgPool) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select queue.pass_turns(array(select group_key from queue.turns where vacant order by group_key limit 1000))
+         where exists (select from queue.turns where vacant)"
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }

@@ -63,6 +63,17 @@ impl Rescuer {
 
 /// Declares workers lost and makes what they held available again.
 pub async fn rescue(pool: &PgPool, may_expire: bool, lease: Duration) -> sqlx::Result<Rescued> {
+    let workers = declare_lost(pool, may_expire, lease).await?;
+    let jobs = take_back(pool).await?;
+    if jobs > 0 {
+        tracing::warn!(jobs, "jobs of lost workers are available again");
+        metrics::counter!(crate::metric::RESCUED).increment(jobs);
+    }
+    Ok(Rescued { workers, jobs })
+}
+
+/// Removes the rows of lost workers, which is what takes their claims from them, and remembers what they held.
+async fn declare_lost(pool: &PgPool, may_expire: bool, lease: Duration) -> sqlx::Result<usize> {
     let mut tx = pool.begin().await?;
     let lost = sqlx::query!(
         r#"select w.id, w.name, case when g.is_gone then 'killed' else 'silent' end as "how!"
@@ -86,71 +97,33 @@ pub async fn rescue(pool: &PgPool, may_expire: bool, lease: Duration) -> sqlx::R
     )
     .fetch_all(&mut *tx)
     .await?;
-    let ids: Vec<i64> = lost.iter().map(|worker| worker.id).collect();
-
-    let mut jobs = 0;
-    if !lost.is_empty() {
-        let names: Vec<String> = lost.iter().map(|worker| worker.name.clone()).collect();
-        let hows: Vec<String> = lost.iter().map(|worker| worker.how.clone()).collect();
-        sqlx::query!(
-            "insert into queue.losses (worker_id, name, how, jobs, alone)
-             select l.id, l.name, l.how, coalesce(array_agg(j.id) filter (where j.id is not null), '{}'),
-                    count(j.id) = 1 and bool_and(j.suspect)
-             from unnest($1::bigint[], $2::text[], $3::text[]) l(id, name, how)
-             left join queue.jobs j on j.worker_id = l.id and j.state = 'running'
-             group by l.id, l.name, l.how
-             on conflict do nothing",
-            &ids,
-            &names,
-            &hows,
-        )
-        .execute(&mut *tx)
-        .await?;
-        jobs = sqlx::query!(
-            "update queue.jobs j
-             set state = 'available', worker_id = null, claimed_at = null, suspect = true,
-                 crashes = j.crashes + 1,
-                 crashes_alone = j.crashes_alone + case when evidence.is_clear then 1 else 0 end,
-                 attempt = j.attempt - case when l.alone then 0 else 1 end,
-                 run_at = case when l.alone then clock_timestamp() + make_interval(secs => least(2 ^ j.crashes_alone, 60))
-                               else j.run_at end,
-                 waiting = case when l.alone then 'its worker died while it ran alone; it runs alone again'
-                                else 'its worker died; it runs alone next' end
-             from queue.losses l
-             cross join lateral (
-                 select l.alone and not exists (
-                     select from queue.losses o
-                     where o.lost_at > clock_timestamp() - make_interval(secs => $2)
-                       and not o.alone and not l.jobs <@ o.jobs
-                 ) as is_clear
-             ) evidence
-             where l.worker_id = any($1) and j.worker_id = l.worker_id and j.state = 'running'",
-            &ids,
-            QUIET_SECS,
-        )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        sqlx::query!("delete from queue.workers where id = any($1)", &ids)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query!("delete from queue.losses where lost_at < clock_timestamp() - interval '1 day'")
-            .execute(&mut *tx)
-            .await?;
+    if lost.is_empty() {
+        return Ok(0);
     }
-
-    // A holder without a row can only be a row removed by hand.
-    jobs += sqlx::query!(
-        "update queue.jobs j
-         set state = 'available', worker_id = null, claimed_at = null, attempt = j.attempt - 1,
-             waiting = 'its worker is unknown'
-         where j.state = 'running' and not exists (select from queue.workers w where w.id = j.worker_id)",
+    let ids: Vec<i64> = lost.iter().map(|worker| worker.id).collect();
+    let names: Vec<String> = lost.iter().map(|worker| worker.name.clone()).collect();
+    let hows: Vec<String> = lost.iter().map(|worker| worker.how.clone()).collect();
+    sqlx::query!(
+        "insert into queue.losses (worker_id, name, how, jobs, alone)
+         select l.id, l.name, l.how, coalesce(array_agg(j.id) filter (where j.id is not null), '{}'),
+                count(j.id) = 1 and bool_and(j.suspect)
+         from unnest($1::bigint[], $2::text[], $3::text[]) l(id, name, how)
+         left join queue.running_jobs j on j.worker_id = l.id
+         group by l.id, l.name, l.how
+         on conflict do nothing",
+        &ids,
+        &names,
+        &hows,
     )
     .execute(&mut *tx)
-    .await?
-    .rows_affected();
+    .await?;
+    sqlx::query!("delete from queue.workers where id = any($1)", &ids)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query!("delete from queue.losses where lost_at < clock_timestamp() - interval '1 day'")
+        .execute(&mut *tx)
+        .await?;
     tx.commit().await?;
-
     for worker in &lost {
         tracing::warn!(
             worker.id = worker.id,
@@ -160,12 +133,69 @@ pub async fn rescue(pool: &PgPool, may_expire: bool, lease: Duration) -> sqlx::R
         );
         metrics::counter!(crate::metric::WORKERS_LOST, "how" => worker.how.clone()).increment(1);
     }
-    if jobs > 0 {
-        tracing::warn!(jobs, "jobs of lost workers are available again");
-        metrics::counter!(crate::metric::RESCUED).increment(jobs);
+    Ok(lost.len())
+}
+
+/// Takes back the claims of workers that have no row any more: they were lost, or claimed at the last moment.
+///
+/// A worker that was lost but lives may still have a transaction open that holds one of its jobs. It could no longer
+/// commit anything but what it holds, so its session is ended, and the claim is taken back in the next round.
+async fn take_back(pool: &PgPool) -> sqlx::Result<u64> {
+    let orphans = sqlx::query_scalar!(
+        "select c.id from queue.claims c where not exists (select from queue.workers w where w.id = c.worker_id)"
+    )
+    .fetch_all(pool)
+    .await?;
+    if orphans.is_empty() {
+        return Ok(0);
     }
-    Ok(Rescued {
-        workers: lost.len(),
-        jobs,
-    })
+    let mut tx = pool.begin().await?;
+    let lined_up = sqlx::query_scalar!(
+        r#"select queue.line_up(array_agg(jsonb_populate_record(s.job, jsonb_build_object(
+                      'fence', (s.job).fence + 1,
+                      'suspect', true,
+                      'crashes', (s.job).crashes + 1,
+                      'crashes_alone', (s.job).crashes_alone + case when is_clear then 1 else 0 end,
+                      'attempt', (s.job).attempt + case when is_alone then 1 else 0 end,
+                      'run_at', case when is_alone
+                                     then clock_timestamp() + make_interval(secs => least(2 ^ (s.job).crashes_alone, 60))
+                                     else (s.job).run_at end,
+                      'waiting', case when is_alone then 'its worker died while it ran alone; it runs alone again'
+                                      else 'its worker died; it runs alone next' end
+                  )))) as "count!"
+           from queue.seize($1, false) s
+           left join queue.losses l on l.worker_id = s.worker_id and (s.job).id = any(l.jobs)
+           cross join lateral (
+               select coalesce(l.alone, false) as is_alone,
+                      coalesce(l.alone, false) and not exists (
+                          select from queue.losses o
+                          where o.lost_at > clock_timestamp() - make_interval(secs => $2)
+                            and not o.alone and not l.jobs <@ o.jobs
+                      ) as is_clear
+           ) evidence"#,
+        &orphans,
+        QUIET_SECS,
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    let ended = sqlx::query_scalar!(
+        "select pg_terminate_backend(l.pid)
+         from pg_locks l
+         join queue.claims c on l.objid = (c.id % 2147483647)::oid
+         where l.locktype = 'advisory' and l.classid = 1 and l.objsubid = 2 and l.granted
+           and l.database = (select oid from pg_database where datname = current_database())
+           and l.pid <> pg_backend_pid() and l.mode = 'ShareLock' and c.id = any($1)
+           and not exists (select from queue.workers w where w.id = c.worker_id)",
+        &orphans,
+    )
+    .fetch_all(pool)
+    .await?;
+    if !ended.is_empty() {
+        tracing::warn!(
+            sessions = ended.len(),
+            "ended the sessions of lost workers that still held a job"
+        );
+    }
+    Ok(lined_up.unsigned_abs())
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attempt::{self, Runner, Settled};
 use crate::catalogue::Catalogue;
 use crate::claim::{self, Known};
+use crate::complete::Completer;
 use crate::inspect::{self, JobView};
 use crate::lease::{self, Identity};
 
@@ -55,11 +56,14 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     };
     let registration = Arc::new(lease::register(&mut session, &identity).await?);
     let stop = CancellationToken::new();
+    let (completer, work) = Completer::new(pool.clone(), catalogue);
+    let work = tokio::spawn(work);
     let runner = Runner {
         pool,
         catalogue,
         services: services.as_ref(),
         stop: &stop,
+        completer: &completer,
     };
     let mut ran = Ran::default();
     let mut attempts = 0;
@@ -68,6 +72,7 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
         for known in &known {
             let mut claimed = claim::claim(pool, known, registration.id, 1).await?;
             claimed.extend(claim::claim_suspect(pool, known, registration.id).await?);
+            completer.hold(&claimed);
             for job in claimed {
                 is_idle = false;
                 attempts += 1;
@@ -86,6 +91,8 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
         }
         anyhow::ensure!(attempts < ATTEMPTS_MAX, "still not idle after {ATTEMPTS_MAX} attempts");
     }
+    drop(completer);
+    work.await?;
     lease::deregister(&mut session, registration.id).await?;
     session.close().await?;
     Ok(ran)

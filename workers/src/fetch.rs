@@ -112,8 +112,13 @@ async fn claim_round<S: Send + Sync + 'static>(
 
     if recounted.elapsed() >= RECOUNT_EVERY {
         *recounted = Instant::now();
-        let strays =
-            finish::hand_back_strays(&site.pool, registration.id, known.queue(), &site.held(known.queue())).await?;
+        let strays = finish::hand_back_strays(
+            &site.pool,
+            registration.id,
+            known.queue(),
+            &site.completer.in_hand(known.queue()),
+        )
+        .await?;
         if strays > 0 {
             tracing::warn!(
                 strays,
@@ -126,9 +131,9 @@ async fn claim_round<S: Send + Sync + 'static>(
     let claimed = claim::claim(&site.pool, known, registration.id, i64::try_from(wanted).unwrap_or(1)).await?;
     let found = claimed.len();
     let company = Arc::new(company);
+    site.completer.hold(&claimed);
     for job in claimed {
         let Some(slot) = free.split(1) else { break };
-        site.hold(&job);
         let flight = InFlight {
             job,
             registration: Arc::clone(&registration),

@@ -21,6 +21,7 @@ use std::time::Duration;
 use anyhow::Context;
 use queue::Catalogue;
 use queue::claim::Known;
+use queue::complete::Completer;
 use queue::lease::{Heart, Identity};
 use queue::schedule::Entry;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -83,7 +84,15 @@ pub async fn run_with<S: Send + Sync + 'static>(
         lease: config.lease,
     };
     let heart = Heart::start(identity, database).context("starting the heartbeat")?;
-    let site = Arc::new(Site::new(pool, catalogue, services, heart.registration(), stop));
+    let (completer, completions) = Completer::new(pool.clone(), &catalogue);
+    let site = Arc::new(Site::new(
+        pool,
+        catalogue,
+        services,
+        heart.registration(),
+        completer,
+        stop,
+    ));
 
     let mut tasks = JoinSet::new();
     let mut hints = Vec::new();
@@ -96,6 +105,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
         tasks.spawn(fetch::fetch(Arc::clone(&site), known, hint, config.slots, sender));
         slots.spawn(pool::serve(Arc::clone(&site), name.clone(), receiver));
     }
+    tasks.spawn(completions);
     tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
     tasks.spawn(quarantine::quarantine(Arc::clone(&site), config.pools.clone()));
     tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));
@@ -130,7 +140,7 @@ async fn bring_down<S: Send + Sync + 'static>(
     mut slots: JoinSet<anyhow::Result<()>>,
 ) {
     const HAND_BACK: Duration = Duration::from_secs(3);
-    tracing::info!(in_flight = site.in_flight(), "stopping");
+    tracing::info!(in_flight = site.completer.jobs_in_hand(), "stopping");
     let registration = site.current();
     if let Some(registration) = &registration {
         _ = tokio::time::timeout(HAND_BACK, queue::lease::stopping(&site.pool, registration.id)).await;
@@ -138,7 +148,7 @@ async fn bring_down<S: Send + Sync + 'static>(
     let drained = async { while slots.join_next().await.is_some() {} };
     if tokio::time::timeout(config.shutdown_grace, drained).await.is_err() {
         tracing::warn!(
-            in_flight = site.in_flight(),
+            in_flight = site.completer.jobs_in_hand(),
             "the grace is over: handing back what still runs"
         );
         site.hand_back.cancel();

@@ -30,6 +30,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
                 schedule::install(&mut *site.pool.acquire().await?, &timetable).await?;
                 is_installed = true;
             }
+            queue::operate::fill_vacant_turns(&site.pool).await?;
             if ticked.is_due() {
                 schedule::tick(&site.pool).await?;
             }

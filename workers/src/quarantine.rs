@@ -62,7 +62,7 @@ async fn turn<S: Send + Sync + 'static>(site: &Arc<Site<S>>, known: &[Known]) ->
             let Ok(Some(job)) = claim::claim_suspect(&site.pool, known, registration.id).await else {
                 break;
             };
-            site.hold(&job);
+            site.completer.hold(std::slice::from_ref(&job));
             tracing::warn!(job.id = job.id.0, job.kind = job.kind, "running a suspect alone");
             let site = Arc::clone(site);
             _ = tokio::spawn(async move { site.attempt(job, registration).await }).await;

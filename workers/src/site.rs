@@ -1,11 +1,11 @@
 //! What the parts of one worker process share.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use queue::Catalogue;
 use queue::attempt::{self, Runner};
 use queue::claim::Claimed;
+use queue::complete::Completer;
 use queue::lease::Registration;
 use sqlx::PgPool;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, watch};
@@ -25,8 +25,8 @@ pub(crate) struct Site<S> {
     pub(crate) ended: CancellationToken,
     /// Held for reading by every job in flight; whoever holds it for writing is alone.
     pub(crate) alone: Arc<RwLock<()>>,
-    /// The jobs in this process's hands, with their queues.
-    holding: Mutex<BTreeMap<i64, String>>,
+    /// Knows what is in this process's hands, and completes it.
+    pub(crate) completer: Completer,
 }
 
 /// A claimed job on its way to a slot, and what it holds while it is in flight.
@@ -43,6 +43,7 @@ impl<S: Send + Sync + 'static> Site<S> {
         catalogue: Catalogue<S>,
         services: Arc<S>,
         registration: watch::Receiver<Option<Arc<Registration>>>,
+        completer: Completer,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -55,7 +56,7 @@ impl<S: Send + Sync + 'static> Site<S> {
             hand_back: CancellationToken::new(),
             ended: CancellationToken::new(),
             alone: Arc::default(),
-            holding: Mutex::default(),
+            completer,
         }
     }
 
@@ -80,36 +81,13 @@ impl<S: Send + Sync + 'static> Site<S> {
 
     /// Runs one job to its settlement.
     pub(crate) async fn attempt(&self, job: Claimed, registration: Arc<Registration>) {
-        let id = job.id.0;
         let runner = Runner {
             pool: &self.pool,
             catalogue: &self.catalogue,
             services: self.services.as_ref(),
             stop: &self.hand_back,
+            completer: &self.completer,
         };
         attempt::run(&runner, job, registration).await;
-        self.holding().remove(&id);
-    }
-
-    /// Remembers that a job is in this process's hands.
-    pub(crate) fn hold(&self, job: &Claimed) {
-        self.holding().insert(job.id.0, job.queue.clone());
-    }
-
-    /// The jobs of a queue in this process's hands.
-    pub(crate) fn held(&self, queue: &str) -> Vec<i64> {
-        self.holding()
-            .iter()
-            .filter(|(_, of)| *of == queue)
-            .map(|(id, _)| *id)
-            .collect()
-    }
-
-    pub(crate) fn in_flight(&self) -> usize {
-        self.holding().len()
-    }
-
-    fn holding(&self) -> std::sync::MutexGuard<'_, BTreeMap<i64, String>> {
-        self.holding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -284,9 +284,7 @@ async fn a_worker_that_dies_between_sending_and_recording_leaves_one_charge() {
     let world = World::new().await;
     let order = world.submit("pm_card_slow").await;
     die_while_confirming(&world, order).await;
-    world
-        .execute("update queue.jobs set state = 'available', worker_id = null where state = 'running'")
-        .await;
+    world.execute(BACK_IN_LINE).await;
     // The gateway is still busy with the request of the dead: the same key waits its turn, and is answered from the first.
     testkit::eventually("the order is confirmed", async || {
         world.run_on(1, SOON).await;
@@ -305,6 +303,10 @@ async fn a_worker_that_dies_between_sending_and_recording_leaves_one_charge() {
     assert_eq!((confirms[0].seq, confirms[0].state), (1, AttemptState::Succeeded));
     world.assert_settled().await;
 }
+
+/// The claims of workers that are gone, taken back.
+const BACK_IN_LINE: &str =
+    "select queue.line_up(array_agg(s.job)) from queue.seize(array(select id from queue.claims), true) s";
 
 /// Runs until the confirm has been executed at the gateway, then drops the worker where it stands.
 async fn die_while_confirming(world: &World, order: OrderId) {
@@ -335,7 +337,7 @@ async fn a_worker_that_lost_its_fence_writes_nothing() {
     .await;
     // Somebody else claims the job while the answer is on its way.
     world
-        .execute("update queue.jobs set fence = fence + 1 where kind = 'authorize_payment'")
+        .execute("update queue.claims set worker_id = 0 where (jobs[1]).kind = 'authorize_payment'")
         .await;
     let before = world.payment(order).await;
     assert_eq!(worker.await.unwrap().lost, 1);
@@ -343,9 +345,7 @@ async fn a_worker_that_lost_its_fence_writes_nothing() {
     assert_eq!((after.state, after.version), (State::Authorizing, before.version));
     assert_eq!(world.order(order).await.status, Status::Reserved);
 
-    world
-        .execute("update queue.jobs set state = 'available', worker_id = null where state = 'running'")
-        .await;
+    world.execute(BACK_IN_LINE).await;
     world.run_on(2, SOON).await;
     assert_eq!(world.axes(order).await, "confirmed authorized none");
     assert_eq!(world.ledger(order), ["create ok", "confirm ok"]);

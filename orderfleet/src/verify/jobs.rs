@@ -21,14 +21,14 @@ async fn left_over(conn: &mut PgConnection) -> sqlx::Result<Check> {
                            when j.run_at > queue.clock() then 'to be retried at ' || j.run_at
                            else 'due since ' || j.run_at end,
                       coalesce(': ' || j.waiting, '')) as "it!"
-        from queue.jobs j
+        from queue.live_jobs j
         where (j.state = 'running' and j.claimed_at < queue.clock() - make_interval(secs => $1))
            or (j.state = 'available' and j.run_at < queue.clock() - make_interval(secs => $1))
-           or (j.state = 'available' and jsonb_array_length(j.failures) > 0)
+           or (j.state <> 'running' and jsonb_array_length(j.failures) > 0)
         union all
         select format('job %s %s is held by worker %s, which is not there', j.id, j.kind, j.worker_id)
-        from queue.jobs j
-        where j.state = 'running' and not exists (select from queue.workers w where w.id = j.worker_id)
+        from queue.running_jobs j
+        where not exists (select from queue.workers w where w.id = j.worker_id)
         "#,
         JUST_NOW
     )
@@ -55,7 +55,7 @@ async fn doubled(conn: &mut PgConnection) -> sqlx::Result<Check> {
         having count(*) > 1
         union all
         select format('job %s %s is finished and still there', j.id, j.kind)
-        from queue.jobs j
+        from queue.live_jobs j
         where exists (select from queue.finished_jobs f where f.id = j.id)
         "#
     )

@@ -50,7 +50,7 @@ async fn forgotten(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
         from shipments s
         where s.state = 'unplanned' and s.unassigned is null
           and s.updated_at < queue.clock() - make_interval(secs => $1)
-          and not exists (select from queue.jobs j
+          and not exists (select from queue.live_jobs j
                           where j.kind = 'plan_routes' and j.args ->> 'warehouse_id' = s.warehouse_id::text)
         order by s.id
         "#,

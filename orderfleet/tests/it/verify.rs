@@ -190,7 +190,8 @@ async fn jobs_that_are_left_over_doubled_or_unexplained_are_seen() {
         ),
         (
             &["J1"],
-            "insert into queue.jobs (queue, kind, args, state, worker_id, claimed_at) values ('stock', 'x', '{}', 'running', 99, now())",
+            "with lost as (insert into queue.jobs (queue, kind, args) values ('stock', 'x', '{}') returning jobs)
+             insert into queue.claims (worker_id, queue, jobs) select 99, 'stock', array_agg(lost.jobs) from lost",
         ),
         (
             &["J2"],

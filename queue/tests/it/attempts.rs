@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 use crate::kinds::*;
 use queue::Job;
 use queue::attempt::{self, Runner, Settled};
+use queue::complete::Completer;
 use queue::operate::{self, Target};
 use queue::testing::Ran;
+use sqlx::types::Json;
 use testkit::Database;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 #[tokio::test]
 async fn effects_and_completion_commit_together() {
@@ -186,11 +189,14 @@ async fn a_stale_worker_writes_nothing() {
     assert!(fresh.fence > stale.fence);
 
     let (catalogue, stop) = (catalogue(), CancellationToken::new());
+    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
+    let _work = AbortOnDropHandle::new(tokio::spawn(work));
     let runner = Runner {
         pool: &db.pool,
         catalogue: &catalogue,
         services: &world,
         stop: &stop,
+        completer: &completer,
     };
     for fate in [
         Fate::DoneInEffects,
@@ -202,7 +208,7 @@ async fn a_stale_worker_writes_nothing() {
         Fate::Config,
     ] {
         let mut stale = stale.clone();
-        stale.args = serde_json::to_value(act(fate.clone())).unwrap();
+        stale.args = Json(serde_json::value::to_raw_value(&act(fate.clone())).unwrap());
         let settled = attempt::run(&runner, stale, Arc::clone(&worker.registration)).await;
         assert_eq!(settled, Settled::Lost, "{fate:?}");
     }
@@ -230,12 +236,15 @@ async fn a_stopped_attempt_is_handed_back_with_its_try_and_its_place() {
     let worker = worker(&db.pool, Duration::from_secs(3600)).await;
     let claimed = worker.claim(&db.pool, 1).await.pop().unwrap();
     let (catalogue, stop) = (catalogue(), CancellationToken::new());
+    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
+    let _work = AbortOnDropHandle::new(tokio::spawn(work));
     stop.cancel();
     let runner = Runner {
         pool: &db.pool,
         catalogue: &catalogue,
         services: &world,
         stop: &stop,
+        completer: &completer,
     };
     let started = Instant::now();
     assert_eq!(
@@ -262,11 +271,14 @@ async fn a_lost_lease_cancels_its_attempts() {
     let claimed = worker.claim(&db.pool, 1).await.pop().unwrap();
     worker.registration.lost.cancel();
     let (catalogue, stop) = (catalogue(), CancellationToken::new());
+    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
+    let _work = AbortOnDropHandle::new(tokio::spawn(work));
     let runner = Runner {
         pool: &db.pool,
         catalogue: &catalogue,
         services: &world,
         stop: &stop,
+        completer: &completer,
     };
     assert_eq!(
         attempt::run(&runner, claimed, Arc::clone(&worker.registration)).await,

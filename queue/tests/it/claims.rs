@@ -22,7 +22,7 @@ async fn a_group_runs_one_at_a_time_in_order() {
     let worker = worker(&db.pool, Duration::from_secs(3600)).await;
     let claimed = worker.claim(&db.pool, 10).await;
     assert_eq!(claimed.len(), 1, "the head of the group only");
-    assert_eq!(claimed[0].args["order_id"], "0");
+    assert_eq!(order_id(&claimed[0]), "0");
     assert!(worker.claim(&db.pool, 10).await.is_empty());
     queue::finish::hand_back_all(&db.pool, worker.registration.id)
         .await
@@ -73,7 +73,7 @@ async fn priority_counts_but_nothing_starves() {
     let worker = worker(&db.pool, Duration::from_secs(3600)).await;
     let mut order = Vec::new();
     while let Some(job) = worker.claim(&db.pool, 1).await.pop() {
-        order.push(job.args["order_id"].as_str().unwrap().to_owned());
+        order.push(order_id(&job));
         if order.len() == 3 {
             break;
         }
@@ -159,8 +159,9 @@ async fn a_claim_whose_answer_was_lost_is_handed_back() {
     let lost = enqueue(&db.pool, &act(Fate::Done)).await;
     let in_hand = enqueue(&db.pool, &act(Fate::Done)).await;
     let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    worker.claim(&db.pool, 10).await;
-    let strays = queue::finish::hand_back_strays(&db.pool, worker.registration.id, Act::QUEUE, &[in_hand.0])
+    worker.claim(&db.pool, 1).await;
+    let answered = worker.claim(&db.pool, 1).await;
+    let strays = queue::finish::hand_back_strays(&db.pool, worker.registration.id, Act::QUEUE, &[answered[0].claim_id])
         .await
         .unwrap();
     assert_eq!(strays, 1);

@@ -192,3 +192,8 @@ impl Worker {
         .await;
     }
 }
+
+/// What the payload of a claimed job says.
+pub(crate) fn order_id(claimed: &Claimed) -> String {
+    serde_json::from_str::<Act>(claimed.args.get()).unwrap().order_id
+}

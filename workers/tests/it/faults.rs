@@ -82,7 +82,7 @@ async fn suspects_run_alone_and_then_the_others_go_on() {
     // One at a time through the gate, and the table says who was beside whom.
     let mut seen_alone = 0;
     eventually("all jobs to be done", async || {
-        let running: Vec<bool> = sqlx::query_scalar("select suspect from queue.jobs where state = 'running'")
+        let running: Vec<bool> = sqlx::query_scalar("select suspect from queue.running_jobs")
             .fetch_all(&db.pool)
             .await
             .unwrap();
@@ -110,9 +110,7 @@ async fn a_dead_workers_jobs_are_taken_over() {
     sqlx::raw_sql(
         "insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, beat_at, lease_until)
          values ('dead', '{slow}', '', '', 0, 0, 'epoch', 'epoch', 'epoch');
-         update queue.jobs set state = 'running', attempt = 1, fence = 1,
-                worker_id = (select id from queue.workers where name = 'dead')
-         where id in (select id from queue.jobs order by id limit 2);",
+         select queue.claim('slow', '{slow}', '{1}', w.id, 2) from queue.workers w where w.name = 'dead';",
     )
     .execute(&db.pool)
     .await

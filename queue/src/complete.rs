@@ -1,0 +1,528 @@
+//! Completions that have nothing else to write are gathered: one statement for all the jobs of a claim.
+//!
+//! The claim is what makes that cheap. When each of its jobs has ended, its row goes, and with it whatever was left to
+//! complete; only when some jobs take longer than the others are the first ones marked one by one. The [`Completer`] knows
+//! which claims are in this process's hands and how many of their jobs have ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::catalogue::Catalogue;
+use crate::claim::Claimed;
+use crate::failure::is_database_trouble;
+use crate::finish::{self, Held};
+
+/// How long a completion waits for the rest of its claim.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// How long a claim whose jobs have all ended may lie about when there is nothing to complete.
+const CLEAN_WITHIN: Duration = Duration::from_millis(200);
+
+/// How many messages are looked at before something is written.
+const MESSAGES_MAX: usize = 4096;
+
+/// Completes the jobs of one process. Cheap to clone; the work is done by the future of [`Completer::new`].
+#[derive(Clone)]
+pub struct Completer {
+    sender: mpsc::UnboundedSender<Message>,
+    in_hand: Arc<Mutex<BTreeMap<i64, InHand>>>,
+}
+
+/// A claim in this process's hands.
+struct InHand {
+    queue: String,
+    worker_id: i64,
+    jobs: usize,
+    ended: usize,
+    /// Jobs of which nobody here knows what became: the claim is never deleted, only handed back.
+    lost: usize,
+}
+
+impl InHand {
+    fn is_over(&self) -> bool {
+        self.ended + self.lost >= self.jobs
+    }
+}
+
+enum Message {
+    Complete(Completion),
+    /// A job of this claim has ended otherwise.
+    Left(i64),
+}
+
+struct Completion {
+    held: Held,
+    is_unique: bool,
+    answer: oneshot::Sender<Result<bool, Unwritten>>,
+}
+
+/// Why a completion could not be written: the same for all of a batch.
+#[derive(Clone, Debug)]
+struct Unwritten {
+    is_trouble: bool,
+    message: String,
+}
+
+impl From<sqlx::Error> for Unwritten {
+    fn from(error: sqlx::Error) -> Self {
+        Self {
+            is_trouble: is_database_trouble(&error),
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<Unwritten> for anyhow::Error {
+    fn from(unwritten: Unwritten) -> Self {
+        match unwritten.is_trouble {
+            true => sqlx::Error::Protocol(unwritten.message).into(),
+            false => anyhow::anyhow!(unwritten.message),
+        }
+    }
+}
+
+impl Completer {
+    /// A completer, and the work behind it: it ends when every clone is dropped and everything is written.
+    pub fn new<S: Send + Sync + 'static>(
+        pool: PgPool,
+        catalogue: &Catalogue<S>,
+    ) -> (Completer, impl Future<Output = ()> + Send + 'static) {
+        // At most one message a job in flight is under way.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let in_hand = Arc::<Mutex<BTreeMap<i64, InHand>>>::default();
+        let work = Work {
+            pool,
+            unkept: catalogue.unkept(),
+            in_hand: Arc::clone(&in_hand),
+            pending: BTreeMap::new(),
+            is_open: true,
+        };
+        (Completer { sender, in_hand }, work.run(receiver))
+    }
+
+    /// Remembers that these jobs, just claimed, are in this process's hands.
+    pub fn hold(&self, claimed: &[Claimed]) {
+        let mut in_hand = lock(&self.in_hand);
+        for job in claimed {
+            in_hand
+                .entry(job.claim_id)
+                .or_insert_with(|| InHand {
+                    queue: job.queue.clone(),
+                    worker_id: job.worker_id,
+                    jobs: 0,
+                    ended: 0,
+                    lost: 0,
+                })
+                .jobs += 1;
+        }
+    }
+
+    /// The claims on a queue that are in this process's hands.
+    pub fn in_hand(&self, queue: &str) -> Vec<i64> {
+        let in_hand = lock(&self.in_hand);
+        in_hand
+            .iter()
+            .filter(|(_, claim)| claim.queue == queue)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// How many jobs are in this process's hands.
+    pub fn jobs_in_hand(&self) -> usize {
+        let in_hand = lock(&self.in_hand);
+        in_hand
+            .values()
+            .map(|claim| claim.jobs - claim.ended - claim.lost)
+            .sum()
+    }
+
+    /// Completes a job, together with others; false when it is no longer held.
+    pub(crate) async fn complete(&self, held: Held, is_unique: bool) -> anyhow::Result<bool> {
+        let (answer, answered) = oneshot::channel();
+        let completion = Completion {
+            held,
+            is_unique,
+            answer,
+        };
+        _ = self.sender.send(Message::Complete(completion));
+        match answered.await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(sqlx::Error::WorkerCrashed.into()),
+        }
+    }
+
+    /// A job has ended in a statement of its own, or was taken away.
+    pub(crate) fn left(&self, held: &Held, is_lost: bool) {
+        if let Some(claim) = lock(&self.in_hand).get_mut(&held.claim_id) {
+            if is_lost {
+                claim.lost += 1;
+            } else {
+                claim.ended += 1;
+            }
+        }
+        _ = self.sender.send(Message::Left(held.claim_id));
+    }
+}
+
+fn lock(in_hand: &Mutex<BTreeMap<i64, InHand>>) -> MutexGuard<'_, BTreeMap<i64, InHand>> {
+    in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Work {
+    pool: PgPool,
+    unkept: Vec<String>,
+    in_hand: Arc<Mutex<BTreeMap<i64, InHand>>>,
+    /// What is to be completed, by claim; also the claims that have only to be cleaned away.
+    pending: BTreeMap<i64, Pending>,
+    /// Whether anything can still come in.
+    is_open: bool,
+}
+
+struct Pending {
+    since: Instant,
+    completions: Vec<Completion>,
+}
+
+impl Pending {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            completions: Vec::new(),
+        }
+    }
+}
+
+/// What one transaction writes.
+#[derive(Default)]
+struct Batch {
+    /// Claims of which every job has ended or is among `completions`.
+    whole: Vec<i64>,
+    whole_workers: Vec<i64>,
+    /// How many jobs of each are among `completions`.
+    whole_jobs: Vec<i64>,
+    /// How many of `completions`, from the front, belong to `whole`.
+    of_whole: usize,
+    completions: Vec<Completion>,
+}
+
+impl Work {
+    async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Message>) {
+        let mut messages = Vec::with_capacity(MESSAGES_MAX);
+        while self.is_open || !self.pending.is_empty() {
+            let wait = self.wait();
+            if self.is_open && wait > Duration::ZERO {
+                tokio::select! {
+                    received = receiver.recv_many(&mut messages, MESSAGES_MAX) => self.is_open = received > 0,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            while messages.len() < MESSAGES_MAX
+                && let Ok(message) = receiver.try_recv()
+            {
+                messages.push(message);
+            }
+            for message in messages.drain(..) {
+                self.note(message);
+            }
+            let batch = self.due();
+            if !batch.whole.is_empty() || !batch.completions.is_empty() {
+                self.write(batch).await;
+            }
+        }
+    }
+
+    /// How long until something must be written, if nothing comes in.
+    fn wait(&self) -> Duration {
+        const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
+        let since = |pending: &Pending| match pending.completions.is_empty() {
+            true => pending.since + CLEAN_WITHIN,
+            false => pending.since + GATHER,
+        };
+        self.pending
+            .values()
+            .map(since)
+            .min()
+            .map_or(NOTHING_TO_DO, |due| due.saturating_duration_since(Instant::now()))
+    }
+
+    fn note(&mut self, message: Message) {
+        let claim_id = match &message {
+            Message::Complete(completion) => completion.held.claim_id,
+            Message::Left(claim_id) => *claim_id,
+        };
+        let pending = self.pending.entry(claim_id).or_insert_with(Pending::new);
+        if let Message::Complete(completion) = message {
+            pending.completions.push(completion);
+        }
+        if pending.completions.is_empty() {
+            // Nothing to write for a claim that goes on, was lost, or went with its only job.
+            let mut in_hand = lock(&self.in_hand);
+            let claim = in_hand.get(&claim_id);
+            let is_over = claim.is_none_or(InHand::is_over);
+            let is_gone = claim.is_none_or(|claim| claim.lost > 0 || claim.jobs == 1);
+            if !is_over || is_gone {
+                self.pending.remove(&claim_id);
+            }
+            if is_over && is_gone {
+                in_hand.remove(&claim_id);
+            }
+        }
+    }
+
+    /// Takes what is to be written now: whole claims at once, single jobs when they have waited long enough.
+    fn due(&mut self) -> Batch {
+        let is_last = !self.is_open;
+        let mut batch = Batch::default();
+        let mut singles = Vec::new();
+        let in_hand = lock(&self.in_hand);
+        let now = Instant::now();
+        let is_crowded = self.pending.values().any(|pending| !pending.completions.is_empty());
+        self.pending.retain(|claim_id, pending| {
+            let jobs = pending.completions.len();
+            let claim = in_hand.get(claim_id);
+            match claim.filter(|claim| claim.lost == 0 && claim.ended + jobs == claim.jobs) {
+                // What has only to be cleaned away goes along with whatever is written anyway.
+                Some(_) if jobs == 0 && !is_last && !is_crowded && now < pending.since + CLEAN_WITHIN => return true,
+                Some(claim) => {
+                    batch.whole.push(*claim_id);
+                    batch.whole_workers.push(claim.worker_id);
+                    batch.whole_jobs.push(jobs as i64);
+                    batch.completions.append(&mut pending.completions);
+                }
+                None if !is_last && now < pending.since + GATHER => return true,
+                None => singles.append(&mut pending.completions),
+            }
+            false
+        });
+        batch.of_whole = batch.completions.len();
+        batch.completions.append(&mut singles);
+        batch
+    }
+
+    /// Writes a batch in one transaction, and answers everybody in it.
+    async fn write(&mut self, batch: Batch) {
+        match self.try_write(&batch).await {
+            Ok(held) => self.answer(batch, &held),
+            Err(error) if is_database_trouble(&error) || batch.completions.len() <= 1 => {
+                // Whoever waits tries again, after a while.
+                let unwritten = Unwritten::from(error);
+                for completion in batch.completions {
+                    _ = completion.answer.send(Err(unwritten.clone()));
+                }
+                self.clean_later(&batch.whole);
+            }
+            Err(_) => {
+                // One of them cannot be written: it must not hold up the others.
+                for completion in batch.completions {
+                    let written = self.complete_alone(&completion.held).await;
+                    if let Ok(is_written) = written {
+                        self.settled(&completion.held, is_written);
+                    }
+                    _ = completion.answer.send(written.map_err(Unwritten::from));
+                }
+                self.clean_later(&batch.whole);
+            }
+        }
+    }
+
+    /// Claims that could not be cleaned away are tried again, unless the process ends: then they are handed back, empty.
+    fn clean_later(&mut self, claims: &[i64]) {
+        let in_hand = lock(&self.in_hand);
+        for claim_id in claims {
+            if self.is_open
+                && in_hand
+                    .get(claim_id)
+                    .is_some_and(|claim| claim.is_over() && claim.lost == 0)
+            {
+                self.pending.insert(*claim_id, Pending::new());
+            }
+        }
+    }
+
+    async fn complete_alone(&self, held: &Held) -> sqlx::Result<bool> {
+        let mut tx = self.pool.begin().await?;
+        let is_written = finish::complete(&mut tx, held, None).await?;
+        tx.commit().await?;
+        Ok(is_written)
+    }
+
+    /// Returns, in order, whether each of the completions was written.
+    async fn try_write(&self, batch: &Batch) -> sqlx::Result<Vec<bool>> {
+        let (of_whole, singles) = batch.completions.split_at(batch.of_whole);
+        let grouped: Vec<&Held> = batch
+            .completions
+            .iter()
+            .map(|one| &one.held)
+            .filter(|held| held.group_key.is_some())
+            .collect();
+        if singles.is_empty() && grouped.is_empty() {
+            let gone = self.delete_whole(&mut *self.pool.acquire().await?, batch).await?;
+            return Ok(of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect());
+        }
+        let mut tx = self.pool.begin().await?;
+        let gone = match batch.whole.is_empty() {
+            true => Vec::new(),
+            false => self.delete_whole(&mut tx, batch).await?,
+        };
+        let mut written: Vec<bool> = of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect();
+        if !singles.is_empty() {
+            let marked: BTreeSet<i64> = self.mark_singles(&mut tx, singles).await?.into_iter().collect();
+            written.extend(singles.iter().map(|one| marked.contains(&one.held.job_id.0)));
+        }
+        if !grouped.is_empty() {
+            let groups: Vec<String> = grouped.iter().filter_map(|held| held.group_key.clone()).collect();
+            let holders: Vec<i64> = grouped.iter().map(|held| held.job_id.0).collect();
+            finish::pass_turns(&mut tx, &groups, &holders).await?;
+        }
+        tx.commit().await?;
+        Ok(written)
+    }
+
+    /// Deletes claims whose last jobs end now, and moves those jobs into the history; returns the claims that are gone.
+    async fn delete_whole(&self, conn: &mut PgConnection, batch: &Batch) -> sqlx::Result<Vec<i64>> {
+        let needs_the_jobs = batch.completions[..batch.of_whole]
+            .iter()
+            .any(|one| one.held.is_kept || one.is_unique);
+        if !needs_the_jobs {
+            return sqlx::query_scalar!(
+                r#"with gone as (
+                       delete from queue.claims c
+                       using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
+                       where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
+                         and cardinality(c.jobs) = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
+                       returning c.id
+                   ), cleaned as (
+                       delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
+                   ), forgotten as (
+                       delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
+                   )
+                   select id from gone"#,
+                &batch.whole,
+                &batch.whole_workers,
+                &batch.whole_jobs,
+            )
+            .fetch_all(conn)
+            .await;
+        }
+        sqlx::query_scalar!(
+            r#"with gone as materialized (
+                   delete from queue.claims c
+                   using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
+                   where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
+                     and cardinality(c.jobs) = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
+                   returning c.id, c.worker_id, c.claimed_at, c.jobs
+               ), cleaned as (
+                   delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
+               ), forgotten as (
+                   delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
+               ), done as materialized (
+                   select g.worker_id, g.claimed_at, j.*
+                   from gone g
+                   cross join unnest(g.jobs) j
+                   where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id)
+               ), freed as (
+                   delete from queue.unique_keys u
+                   where u.job_id = any(array(select id from done where unique_key is not null)) and u.scope = 'live'
+               ), kept as (
+                   insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
+                                                    group_key, worker_id, failures, created_at, claimed_at)
+                   select id, queue, kind, args_version, args, 'completed', fence + 1, attempt + 1, unique_key,
+                          group_key, worker_id, failures, created_at, claimed_at
+                   from done
+                   where kind <> all($4)
+               )
+               select id from gone"#,
+            &batch.whole,
+            &batch.whole_workers,
+            &batch.whole_jobs,
+            &self.unkept,
+        )
+        .fetch_all(conn)
+        .await
+    }
+
+    /// Marks jobs of claims that go on as ended, and moves them into the history; returns those that were still held.
+    async fn mark_singles(&self, conn: &mut PgConnection, singles: &[Completion]) -> sqlx::Result<Vec<i64>> {
+        let claims: Vec<i64> = singles.iter().map(|one| one.held.claim_id).collect();
+        let workers: Vec<i64> = singles.iter().map(|one| one.held.worker_id).collect();
+        let jobs: Vec<i64> = singles.iter().map(|one| one.held.job_id.0).collect();
+        // A statement of its own: the next one must see what was committed while this one waited.
+        sqlx::query!(
+            "select pg_advisory_xact_lock_shared(1, (c % 2147483647)::int)
+             from (select distinct c from unnest($1::bigint[]) c order by c) claims",
+            &claims,
+        )
+        .execute(&mut *conn)
+        .await?;
+        sqlx::query_scalar!(
+            r#"with marked as (
+                   insert into queue.ended as e (claim_id, job_id)
+                   select c.id, m.job_id
+                   from unnest($1::bigint[], $2::bigint[], $3::bigint[]) m (claim_id, worker_id, job_id)
+                   join queue.claims c on c.id = m.claim_id and c.worker_id = m.worker_id
+                   on conflict do nothing
+                   returning e.claim_id, e.job_id
+               ), done as materialized (
+                   select c.worker_id, c.claimed_at, j.*
+                   from queue.claims c
+                   cross join unnest(c.jobs) j
+                   join marked m on m.claim_id = c.id and m.job_id = j.id
+                   where c.id = any($1)
+               ), freed as (
+                   delete from queue.unique_keys u
+                   where u.job_id = any(array(select id from done where unique_key is not null)) and u.scope = 'live'
+               ), kept as (
+                   insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
+                                                    group_key, worker_id, failures, created_at, claimed_at)
+                   select id, queue, kind, args_version, args, 'completed', fence + 1, attempt + 1, unique_key,
+                          group_key, worker_id, failures, created_at, claimed_at
+                   from done
+                   where kind <> all($4)
+               )
+               select job_id from marked"#,
+            &claims,
+            &workers,
+            &jobs,
+            &self.unkept,
+        )
+        .fetch_all(conn)
+        .await
+    }
+
+    fn answer(&mut self, batch: Batch, written: &[bool]) {
+        for (completion, is_written) in batch.completions.into_iter().zip(written) {
+            self.settled(&completion.held, *is_written);
+            _ = completion.answer.send(Ok(*is_written));
+        }
+        // A claim that was written whole is out of hand; one whose row was not as expected goes back as a stray.
+        let mut in_hand = lock(&self.in_hand);
+        for claim_id in batch.whole {
+            in_hand.remove(&claim_id);
+        }
+    }
+
+    /// Counts a job of a claim in hand, and forgets the claim when nothing of it is left to be written.
+    fn settled(&mut self, held: &Held, is_written: bool) {
+        let mut in_hand = lock(&self.in_hand);
+        let Some(claim) = in_hand.get_mut(&held.claim_id) else {
+            return;
+        };
+        if is_written {
+            claim.ended += 1;
+        } else {
+            claim.lost += 1;
+        }
+        if !claim.is_over() {
+            return;
+        }
+        if claim.lost > 0 {
+            in_hand.remove(&held.claim_id);
+        } else {
+            self.pending.entry(held.claim_id).or_insert_with(Pending::new);
+        }
+    }
+}
