@@ -1,0 +1,106 @@
+//! Empties a queue: worker processes against the raw limit.
+
+use std::time::{Duration, Instant};
+
+use crate::limit;
+use crate::server::Server;
+use crate::table::{Row, Table};
+use crate::worker::Workers;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How many jobs wait.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1000..=10_000_000))]
+    jobs: i64,
+    /// How many worker processes.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4")]
+    processes: Vec<usize>,
+    /// How many slots each has.
+    #[arg(long, default_value_t = 1000)]
+    slots: usize,
+}
+
+/// What is measured: the kind of job, and what the table calls it.
+const SUBJECTS: [(&str, &str); 3] = [
+    ("forgotten", "ours"),
+    ("kept", "ours, history"),
+    ("fenced", "ours, fenced"),
+];
+
+pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
+    let server = Server::start().await;
+    let mut table = Table::default();
+    let case = format!("{}k", args.jobs / 1000);
+    for _ in 0..rounds {
+        server.clean().await;
+        let limit = limit::drain(&server, args.jobs).await;
+        table.add(Row {
+            case: case.clone(),
+            subject: "limit".to_owned(),
+            processes: 1,
+            jobs_per_s: Some(limit),
+            ratio_to_limit: Some(1.0),
+            ..Row::default()
+        });
+        for &processes in &args.processes {
+            for (kind, subject) in SUBJECTS {
+                let mut row = drain(&server, args, kind, processes).await;
+                row.case = case.clone();
+                row.subject = subject.to_owned();
+                row.ratio_to_limit = row.jobs_per_s.map(|rate| rate / limit);
+                table.add(row);
+            }
+        }
+    }
+    table
+}
+
+async fn drain(server: &Server, args: &Args, kind: &str, processes: usize) -> Row {
+    server.clean().await;
+    sqlx::query("insert into queue.jobs (queue, kind, args) select $1, $1, jsonb_build_object('n', n) from generate_series(1, $2) n")
+        .bind(kind)
+        .bind(args.jobs)
+        .execute(&server.pool)
+        .await
+        .unwrap();
+    server.execute("vacuum analyze queue.jobs").await;
+    server.execute("checkpoint").await;
+    // Nobody starts before everybody is there.
+    sqlx::query("insert into queue.pauses (target, name, reason, actor) values ('queue', $1, 'bench', 'bench')")
+        .bind(kind)
+        .execute(&server.pool)
+        .await
+        .unwrap();
+    let workers = Workers::start(server, kind, processes, args.slots).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let (wal, cpu) = (server.wal_bytes().await, workers.cpu_seconds());
+    let started = Instant::now();
+    sqlx::query("with resumed as (delete from queue.pauses) select pg_notify('queue_jobs', $1)")
+        .bind(kind)
+        .execute(&server.pool)
+        .await
+        .unwrap();
+    while is_left(server).await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let jobs = args.jobs as f64;
+    let row = Row {
+        processes,
+        jobs_per_s: Some(jobs / seconds),
+        wal_bytes_per_job: Some((server.wal_bytes().await - wal) / jobs),
+        cpu_s_per_100k: Some((workers.cpu_seconds() - cpu) / jobs * 100_000.0),
+        ..Row::default()
+    };
+    workers.end(server).await;
+    row
+}
+
+/// The line is only looked at when nothing is in flight: it is full of what has been deleted from it.
+async fn is_left(server: &Server) -> bool {
+    sqlx::query_scalar("select exists (select from queue.claims) or exists (select from queue.jobs)")
+        .fetch_one(&server.pool)
+        .await
+        .unwrap()
+}

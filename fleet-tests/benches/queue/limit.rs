@@ -1,0 +1,65 @@
+//! The raw limit: a bare table, one connection, five hundred jobs claimed by an update and finished by a delete.
+
+use std::time::Instant;
+
+use sqlx::{Connection, PgConnection};
+
+use crate::server::Server;
+
+const CLAIM: i64 = 500;
+
+/// Jobs a second of the smallest loop, which promises nothing.
+pub(crate) async fn drain(server: &Server, jobs: i64) -> f64 {
+    server
+        .execute(
+            "create schema if not exists bench;
+             drop table if exists bench.bare;
+             create table bench.bare (
+                 id bigint generated always as identity primary key,
+                 queue text not null,
+                 kind text not null,
+                 args jsonb not null,
+                 state text not null default 'available',
+                 run_at timestamptz not null default clock_timestamp()
+             );
+             create index bare_in_line on bench.bare (queue, run_at, id) where state = 'available'",
+        )
+        .await;
+    sqlx::query(
+        "insert into bench.bare (queue, kind, args)
+         select 'bare', 'bare', jsonb_build_object('n', n) from generate_series(1, $1) n",
+    )
+    .bind(jobs)
+    .execute(&server.pool)
+    .await
+    .unwrap();
+    server.execute("vacuum analyze bench.bare").await;
+    server.execute("checkpoint").await;
+
+    let mut conn = PgConnection::connect(&server.url).await.unwrap();
+    let started = Instant::now();
+    loop {
+        let claimed: Vec<(i64, String, String)> = sqlx::query_as(
+            "update bench.bare set state = 'running'
+             where id = any(array(select id from bench.bare
+                                  where queue = $1 and state = 'available' and run_at <= (select clock_timestamp())
+                                  order by run_at, id limit $2 for update skip locked))
+             returning id, kind, args::text",
+        )
+        .bind("bare")
+        .bind(CLAIM)
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        if claimed.is_empty() {
+            break;
+        }
+        let ids: Vec<i64> = claimed.iter().map(|(id, _, _)| *id).collect();
+        sqlx::query("delete from bench.bare where id = any($1)")
+            .bind(ids)
+            .execute(&mut conn)
+            .await
+            .unwrap();
+    }
+    jobs as f64 / started.elapsed().as_secs_f64()
+}

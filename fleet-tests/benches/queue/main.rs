@@ -1,0 +1,65 @@
+//! How fast the queue is, next to the smallest loop PostgreSQL allows, on one server that syncs to disk.
+//!
+//! `cargo xtask bench drain` and its sisters start this; `--help` says what there is. Every subject runs in every round, one
+//! after the other, since machines are noisy: what counts is the ratio within a round. Durability stays on throughout.
+
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
+
+mod drain;
+mod enqueue;
+mod kinds;
+mod latency;
+mod limit;
+mod server;
+mod table;
+mod worker;
+
+use clap::{Parser, Subcommand};
+
+/// Measures the queue.
+#[derive(Parser)]
+#[command(
+    about,
+    after_help = "Quote ratios, never rates: another machine, or another hour, has other rates."
+)]
+struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Prints the rows as one JSON object too, as the last line.
+    #[arg(long, global = true)]
+    json: bool,
+    /// How often each subject runs; the median counts.
+    #[arg(long, global = true, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// What `cargo bench` adds to every command.
+    #[arg(long = "bench", global = true, hide = true)]
+    is_bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Empties a queue of jobs that do nothing.
+    Drain(drain::Args),
+    /// Puts jobs into a queue.
+    Enqueue(enqueue::Args),
+    /// The time from a job's enqueueing to its start, at a steady rate.
+    Latency(latency::Args),
+    /// A worker process, for the others.
+    #[command(hide = true)]
+    Worker(worker::Args),
+}
+
+#[tokio::main]
+async fn main() {
+    let args = Args::parse();
+    let (name, table) = match args.bench {
+        Bench::Drain(options) => ("drain", drain::run(&options, args.rounds).await),
+        Bench::Enqueue(options) => ("enqueue", enqueue::run(&options, args.rounds).await),
+        Bench::Latency(options) => ("latency", latency::run(&options, args.rounds).await),
+        Bench::Worker(options) => return worker::run(&options).await,
+    };
+    table.print();
+    if args.json {
+        println!("{}", table.json(name));
+    }
+}
