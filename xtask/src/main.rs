@@ -2,8 +2,10 @@
 //!
 //! 1. `up` and `test` are the two commands of the README.
 //! 2. `ci` is what must pass; `fmt`, `clippy`, `sqlx`, `schema` and `openapi` are its parts, alone.
-//! 3. `snapshots` compares what is committed with what the tree generates; `database` is the server that takes.
+//! 3. `bench` measures.
+//! 4. `snapshots` compares what is committed with what the tree generates; `database` is the server that takes.
 
+mod bench;
 mod ci;
 mod database;
 mod sh;
@@ -23,7 +25,7 @@ struct Command {
     run: fn(&[String]) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 9] = [
+const COMMANDS: [Command; 10] = [
     Command {
         name: "up",
         usage: "[ARGS of orderfleet up]",
@@ -71,6 +73,12 @@ const COMMANDS: [Command; 9] = [
         usage: "[--check]",
         about: "renew api/openapi.json from the endpoints",
         run: snapshots::openapi,
+    },
+    Command {
+        name: "bench",
+        usage: "[drain|enqueue|latency] [ARGS]",
+        about: "measure the queue, in release, against the raw limit",
+        run: bench::run,
     },
     Command {
         name: "ui",
