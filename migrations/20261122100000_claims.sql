@@ -69,6 +69,8 @@ create table queue.claims (
     worker_id bigint not null,
     queue text not null,
     claimed_at timestamptz not null default clock_timestamp(),
+    -- How many jobs there are in it: asking the array would read all of it.
+    size int not null,
     jobs queue.jobs[] not null
 )
 with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0,
@@ -118,7 +120,8 @@ alter table queue.finished_jobs alter column failures drop not null;
 -- Due jobs change hands: up to p_limit of a queue leave the line and become one claim of that worker.
 -- Only kinds that the worker knows, in versions it reads; nothing paused; either suspects or none. A job of low priority
 -- stands behind its run_at, so a claim looks p_ahead further. The settings keep every plan on the index, in its order: the
--- planner cannot know that nearly every row passes the filters, and would sort the whole line.
+-- planner cannot know that nearly every row passes the filters, and would sort the whole line. (What is off counts as dear, and
+-- what is dear would be compiled, every time: hence the last one.)
 create function queue.claim(
     p_queue text,
     p_kinds text[],
@@ -138,6 +141,7 @@ set plan_cache_mode = force_generic_plan
 set enable_sort = off
 set enable_bitmapscan = off
 set enable_seqscan = off
+set jit = off
 as $$
 begin
     return query
@@ -161,8 +165,8 @@ begin
         ))
         returning j as job
     ), made as (
-        insert into queue.claims as c (worker_id, queue, jobs)
-        select p_worker, p_queue, array_agg(t.job) from taken t having count(*) > 0
+        insert into queue.claims as c (worker_id, queue, size, jobs)
+        select p_worker, p_queue, count(*), array_agg(t.job) from taken t having count(*) > 0
         returning c.id, c.claimed_at, c.jobs
     )
     select m.id, m.claimed_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
@@ -189,7 +193,7 @@ begin
     return query
     with whole as (
         delete from queue.claims c
-        where c.id = p_claim and c.worker_id = p_worker and cardinality(c.jobs) = 1 and (c.jobs[1]).id = p_job
+        where c.id = p_claim and c.worker_id = p_worker and c.size = 1 and (c.jobs[1]).id = p_job
         returning c.claimed_at, c.jobs
     )
     select w.claimed_at, w.jobs[1] from whole w;
@@ -209,6 +213,46 @@ begin
     join queue.claims c on c.id = t.claim_id
     cross join unnest(c.jobs) j
     where j.id = p_job;
+end $$;
+
+-- Completes jobs of claims that go on, each named by its claim, its worker and itself; returns those that were still held.
+-- Kinds in p_unkept leave no trace. Without nested loops: the planner cannot know how many jobs there are in a claim.
+create function queue.complete_some(p_claims bigint[], p_workers bigint[], p_jobs bigint[], p_unkept text[])
+returns setof bigint
+language plpgsql
+set enable_nestloop = off
+set jit = off
+as $$
+declare
+    these bigint[] := array(select distinct c from unnest(p_claims) c order by 1);
+begin
+    perform pg_advisory_xact_lock_shared(1, (c % 2147483647)::int) from unnest(these) c;
+    return query
+    with held as materialized (
+        select c.id, c.worker_id, c.claimed_at, c.jobs from queue.claims c where c.id = any(these)
+    ), marked as (
+        insert into queue.ended as e (claim_id, job_id)
+        select m.claim_id, m.job_id
+        from unnest(p_claims, p_workers, p_jobs) m (claim_id, worker_id, job_id)
+        join held h on h.id = m.claim_id and h.worker_id = m.worker_id
+        on conflict do nothing
+        returning e.claim_id, e.job_id
+    ), done as materialized (
+        select h.id as claim_id, h.worker_id, h.claimed_at, j.* from held h cross join lateral unnest(h.jobs) j
+    ), mine as materialized (
+        select d.* from done d join marked m on m.claim_id = d.claim_id and m.job_id = d.id
+    ), freed as (
+        delete from queue.unique_keys u
+        where u.job_id = any(array(select d.id from mine d where d.unique_key is not null)) and u.scope = 'live'
+    ), kept as (
+        insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
+                                         group_key, worker_id, failures, created_at, claimed_at)
+        select d.id, d.queue, d.kind, d.args_version, d.args, 'completed', d.fence + 1, d.attempt + 1, d.unique_key,
+               d.group_key, d.worker_id, d.failures, d.created_at, d.claimed_at
+        from mine d
+        where d.kind <> all(p_unkept)
+    )
+    select m.job_id from marked m;
 end $$;
 
 -- Takes claims apart, whoever holds them: what of their jobs has not ended. Locked, they cannot end any more; p_wait says

@@ -100,6 +100,7 @@ CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[],
     SET enable_sort TO 'off'
     SET enable_bitmapscan TO 'off'
     SET enable_seqscan TO 'off'
+    SET jit TO 'off'
     AS $$
 begin
     return query
@@ -123,8 +124,8 @@ begin
         ))
         returning j as job
     ), made as (
-        insert into queue.claims as c (worker_id, queue, jobs)
-        select p_worker, p_queue, array_agg(t.job) from taken t having count(*) > 0
+        insert into queue.claims as c (worker_id, queue, size, jobs)
+        select p_worker, p_queue, count(*), array_agg(t.job) from taken t having count(*) > 0
         returning c.id, c.claimed_at, c.jobs
     )
     select m.id, m.claimed_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
@@ -135,6 +136,43 @@ end $$;
 CREATE FUNCTION queue.clock() RETURNS timestamp with time zone
     LANGUAGE sql
     AS $$ select clock_timestamp() $$;
+
+CREATE FUNCTION queue.complete_some(p_claims bigint[], p_workers bigint[], p_jobs bigint[], p_unkept text[]) RETURNS SETOF bigint
+    LANGUAGE plpgsql
+    SET enable_nestloop TO 'off'
+    SET jit TO 'off'
+    AS $$
+declare
+    these bigint[] := array(select distinct c from unnest(p_claims) c order by 1);
+begin
+    perform pg_advisory_xact_lock_shared(1, (c % 2147483647)::int) from unnest(these) c;
+    return query
+    with held as materialized (
+        select c.id, c.worker_id, c.claimed_at, c.jobs from queue.claims c where c.id = any(these)
+    ), marked as (
+        insert into queue.ended as e (claim_id, job_id)
+        select m.claim_id, m.job_id
+        from unnest(p_claims, p_workers, p_jobs) m (claim_id, worker_id, job_id)
+        join held h on h.id = m.claim_id and h.worker_id = m.worker_id
+        on conflict do nothing
+        returning e.claim_id, e.job_id
+    ), done as materialized (
+        select h.id as claim_id, h.worker_id, h.claimed_at, j.* from held h cross join lateral unnest(h.jobs) j
+    ), mine as materialized (
+        select d.* from done d join marked m on m.claim_id = d.claim_id and m.job_id = d.id
+    ), freed as (
+        delete from queue.unique_keys u
+        where u.job_id = any(array(select d.id from mine d where d.unique_key is not null)) and u.scope = 'live'
+    ), kept as (
+        insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
+                                         group_key, worker_id, failures, created_at, claimed_at)
+        select d.id, d.queue, d.kind, d.args_version, d.args, 'completed', d.fence + 1, d.attempt + 1, d.unique_key,
+               d.group_key, d.worker_id, d.failures, d.created_at, d.claimed_at
+        from mine d
+        where d.kind <> all(p_unkept)
+    )
+    select m.job_id from marked m;
+end $$;
 
 CREATE FUNCTION queue.drop_partitions(keep_days integer) RETURNS integer
     LANGUAGE plpgsql
@@ -351,7 +389,7 @@ begin
     return query
     with whole as (
         delete from queue.claims c
-        where c.id = p_claim and c.worker_id = p_worker and cardinality(c.jobs) = 1 and (c.jobs[1]).id = p_job
+        where c.id = p_claim and c.worker_id = p_worker and c.size = 1 and (c.jobs[1]).id = p_job
         returning c.claimed_at, c.jobs
     )
     select w.claimed_at, w.jobs[1] from whole w;
@@ -771,6 +809,7 @@ CREATE TABLE queue.claims (
     worker_id bigint NOT NULL,
     queue text NOT NULL,
     claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    size integer NOT NULL,
     jobs queue.jobs[] NOT NULL
 )
 WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0', toast.autovacuum_vacuum_scale_factor='0', toast.autovacuum_vacuum_threshold='5000', toast.autovacuum_vacuum_cost_delay='0');

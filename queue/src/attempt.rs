@@ -477,15 +477,31 @@ async fn write<S: Send + Sync + 'static>(
     verdict: &Verdict,
     is_retry: bool,
 ) -> anyhow::Result<Settled> {
+    if matches!(verdict, Verdict::Done)
+        && runner
+            .completer
+            .complete(held.clone(), claimed.unique_key.is_some())
+            .await?
+    {
+        return Ok(Settled::Completed);
+    }
+    // Boxed, since every attempt is moved about with the room for what hardly any of them does.
+    Box::pin(write_alone(runner, claimed, registration, held, verdict, is_retry)).await
+}
+
+/// What does not go through the completer.
+async fn write_alone<S: Send + Sync + 'static>(
+    runner: &Runner<'_, S>,
+    claimed: &Claimed,
+    registration: &Registration,
+    held: &Held,
+    verdict: &Verdict,
+    is_retry: bool,
+) -> anyhow::Result<Settled> {
     let (is_written, settled) = match verdict {
         Verdict::Lost => (false, Settled::Lost),
-        Verdict::Done => (
-            runner
-                .completer
-                .complete(held.clone(), claimed.unique_key.is_some())
-                .await?,
-            Settled::Completed,
-        ),
+        // The completer did not have it any more.
+        Verdict::Done => (false, Settled::Completed),
         Verdict::Snooze(wait) => {
             let conn = &mut *runner.pool.acquire().await?;
             (

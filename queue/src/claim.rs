@@ -88,10 +88,10 @@ impl Known {
 }
 
 /// How many jobs one claim takes at most: its row is read whole by whoever takes one of them.
-pub const CLAIM_MAX: i64 = 500;
+pub const CLAIM_MAX: usize = 500;
 
 /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
-pub async fn claim(pool: &PgPool, known: &Known, worker_id: i64, limit: i64) -> sqlx::Result<Vec<Claimed>> {
+pub async fn claim(pool: &PgPool, known: &Known, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
     take(pool, known, worker_id, limit.min(CLAIM_MAX), false).await
 }
 
@@ -100,7 +100,13 @@ pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx
     Ok(take(pool, known, worker_id, 1, true).await?.pop())
 }
 
-async fn take(pool: &PgPool, known: &Known, worker_id: i64, limit: i64, suspects: bool) -> sqlx::Result<Vec<Claimed>> {
+async fn take(
+    pool: &PgPool,
+    known: &Known,
+    worker_id: i64,
+    limit: usize,
+    suspects: bool,
+) -> sqlx::Result<Vec<Claimed>> {
     let mut claimed = sqlx::query_as!(
         Claimed,
         r#"select c.id as "id!: JobId", $1 as "queue!", c.kind as "kind!", c.args_version as "args_version!",
@@ -114,7 +120,7 @@ async fn take(pool: &PgPool, known: &Known, worker_id: i64, limit: i64, suspects
         &known.kinds,
         &known.versions,
         worker_id,
-        limit,
+        limit as i64,
         known.ahead_secs,
         suspects,
     )

@@ -16,8 +16,11 @@ use crate::claim::Claimed;
 use crate::failure::is_database_trouble;
 use crate::finish::{self, Held};
 
-/// How long a completion waits for the rest of its claim.
-const GATHER: Duration = Duration::from_millis(5);
+/// A completion waits for the rest of its claim as long as one of them comes in this time,
+const GATHER: Duration = Duration::from_millis(3);
+
+/// and no longer than this.
+const GATHER_MAX: Duration = Duration::from_millis(15);
 
 /// How long a claim whose jobs have all ended may lie about when there is nothing to complete.
 const CLEAN_WITHIN: Duration = Duration::from_millis(200);
@@ -184,14 +187,25 @@ struct Work {
 
 struct Pending {
     since: Instant,
+    latest: Instant,
     completions: Vec<Completion>,
 }
 
 impl Pending {
     fn new() -> Self {
+        let now = Instant::now();
         Self {
-            since: Instant::now(),
+            since: now,
+            latest: now,
             completions: Vec::new(),
+        }
+    }
+
+    /// When it is written although the claim goes on.
+    fn due_at(&self) -> Instant {
+        match self.completions.is_empty() {
+            true => self.since + CLEAN_WITHIN,
+            false => (self.latest + GATHER).min(self.since + GATHER_MAX),
         }
     }
 }
@@ -238,13 +252,9 @@ impl Work {
     /// How long until something must be written, if nothing comes in.
     fn wait(&self) -> Duration {
         const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
-        let since = |pending: &Pending| match pending.completions.is_empty() {
-            true => pending.since + CLEAN_WITHIN,
-            false => pending.since + GATHER,
-        };
         self.pending
             .values()
-            .map(since)
+            .map(Pending::due_at)
             .min()
             .map_or(NOTHING_TO_DO, |due| due.saturating_duration_since(Instant::now()))
     }
@@ -256,6 +266,10 @@ impl Work {
         };
         let pending = self.pending.entry(claim_id).or_insert_with(Pending::new);
         if let Message::Complete(completion) = message {
+            if pending.completions.is_empty() {
+                pending.since = Instant::now();
+            }
+            pending.latest = Instant::now();
             pending.completions.push(completion);
         }
         if pending.completions.is_empty() {
@@ -286,14 +300,14 @@ impl Work {
             let claim = in_hand.get(claim_id);
             match claim.filter(|claim| claim.lost == 0 && claim.ended + jobs == claim.jobs) {
                 // What has only to be cleaned away goes along with whatever is written anyway.
-                Some(_) if jobs == 0 && !is_last && !is_crowded && now < pending.since + CLEAN_WITHIN => return true,
+                Some(_) if jobs == 0 && !is_last && !is_crowded && now < pending.due_at() => return true,
                 Some(claim) => {
                     batch.whole.push(*claim_id);
                     batch.whole_workers.push(claim.worker_id);
                     batch.whole_jobs.push(jobs as i64);
                     batch.completions.append(&mut pending.completions);
                 }
-                None if !is_last && now < pending.since + GATHER => return true,
+                None if !is_last && now < pending.due_at() => return true,
                 None => singles.append(&mut pending.completions),
             }
             false
@@ -393,7 +407,7 @@ impl Work {
                        delete from queue.claims c
                        using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
                        where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
-                         and cardinality(c.jobs) = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
+                         and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
                        returning c.id
                    ), cleaned as (
                        delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
@@ -413,7 +427,7 @@ impl Work {
                    delete from queue.claims c
                    using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
                    where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
-                     and cardinality(c.jobs) = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
+                     and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
                    returning c.id, c.worker_id, c.claimed_at, c.jobs
                ), cleaned as (
                    delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
@@ -450,40 +464,8 @@ impl Work {
         let claims: Vec<i64> = singles.iter().map(|one| one.held.claim_id).collect();
         let workers: Vec<i64> = singles.iter().map(|one| one.held.worker_id).collect();
         let jobs: Vec<i64> = singles.iter().map(|one| one.held.job_id.0).collect();
-        // A statement of its own: the next one must see what was committed while this one waited.
-        sqlx::query!(
-            "select pg_advisory_xact_lock_shared(1, (c % 2147483647)::int)
-             from (select distinct c from unnest($1::bigint[]) c order by c) claims",
-            &claims,
-        )
-        .execute(&mut *conn)
-        .await?;
         sqlx::query_scalar!(
-            r#"with marked as (
-                   insert into queue.ended as e (claim_id, job_id)
-                   select c.id, m.job_id
-                   from unnest($1::bigint[], $2::bigint[], $3::bigint[]) m (claim_id, worker_id, job_id)
-                   join queue.claims c on c.id = m.claim_id and c.worker_id = m.worker_id
-                   on conflict do nothing
-                   returning e.claim_id, e.job_id
-               ), done as materialized (
-                   select c.worker_id, c.claimed_at, j.*
-                   from queue.claims c
-                   cross join unnest(c.jobs) j
-                   join marked m on m.claim_id = c.id and m.job_id = j.id
-                   where c.id = any($1)
-               ), freed as (
-                   delete from queue.unique_keys u
-                   where u.job_id = any(array(select id from done where unique_key is not null)) and u.scope = 'live'
-               ), kept as (
-                   insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
-                                                    group_key, worker_id, failures, created_at, claimed_at)
-                   select id, queue, kind, args_version, args, 'completed', fence + 1, attempt + 1, unique_key,
-                          group_key, worker_id, failures, created_at, claimed_at
-                   from done
-                   where kind <> all($4)
-               )
-               select job_id from marked"#,
+            r#"select job_id as "job_id!" from queue.complete_some($1, $2, $3, $4) as job_id"#,
             &claims,
             &workers,
             &jobs,

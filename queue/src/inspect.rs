@@ -351,7 +351,9 @@ pub async fn queues(conn: &mut PgConnection) -> sqlx::Result<Vec<QueueView>> {
                           filter (where run_at <= clock_timestamp()))::float8 as oldest_due_seconds
                from queue.jobs group by queue
            ), held as (
-               select queue as name, count(*) as running from queue.running_jobs group by queue
+               select c.queue as name,
+                      sum(c.size - (select count(*) from queue.ended e where e.claim_id = c.id))::bigint as running
+               from queue.claims c group by c.queue
            ), dead as (
                select queue as name, count(*) as dead from queue.dead_letters group by queue
            ), names as (
@@ -452,7 +454,8 @@ pub async fn workers(conn: &mut PgConnection) -> sqlx::Result<Vec<WorkerView>> {
     sqlx::query_as!(
         WorkerView,
         r#"select w.id, w.name, w.pools, w.build, w.host, w.pid, w.started_at, w.beat_at, w.lease_until, w.stopping,
-                  (select count(*) from queue.running_jobs j where j.worker_id = w.id) as "running!"
+                  (select coalesce(sum(c.size - (select count(*) from queue.ended e where e.claim_id = c.id)), 0)
+                   from queue.claims c where c.worker_id = w.id)::bigint as "running!"
            from queue.workers w
            order by w.id"#
     )

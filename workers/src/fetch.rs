@@ -20,7 +20,16 @@ const RECOUNT_EVERY: Duration = Duration::from_secs(5);
 /// Waits longer than this look up when the next job is due.
 const SHORT_WAIT: Duration = Duration::from_millis(40);
 
-/// Fetches for one pool until told to stop; dropping the sender then ends the pool.
+/// The slots that each fetcher of a pool serves. One claim at a time leaves the server idle while its jobs are taken apart, so
+/// a pool that can hold the jobs of several whole claims has two.
+pub(crate) fn shares(slots: usize) -> Vec<usize> {
+    match slots < 2 * claim::CLAIM_MAX {
+        true => vec![slots],
+        false => vec![slots / 2, slots - slots / 2],
+    }
+}
+
+/// Fetches for some slots of a pool until told to stop; the pool ends when the last of its fetchers has dropped the sender.
 pub(crate) async fn fetch<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
     known: Known,
@@ -82,7 +91,7 @@ enum Claims {
 /// All free slots, at least one.
 async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemaphorePermit> {
     let mut free = Arc::clone(semaphore).acquire_owned().await.ok()?;
-    if semaphore.available_permits() < slots / 4 {
+    if semaphore.available_permits() < (slots / 4).min(claim::CLAIM_MAX / 2) {
         tokio::time::sleep(GATHER).await;
     }
     let more = u32::try_from(semaphore.available_permits()).unwrap_or(0);
@@ -112,6 +121,8 @@ async fn claim_round<S: Send + Sync + 'static>(
 
     if recounted.elapsed() >= RECOUNT_EVERY {
         *recounted = Instant::now();
+        // A claim that another fetcher is just making is not lost.
+        let _nobody_claims = site.claiming.write().await;
         let strays = finish::hand_back_strays(
             &site.pool,
             registration.id,
@@ -127,11 +138,15 @@ async fn claim_round<S: Send + Sync + 'static>(
             );
         }
     }
-    let wanted = free.num_permits();
-    let claimed = claim::claim(&site.pool, known, registration.id, i64::try_from(wanted).unwrap_or(1)).await?;
+    let wanted = free.num_permits().min(claim::CLAIM_MAX);
+    // More than one claim takes is left to the next one, which need not wait for this one's jobs to start.
+    drop(free.split(free.num_permits() - wanted));
+    let claiming = site.claiming.read().await;
+    let claimed = claim::claim(&site.pool, known, registration.id, wanted).await?;
+    site.completer.hold(&claimed);
+    drop(claiming);
     let found = claimed.len();
     let company = Arc::new(company);
-    site.completer.hold(&claimed);
     for job in claimed {
         let Some(slot) = free.split(1) else { break };
         let flight = InFlight {

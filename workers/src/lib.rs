@@ -31,6 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::site::Site;
 
+/// More slots than this hold more jobs in memory than a rescue should have to bring back.
+const SLOTS_MAX: usize = 8192;
+
 /// How a worker process is set up.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -98,11 +101,14 @@ pub async fn run_with<S: Send + Sync + 'static>(
     let mut hints = Vec::new();
     let mut slots = JoinSet::new();
     for name in &config.pools {
-        let known = Known::of(&site.catalogue, name);
-        let hint = Arc::new(Notify::new());
-        hints.push((name.clone(), Arc::clone(&hint)));
         let (sender, receiver) = mpsc::channel(config.slots);
-        tasks.spawn(fetch::fetch(Arc::clone(&site), known, hint, config.slots, sender));
+        for share in fetch::shares(config.slots) {
+            let known = Known::of(&site.catalogue, name);
+            let hint = Arc::new(Notify::new());
+            hints.push((name.clone(), Arc::clone(&hint)));
+            tasks.spawn(fetch::fetch(Arc::clone(&site), known, hint, share, sender.clone()));
+        }
+        drop(sender);
         slots.spawn(pool::serve(Arc::clone(&site), name.clone(), receiver));
     }
     tasks.spawn(completions);
@@ -172,7 +178,10 @@ async fn pulse(pulse: Arc<std::sync::atomic::AtomicU64>, ended: CancellationToke
 
 fn check<S: Send + Sync + 'static>(config: &Config, catalogue: &Catalogue<S>) -> anyhow::Result<()> {
     anyhow::ensure!(!config.pools.is_empty(), "a worker needs at least one pool");
-    anyhow::ensure!((1..=1024).contains(&config.slots), "slots must be from 1 to 1024");
+    anyhow::ensure!(
+        (1..=SLOTS_MAX).contains(&config.slots),
+        "slots must be from 1 to {SLOTS_MAX}"
+    );
     anyhow::ensure!(
         config.lease >= Duration::from_secs(1),
         "the lease must be at least one second"
@@ -197,6 +206,8 @@ fn connections(config: &Config) -> u32 {
 fn with_bounds(database: PgConnectOptions) -> PgConnectOptions {
     database.application_name("orderfleet worker").options([
         ("statement_timeout", "60s"),
+        // No statement of ours runs long enough to repay being compiled.
+        ("jit", "off"),
         ("lock_timeout", "10s"),
         ("idle_in_transaction_session_timeout", "60s"),
     ])

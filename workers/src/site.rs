@@ -25,6 +25,8 @@ pub(crate) struct Site<S> {
     pub(crate) ended: CancellationToken,
     /// Held for reading by every job in flight; whoever holds it for writing is alone.
     pub(crate) alone: Arc<RwLock<()>>,
+    /// Held for reading by whoever claims, until what was claimed is known to be in hand.
+    pub(crate) claiming: RwLock<()>,
     /// Knows what is in this process's hands, and completes it.
     pub(crate) completer: Completer,
 }
@@ -56,6 +58,7 @@ impl<S: Send + Sync + 'static> Site<S> {
             hand_back: CancellationToken::new(),
             ended: CancellationToken::new(),
             alone: Arc::default(),
+            claiming: RwLock::default(),
             completer,
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "1,2,4")]
     processes: Vec<usize>,
     /// How many slots each has.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 2000)]
     slots: usize,
 }
 

@@ -191,7 +191,7 @@ async fn jobs_that_are_left_over_doubled_or_unexplained_are_seen() {
         (
             &["J1"],
             "with lost as (insert into queue.jobs (queue, kind, args) values ('stock', 'x', '{}') returning jobs)
-             insert into queue.claims (worker_id, queue, jobs) select 99, 'stock', array_agg(lost.jobs) from lost",
+             insert into queue.claims (worker_id, queue, size, jobs) select 99, 'stock', 1, array_agg(lost.jobs) from lost",
         ),
         (
             &["J2"],

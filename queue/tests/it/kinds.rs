@@ -159,7 +159,7 @@ pub(crate) async fn worker(pool: &PgPool, lease: Duration) -> Worker {
 }
 
 impl Worker {
-    pub(crate) async fn claim(&self, pool: &PgPool, limit: i64) -> Vec<Claimed> {
+    pub(crate) async fn claim(&self, pool: &PgPool, limit: usize) -> Vec<Claimed> {
         claim::claim(pool, &known(), self.registration.id, limit).await.unwrap()
     }
 
