@@ -112,6 +112,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
         slots.spawn(pool::serve(Arc::clone(&site), name.clone(), receiver));
     }
     tasks.spawn(completions);
+    _ = site.hints.set(hints.clone());
     tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
     tasks.spawn(quarantine::quarantine(Arc::clone(&site), config.pools.clone()));
     tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));

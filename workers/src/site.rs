@@ -1,6 +1,6 @@
 //! What the parts of one worker process share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use queue::Catalogue;
 use queue::attempt::{self, Runner};
@@ -8,7 +8,7 @@ use queue::claim::Claimed;
 use queue::complete::Completer;
 use queue::lease::Registration;
 use sqlx::PgPool;
-use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, watch};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
 /// One worker process.
@@ -27,6 +27,8 @@ pub(crate) struct Site<S> {
     pub(crate) alone: Arc<RwLock<()>>,
     /// Held for reading by whoever claims, until what was claimed is known to be in hand.
     pub(crate) claiming: RwLock<()>,
+    /// Wakes the fetchers of a queue.
+    pub(crate) hints: OnceLock<Vec<(String, Arc<Notify>)>>,
     /// Knows what is in this process's hands, and completes it.
     pub(crate) completer: Completer,
 }
@@ -59,6 +61,7 @@ impl<S: Send + Sync + 'static> Site<S> {
             ended: CancellationToken::new(),
             alone: Arc::default(),
             claiming: RwLock::default(),
+            hints: OnceLock::new(),
             completer,
         }
     }
@@ -91,6 +94,19 @@ impl<S: Send + Sync + 'static> Site<S> {
             stop: &self.hand_back,
             completer: &self.completer,
         };
+        let queue = job.group_key.is_some().then(|| job.queue.clone());
         attempt::run(&runner, job, registration).await;
+        if let Some(queue) = queue {
+            self.wake(&queue);
+        }
+    }
+
+    /// The next job of a group may have its turn now, and no notification tells.
+    fn wake(&self, queue: &str) {
+        for (of, hint) in self.hints.get().into_iter().flatten() {
+            if of == queue {
+                hint.notify_one();
+            }
+        }
     }
 }

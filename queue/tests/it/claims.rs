@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use crate::kinds::*;
 use queue::Job;
+use queue::attempt::{self, Runner, Settled};
+use queue::complete::Completer;
 use testkit::Database;
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn a_group_runs_one_at_a_time_in_order() {
@@ -167,4 +170,127 @@ async fn a_claim_whose_answer_was_lost_is_handed_back() {
     assert_eq!(strays, 1);
     assert_eq!(job(&db.pool, lost).await.attempt, 0);
     assert_eq!(job(&db.pool, in_hand).await.state, "running");
+}
+
+/// How many rows the engine keeps about jobs in flight and turns.
+async fn traces(pool: &sqlx::PgPool) -> Vec<i64> {
+    sqlx::query_scalar(
+        "select count(*) from queue.claims union all select count(*) from queue.ended
+         union all select count(*) from queue.turns union all select count(*) from queue.progress",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_turn_is_passed_on_although_somebody_is_enqueueing_as_the_last_job_ends() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let grouped = Act {
+        group: Some("g".to_owned()),
+        ..act(Fate::Done)
+    };
+    enqueue(&db.pool, &grouped).await;
+    let mut enqueueing = db.pool.begin().await.unwrap();
+    let next = queue::enqueue(&mut enqueueing, &grouped).await.unwrap().id;
+    assert_eq!(run(&db.pool, &world).await.completed, 1);
+    enqueueing.commit().await.unwrap();
+    assert_eq!(run(&db.pool, &world).await.completed, 0, "nobody knew of it");
+    queue::operate::fill_vacant_turns(&db.pool).await.unwrap();
+    assert_eq!(run(&db.pool, &world).await.completed, 1);
+    assert_eq!(job(&db.pool, next).await.state, "completed");
+    assert_eq!(traces(&db.pool).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn a_redriven_job_is_the_next_of_its_group() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let grouped = |name: &str, fate| Act {
+        group: Some("g".to_owned()),
+        order_id: name.to_owned(),
+        ..act(fate)
+    };
+    let first = enqueue(&db.pool, &grouped("first", Fate::Permanent)).await;
+    run(&db.pool, &world).await;
+    for name in ["second", "third"] {
+        enqueue(&db.pool, &grouped(name, Fate::Done)).await;
+    }
+    let edit = serde_json::to_value(grouped("first", Fate::Done)).unwrap();
+    queue::operate::redrive(
+        &mut db.pool.acquire().await.unwrap(),
+        first,
+        "ann",
+        "mended",
+        Some(edit),
+    )
+    .await
+    .unwrap();
+    run(&db.pool, &world).await;
+    assert_eq!(*world.order.lock().unwrap(), ["first", "second", "first", "third"]);
+    assert_eq!(traces(&db.pool).await, [0; 4]);
+}
+
+#[tokio::test]
+async fn the_jobs_of_one_claim_end_each_in_its_own_way() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let fates = [
+        Fate::Done,
+        Fate::DoneInEffects,
+        Fate::Fail,
+        Fate::Permanent,
+        Fate::Discard,
+        Fate::Snooze,
+        Fate::Done,
+    ];
+    let jobs: Vec<_> = fates.into_iter().map(act).collect();
+    queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
+        .await
+        .unwrap();
+    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let claimed = worker.claim(&db.pool, 10).await;
+    assert_eq!(claimed.len(), 7);
+    assert_eq!(traces(&db.pool).await, [1, 0, 0, 0]);
+
+    let (catalogue, stop) = (catalogue(), CancellationToken::new());
+    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
+    let work = tokio::spawn(work);
+    completer.hold(&claimed);
+    let runner = Runner {
+        pool: &db.pool,
+        catalogue: &catalogue,
+        services: &*world,
+        stop: &stop,
+        completer: &completer,
+    };
+    let attempts = claimed
+        .into_iter()
+        .map(|job| attempt::run(&runner, job, Arc::clone(&worker.registration)));
+    let settled = futures::future::join_all(attempts).await;
+    use Settled::{Buried, Completed, Discarded, Postponed, Retried};
+    assert_eq!(
+        settled,
+        [Completed, Completed, Retried, Buried, Discarded, Postponed, Completed]
+    );
+    assert_eq!(completer.jobs_in_hand(), 0);
+    drop(completer);
+    work.await.unwrap();
+    assert_eq!(traces(&db.pool).await, [0; 4]);
+    let states: Vec<(String, i64)> = sqlx::query_as("select state, count(*) from queue.all_jobs group by 1 order by 1")
+        .fetch_all(&db.pool)
+        .await
+        .unwrap();
+    let states: Vec<_> = states.iter().map(|(state, count)| (state.as_str(), *count)).collect();
+    assert_eq!(
+        states,
+        [
+            ("completed", 3),
+            ("dead", 1),
+            ("discarded", 1),
+            ("retryable", 1),
+            ("scheduled", 1)
+        ]
+    );
 }

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use crate::kinds::*;
 use queue::rescue::{Rescued, rescue};
+use sqlx::{Connection, PgConnection};
 use testkit::Database;
 
 /// The server of the tests may be younger than any real lease.
@@ -120,4 +121,39 @@ async fn a_death_alone_proves_nothing_while_other_workers_are_being_killed() {
         .await
         .unwrap();
     assert_eq!(crashes_alone, 0);
+}
+
+#[tokio::test]
+async fn a_frozen_workers_open_transaction_neither_keeps_its_job_nor_commits() {
+    let db = Database::new().await;
+    let id = enqueue(&db.pool, &act(Fate::Done)).await;
+    let frozen = worker(&db.pool, Duration::ZERO).await;
+    let claimed = frozen.claim(&db.pool, 1).await.pop().unwrap();
+    // It has asserted its fence and written something, and then it stands still.
+    let mut session = PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql("begin").execute(&mut session).await.unwrap();
+    let is_held: bool = sqlx::query_scalar("select queue.hold($1, $2, $3)")
+        .bind(claimed.claim_id)
+        .bind(id.0)
+        .bind(claimed.worker_id)
+        .fetch_one(&mut session)
+        .await
+        .unwrap();
+    assert!(is_held);
+    sqlx::raw_sql("insert into queue.audit (actor, action, subject) values ('zombie', 'write', 'x')")
+        .execute(&mut session)
+        .await
+        .unwrap();
+
+    testkit::eventually("the job to be taken back", || async {
+        (rescue(&db.pool, true, LEASE).await.unwrap().jobs == 1).then_some(())
+    })
+    .await;
+    assert!(sqlx::raw_sql("commit").execute(&mut session).await.is_err());
+    let written: i64 = sqlx::query_scalar("select count(*) from queue.audit")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(written, 0);
+    assert_eq!(job(&db.pool, id).await.state, "available");
 }

@@ -20,6 +20,12 @@ async fn several_pools_drain_and_the_worker_leaves_no_trace() {
     let left = not_idle(&db.pool).await;
     assert_eq!((left.due, left.running, left.later), (0, 0, 0));
     assert_eq!(workers(&db.pool).await, 0);
+    let claims: i64 =
+        sqlx::query_scalar("select (select count(*) from queue.claims) + (select count(*) from queue.ended)")
+            .fetch_one(&db.pool)
+            .await
+            .unwrap();
+    assert_eq!(claims, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
