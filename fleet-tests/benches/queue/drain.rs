@@ -11,10 +11,10 @@ use crate::worker::Workers;
 pub(crate) struct Args {
     /// How many jobs wait.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(i64).range(1000..=10_000_000))]
-    jobs: i64,
+    pub(crate) jobs: i64,
     /// How many worker processes.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4")]
-    processes: Vec<usize>,
+    pub(crate) processes: Vec<usize>,
     /// How many slots each has.
     #[arg(long, default_value_t = 2000)]
     slots: usize,
@@ -27,32 +27,35 @@ const SUBJECTS: [(&str, &str); 3] = [
     ("fenced", "ours, fenced"),
 ];
 
+impl Args {
+    pub(crate) fn case(&self) -> String {
+        format!("{}k", self.jobs / 1000)
+    }
+}
+
 pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
     let server = Server::start().await;
     let mut table = Table::default();
-    let case = format!("{}k", args.jobs / 1000);
     for _ in 0..rounds {
         server.clean().await;
         let limit = limit::drain(&server, args.jobs).await;
-        table.add(Row {
-            case: case.clone(),
-            subject: "limit".to_owned(),
-            processes: 1,
-            jobs_per_s: Some(limit),
-            ratio_to_limit: Some(1.0),
-            ..Row::default()
-        });
+        table.add(limit::row(&args.case(), limit));
         for &processes in &args.processes {
-            for (kind, subject) in SUBJECTS {
-                let mut row = drain(&server, args, kind, processes).await;
-                row.case = case.clone();
-                row.subject = subject.to_owned();
-                row.ratio_to_limit = row.jobs_per_s.map(|rate| rate / limit);
-                table.add(row);
-            }
+            ours(&server, args, processes, limit, &mut table).await;
         }
     }
     table
+}
+
+/// Each of our subjects, once.
+pub(crate) async fn ours(server: &Server, args: &Args, processes: usize, limit: f64, table: &mut Table) {
+    for (kind, subject) in SUBJECTS {
+        let mut row = drain(server, args, kind, processes).await;
+        row.case = args.case();
+        row.subject = subject.to_owned();
+        row.ratio_to_limit = row.jobs_per_s.map(|rate| rate / limit);
+        table.add(row);
+    }
 }
 
 async fn drain(server: &Server, args: &Args, kind: &str, processes: usize) -> Row {

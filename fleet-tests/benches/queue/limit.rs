@@ -5,6 +5,7 @@ use std::time::Instant;
 use sqlx::{Connection, PgConnection};
 
 use crate::server::Server;
+use crate::table::Row;
 
 const CLAIM: i64 = 500;
 
@@ -62,4 +63,16 @@ pub(crate) async fn drain(server: &Server, jobs: i64) -> f64 {
             .unwrap();
     }
     jobs as f64 / started.elapsed().as_secs_f64()
+}
+
+/// What the table says of it.
+pub(crate) fn row(case: &str, rate: f64) -> Row {
+    Row {
+        case: case.to_owned(),
+        subject: "limit".to_owned(),
+        processes: 1,
+        jobs_per_s: Some(rate),
+        ratio_to_limit: Some(1.0),
+        ..Row::default()
+    }
 }

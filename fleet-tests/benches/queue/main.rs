@@ -10,6 +10,7 @@ mod enqueue;
 mod kinds;
 mod latency;
 mod limit;
+mod peers;
 mod server;
 mod table;
 mod worker;
@@ -44,6 +45,8 @@ enum Bench {
     Enqueue(enqueue::Args),
     /// The time from a job's enqueueing to its start, at a steady rate.
     Latency(latency::Args),
+    /// Empties a queue, and lets other queues empty theirs.
+    Peers(peers::Args),
     /// A worker process, for the others.
     #[command(hide = true)]
     Worker(worker::Args),
@@ -56,6 +59,7 @@ async fn main() {
         Bench::Drain(options) => ("drain", drain::run(&options, args.rounds).await),
         Bench::Enqueue(options) => ("enqueue", enqueue::run(&options, args.rounds).await),
         Bench::Latency(options) => ("latency", latency::run(&options, args.rounds).await),
+        Bench::Peers(options) => ("peers", peers::run(&options, args.rounds).await),
         Bench::Worker(options) => return worker::run(&options).await,
     };
     table.print();

@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) pool: PgPool,
-    _cluster: Cluster,
+    cluster: Cluster,
     _dir: tempfile::TempDir,
 }
 
@@ -34,9 +34,14 @@ impl Server {
         Self {
             url,
             pool,
-            _cluster: cluster,
+            cluster,
             _dir: dir,
         }
+    }
+
+    /// The address of another of its databases.
+    pub(crate) fn url_of(&self, database: &str) -> String {
+        self.cluster.url(database)
     }
 
     pub(crate) async fn execute(&self, sql: &'static str) {
