@@ -367,13 +367,8 @@ impl Work {
     /// Returns, in order, whether each of the completions was written.
     async fn try_write(&self, batch: &Batch) -> sqlx::Result<Vec<bool>> {
         let (of_whole, singles) = batch.completions.split_at(batch.of_whole);
-        let grouped: Vec<&Held> = batch
-            .completions
-            .iter()
-            .map(|one| &one.held)
-            .filter(|held| held.group_key.is_some())
-            .collect();
-        if singles.is_empty() && grouped.is_empty() {
+        let is_grouped = batch.completions.iter().any(|one| one.held.group_key.is_some());
+        if singles.is_empty() && !is_grouped {
             let gone = self.delete_whole(&mut *self.pool.acquire().await?, batch).await?;
             return Ok(of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect());
         }
@@ -387,9 +382,16 @@ impl Work {
             let marked: BTreeSet<i64> = self.mark_singles(&mut tx, singles).await?.into_iter().collect();
             written.extend(singles.iter().map(|one| marked.contains(&one.held.job_id.0)));
         }
-        if !grouped.is_empty() {
-            let groups: Vec<String> = grouped.iter().filter_map(|held| held.group_key.clone()).collect();
-            let holders: Vec<i64> = grouped.iter().map(|held| held.job_id.0).collect();
+        if is_grouped {
+            // Only of those that have really ended: another is back in line, and it is still its turn.
+            let ended = batch
+                .completions
+                .iter()
+                .zip(&written)
+                .filter(|(_, is_written)| **is_written);
+            let (groups, holders): (Vec<String>, Vec<i64>) = ended
+                .filter_map(|(one, _)| Some((one.held.group_key.clone()?, one.held.job_id.0)))
+                .unzip();
             finish::pass_turns(&mut tx, &groups, &holders).await?;
         }
         tx.commit().await?;

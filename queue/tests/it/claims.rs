@@ -294,3 +294,37 @@ async fn the_jobs_of_one_claim_end_each_in_its_own_way() {
         ]
     );
 }
+
+#[tokio::test]
+async fn a_stale_end_passes_no_turn_on() {
+    let db = Database::new().await;
+    let world = World::default();
+    let grouped = Act {
+        group: Some("g".to_owned()),
+        ..act(Fate::Done)
+    };
+    let first = enqueue(&db.pool, &grouped).await;
+    enqueue(&db.pool, &grouped).await;
+    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let stale = worker.claim(&db.pool, 10).await.pop().unwrap();
+    queue::finish::hand_back_all(&db.pool, worker.registration.id)
+        .await
+        .unwrap();
+
+    let (catalogue, stop) = (catalogue(), CancellationToken::new());
+    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
+    let work = tokio::spawn(work);
+    let runner = Runner {
+        pool: &db.pool,
+        catalogue: &catalogue,
+        services: &world,
+        stop: &stop,
+        completer: &completer,
+    };
+    let settled = attempt::run(&runner, stale, Arc::clone(&worker.registration)).await;
+    assert_eq!(settled, Settled::Lost);
+    drop(completer);
+    work.await.unwrap();
+    let in_line: Vec<_> = worker.claim(&db.pool, 10).await.iter().map(|job| job.id).collect();
+    assert_eq!(in_line, [first]);
+}

@@ -110,7 +110,11 @@ fn arrows_point_one_way() {
 
 #[test]
 fn one_file_names_the_worker_library() {
-    assert_none(&words::named_elsewhere("apalis_core", "workers/src/pool.rs", &sources()));
+    assert_none(&words::named_elsewhere(
+        "apalis_core",
+        "workers/src/pool.rs",
+        &sources(),
+    ));
 }
 
 #[test]
