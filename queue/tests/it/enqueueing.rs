@@ -103,3 +103,31 @@ async fn a_payload_over_64_kib_is_refused() {
         0
     );
 }
+
+#[tokio::test]
+async fn many_at_once_are_answered_and_run_in_their_order_with_or_without_keys() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let named = |n: usize, key: Option<String>| Act {
+        order_id: n.to_string(),
+        key,
+        ..act(Fate::Done)
+    };
+    let plain: Vec<_> = (0..50).map(|n| named(n, None)).collect();
+    let keyed: Vec<_> = (50..100).map(|n| named(n, Some(format!("k{n}")))).collect();
+    let conn = &mut *db.pool.acquire().await.unwrap();
+    let mut ids = Vec::new();
+    for jobs in [plain, keyed] {
+        let enqueued = queue::enqueue_many(conn, &jobs).await.unwrap();
+        assert!(enqueued.iter().all(|one| one.is_new));
+        ids.extend(enqueued.iter().map(|one| one.id));
+    }
+    assert!(ids.is_sorted() && ids.len() == 100);
+    for (n, id) in ids.iter().enumerate() {
+        assert_eq!(job(&db.pool, *id).await.args["order_id"], n.to_string());
+    }
+    assert_eq!(run(&db.pool, &world).await.completed, 100);
+    let order: Vec<usize> = world.order.lock().unwrap().iter().map(|n| n.parse().unwrap()).collect();
+    assert!(order.is_sorted());
+    assert!(queue::enqueue_many::<Act>(conn, &[]).await.unwrap().is_empty());
+}
