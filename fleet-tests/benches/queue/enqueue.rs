@@ -5,6 +5,7 @@ use std::time::Instant;
 use sqlx::{Connection, PgConnection};
 
 use crate::kinds::Kept;
+use crate::limit;
 use crate::server::Server;
 use crate::table::{Row, Table};
 
@@ -58,7 +59,8 @@ enum Way {
 }
 
 async fn one_by_one(server: &Server, args: &Args, way: Way) -> f64 {
-    bare_table(server).await;
+    limit::bare_table(server).await;
+    server.clean().await;
     let share = args.jobs / args.connections;
     let mut connections = Vec::new();
     for _ in 0..args.connections {
@@ -97,7 +99,8 @@ async fn one_by_one(server: &Server, args: &Args, way: Way) -> f64 {
 }
 
 async fn bulk(server: &Server, jobs: i64) -> f64 {
-    bare_table(server).await;
+    limit::bare_table(server).await;
+    server.clean().await;
     let mut conn = PgConnection::connect(&server.url).await.unwrap();
     let started = Instant::now();
     for first in (0..jobs).step_by(BULK as usize) {
@@ -108,7 +111,8 @@ async fn bulk(server: &Server, jobs: i64) -> f64 {
 }
 
 async fn copy(server: &Server, jobs: i64) -> f64 {
-    bare_table(server).await;
+    limit::bare_table(server).await;
+    server.clean().await;
     let mut conn = PgConnection::connect(&server.url).await.unwrap();
     let started = Instant::now();
     for first in (0..jobs).step_by(BULK as usize) {
@@ -124,23 +128,4 @@ async fn copy(server: &Server, jobs: i64) -> f64 {
         copy.finish().await.unwrap();
     }
     jobs as f64 / started.elapsed().as_secs_f64()
-}
-
-async fn bare_table(server: &Server) {
-    server
-        .execute(
-            "create schema if not exists bench;
-             drop table if exists bench.bare;
-             create table bench.bare (
-                 id bigint generated always as identity primary key,
-                 queue text not null,
-                 kind text not null,
-                 args jsonb not null,
-                 state text not null default 'available',
-                 run_at timestamptz not null default clock_timestamp()
-             );
-             create index bare_in_line on bench.bare (queue, run_at, id) where state = 'available'",
-        )
-        .await;
-    server.clean().await;
 }

@@ -11,21 +11,7 @@ const CLAIM: i64 = 500;
 
 /// Jobs a second of the smallest loop, which promises nothing.
 pub(crate) async fn drain(server: &Server, jobs: i64) -> f64 {
-    server
-        .execute(
-            "create schema if not exists bench;
-             drop table if exists bench.bare;
-             create table bench.bare (
-                 id bigint generated always as identity primary key,
-                 queue text not null,
-                 kind text not null,
-                 args jsonb not null,
-                 state text not null default 'available',
-                 run_at timestamptz not null default clock_timestamp()
-             );
-             create index bare_in_line on bench.bare (queue, run_at, id) where state = 'available'",
-        )
-        .await;
+    bare_table(server).await;
     sqlx::query(
         "insert into bench.bare (queue, kind, args)
          select 'bare', 'bare', jsonb_build_object('n', n) from generate_series(1, $1) n",
@@ -75,4 +61,23 @@ pub(crate) fn row(case: &str, rate: f64) -> Row {
         ratio_to_limit: Some(1.0),
         ..Row::default()
     }
+}
+
+/// A new table with as little as a queue can have.
+pub(crate) async fn bare_table(server: &Server) {
+    server
+        .execute(
+            "create schema if not exists bench;
+             drop table if exists bench.bare;
+             create table bench.bare (
+                 id bigint generated always as identity primary key,
+                 queue text not null,
+                 kind text not null,
+                 args jsonb not null,
+                 state text not null default 'available',
+                 run_at timestamptz not null default clock_timestamp()
+             );
+             create index bare_in_line on bench.bare (queue, run_at, id) where state = 'available'",
+        )
+        .await;
 }
