@@ -94,7 +94,7 @@ begin
     returning d.id, d.endpoint_id, d.ordering_key;
 end $$;
 
-CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text)
+CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_sort TO 'off'
@@ -129,7 +129,8 @@ begin
         returning c.id, c.claimed_at, c.jobs
     )
     select m.id, m.claimed_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
-           j.unique_key, j.group_key, j.crashes_alone, j.trace_context
+           j.unique_key, j.group_key, j.crashes_alone, j.trace_context, j.limit_key,
+           coalesce(j.awaited, false)
     from made m cross join unnest(m.jobs) j;
 end $$;
 
@@ -300,6 +301,9 @@ CREATE TABLE queue.jobs (
     waiting text,
     failures jsonb,
     redrives jsonb,
+    limit_key text,
+    parked boolean,
+    awaited boolean,
     CONSTRAINT job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
     CONSTRAINT jobs_args_version_check CHECK ((args_version > 0)),
     CONSTRAINT jobs_attempt_check CHECK ((attempt >= 0)),
@@ -307,6 +311,7 @@ CREATE TABLE queue.jobs (
     CONSTRAINT jobs_fence_check CHECK ((fence >= 0)),
     CONSTRAINT jobs_group_key_check CHECK ((length(group_key) <= 300)),
     CONSTRAINT jobs_kind_check CHECK (((kind <> ''::text) AND (length(kind) <= 100))),
+    CONSTRAINT jobs_limit_key_check CHECK ((length(limit_key) <= 300)),
     CONSTRAINT jobs_priority_check CHECK (((priority >= '-10'::integer) AND (priority <= 10))),
     CONSTRAINT jobs_queue_check CHECK (((queue <> ''::text) AND (length(queue) <= 100))),
     CONSTRAINT jobs_unique_key_check CHECK ((length(unique_key) <= 300))
@@ -319,10 +324,10 @@ CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
     with lined_up as (
         insert into queue.jobs (id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
                                 args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
-                                waiting, failures, redrives)
+                                waiting, failures, redrives, limit_key, awaited)
         select id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
                args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
-               waiting, failures, redrives
+               waiting, failures, redrives, limit_key, awaited
         from unnest(p_jobs)
         returning id
     )

@@ -747,6 +747,8 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             claim_id: claimed.claim_id,
             worker_id: claimed.worker_id,
             group_key: claimed.group_key.clone(),
+            limit_key: claimed.limit_key.clone(),
+            is_awaited: claimed.is_awaited,
             is_kept: self
                 .catalogue
                 .kind(&claimed.kind)

@@ -46,6 +46,10 @@ pub struct Claimed {
     pub crashes_alone: i32,
     /// The trace it belongs to.
     pub trace_context: Option<String>,
+    /// The limit it counts against.
+    pub limit_key: Option<String>,
+    /// Whether something waits for its end.
+    pub is_awaited: bool,
 }
 
 /// What a process may claim from one queue: kinds it knows, in versions it reads.
@@ -114,7 +118,8 @@ async fn take(
                   c.attempts_max as "attempts_max!", c.unique_key, c.group_key, c.claim_id as "claim_id!",
                   $4::bigint as "worker_id!", c.claimed_at as "claimed_at!",
                   coalesce(c.deadline_at < clock_timestamp(), false) as "is_late!",
-                  c.crashes_alone as "crashes_alone!", c.trace_context
+                  c.crashes_alone as "crashes_alone!", c.trace_context,
+                  c.limit_key, c.awaited as "is_awaited!"
            from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7) c"#,
         known.queue,
         &known.kinds,

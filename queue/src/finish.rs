@@ -22,6 +22,10 @@ pub struct Held {
     pub worker_id: i64,
     /// The group whose turn it has.
     pub group_key: Option<String>,
+    /// The limit it counts against.
+    pub limit_key: Option<String>,
+    /// Whether something waits for its end.
+    pub is_awaited: bool,
     /// Whether its kind is remembered when it has ended.
     pub is_kept: bool,
 }
