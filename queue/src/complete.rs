@@ -159,15 +159,15 @@ impl Completer {
     }
 
     /// A job has ended in a statement of its own, or was taken away.
-    pub(crate) fn left(&self, held: &Held, is_lost: bool) {
-        if let Some(claim) = lock(&self.in_hand).get_mut(&held.claim_id) {
+    pub(crate) fn left(&self, claim_id: i64, is_lost: bool) {
+        if let Some(claim) = lock(&self.in_hand).get_mut(&claim_id) {
             if is_lost {
                 claim.lost += 1;
             } else {
                 claim.ended += 1;
             }
         }
-        _ = self.sender.send(Message::Left(held.claim_id));
+        _ = self.sender.send(Message::Left(claim_id));
     }
 }
 

@@ -7,7 +7,8 @@
 //! 3. [`mod@enqueue`]: a job exists if and only if the caller's transaction commits.
 //! 4. [`catalogue`]: the kinds a process knows; it claims no others.
 //! 5. [`claim`]: due jobs change hands, each claim with a higher fence.
-//! 6. [`attempt`]: one run of one job as a list of named steps; [`Effects`] are its fenced writes.
+//! 6. [`attempt`]: what a handler sees of its run; [`Effects`] are its fenced writes. [`runner`]: one run of one job as a list of
+//!    named steps.
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
@@ -30,7 +31,9 @@ pub mod lease;
 pub mod metric;
 pub mod operate;
 pub mod rescue;
+pub mod runner;
 pub mod schedule;
+mod settle;
 pub mod testing;
 pub mod wakeup;
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{self, Runner, Settled};
 use crate::catalogue::Catalogue;
 use crate::claim::{self, Known};
 use crate::complete::Completer;
 use crate::inspect::{self, JobView};
 use crate::lease::{self, Identity};
+use crate::runner::{Runner, Settled};
 
 /// What `run_until_idle` did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
             for job in claimed {
                 is_idle = false;
                 attempts += 1;
-                match attempt::run(&runner, job, Arc::clone(&registration)).await {
+                match runner.run(job, Arc::clone(&registration)).await {
                     Settled::Completed => ran.completed += 1,
                     Settled::Retried => ran.retried += 1,
                     Settled::Postponed => ran.postponed += 1,

@@ -3,10 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use queue::Catalogue;
-use queue::attempt::{self, Runner};
 use queue::claim::Claimed;
 use queue::complete::Completer;
 use queue::lease::Registration;
+use queue::runner::Runner;
 use sqlx::PgPool;
 use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, watch};
 use tokio_util::sync::CancellationToken;
@@ -95,7 +95,7 @@ impl<S: Send + Sync + 'static> Site<S> {
             completer: &self.completer,
         };
         let queue = job.group_key.is_some().then(|| job.queue.clone());
-        attempt::run(&runner, job, registration).await;
+        runner.run(job, registration).await;
         if let Some(queue) = queue {
             self.wake(&queue);
         }

@@ -3,9 +3,9 @@ use std::time::{Duration, Instant};
 
 use crate::kinds::*;
 use queue::Job;
-use queue::attempt::{self, Runner, Settled};
 use queue::complete::Completer;
 use queue::operate::{self, Target};
+use queue::runner::{Runner, Settled};
 use queue::testing::Ran;
 use sqlx::types::Json;
 use testkit::Database;
@@ -209,7 +209,7 @@ async fn a_stale_worker_writes_nothing() {
     ] {
         let mut stale = stale.clone();
         stale.args = Json(serde_json::value::to_raw_value(&act(fate.clone())).unwrap());
-        let settled = attempt::run(&runner, stale, Arc::clone(&worker.registration)).await;
+        let settled = runner.run(stale, Arc::clone(&worker.registration)).await;
         assert_eq!(settled, Settled::Lost, "{fate:?}");
     }
     let untouched = job(&db.pool, id).await;
@@ -222,7 +222,7 @@ async fn a_stale_worker_writes_nothing() {
     assert_eq!(pauses, 0);
 
     assert_eq!(
-        attempt::run(&runner, fresh, Arc::clone(&worker.registration)).await,
+        runner.run(fresh, Arc::clone(&worker.registration)).await,
         Settled::Completed
     );
 }
@@ -248,7 +248,7 @@ async fn a_stopped_attempt_is_handed_back_with_its_try_and_its_place() {
     };
     let started = Instant::now();
     assert_eq!(
-        attempt::run(&runner, claimed, Arc::clone(&worker.registration)).await,
+        runner.run(claimed, Arc::clone(&worker.registration)).await,
         Settled::Postponed
     );
     assert!(
@@ -281,7 +281,7 @@ async fn a_lost_lease_cancels_its_attempts() {
         completer: &completer,
     };
     assert_eq!(
-        attempt::run(&runner, claimed, Arc::clone(&worker.registration)).await,
+        runner.run(claimed, Arc::clone(&worker.registration)).await,
         Settled::Lost
     );
 }

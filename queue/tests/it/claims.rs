@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use crate::kinds::*;
 use queue::Job;
-use queue::attempt::{self, Runner, Settled};
 use queue::complete::Completer;
+use queue::runner::{Runner, Settled};
 use testkit::Database;
 use tokio_util::sync::CancellationToken;
 
@@ -267,7 +267,7 @@ async fn the_jobs_of_one_claim_end_each_in_its_own_way() {
     };
     let attempts = claimed
         .into_iter()
-        .map(|job| attempt::run(&runner, job, Arc::clone(&worker.registration)));
+        .map(|job| runner.run(job, Arc::clone(&worker.registration)));
     let settled = futures::future::join_all(attempts).await;
     use Settled::{Buried, Completed, Discarded, Postponed, Retried};
     assert_eq!(
@@ -321,7 +321,7 @@ async fn a_stale_end_passes_no_turn_on() {
         stop: &stop,
         completer: &completer,
     };
-    let settled = attempt::run(&runner, stale, Arc::clone(&worker.registration)).await;
+    let settled = runner.run(stale, Arc::clone(&worker.registration)).await;
     assert_eq!(settled, Settled::Lost);
     drop(completer);
     work.await.unwrap();
