@@ -277,6 +277,18 @@ begin
        and not exists (select from queue.ended e where e.claim_id = p_claim and e.job_id = p_job);
 end $$;
 
+CREATE FUNCTION queue.hold_some(p_claim bigint, p_jobs bigint[], p_worker bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+begin
+    perform pg_advisory_xact_lock_shared(1, (p_claim % 2147483647)::int);
+    if not exists (select from queue.claims c where c.id = p_claim and c.worker_id = p_worker) then
+        return 0;
+    end if;
+    return cardinality(p_jobs)
+         - (select count(*) from queue.ended e where e.claim_id = p_claim and e.job_id = any(p_jobs));
+end $$;
+
 CREATE TABLE queue.jobs (
     id bigint NOT NULL,
     run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,

@@ -1,8 +1,7 @@
 //! What a handler sees of its own run: the job it holds, and its fenced way to write.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,7 +12,7 @@ use crate::claim::Claimed;
 use crate::finish::{self, Held};
 use crate::job::{JobId, Outcome};
 use crate::lease::Registration;
-use crate::runner::Runner;
+use crate::runner::{Runner, Settled};
 
 /// The job is no longer this attempt's: nothing was written, and nothing more may be.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +47,7 @@ pub struct Attempt {
     ends_at: Instant,
     registration: Arc<Registration>,
     stop: CancellationToken,
-    is_completed: Arc<AtomicBool>,
+    ended: Arc<OnceLock<Settled>>,
     held: Held,
 }
 
@@ -73,9 +72,9 @@ impl Attempt {
         })
     }
 
-    /// Whether a transaction of the handler has completed the job.
-    pub(crate) fn is_completed(&self) -> bool {
-        self.is_completed.load(Ordering::Acquire)
+    /// How a transaction of the handler has ended the job, if one has.
+    pub(crate) fn ended(&self) -> Option<Settled> {
+        self.ended.get().copied()
     }
 
     /// Ends when the lease is lost.
@@ -125,7 +124,7 @@ impl Attempt {
         Ok(())
     }
 
-    fn fence_lost(&self) -> FenceLost {
+    pub(crate) fn fence_lost(&self) -> FenceLost {
         metrics::counter!(crate::metric::FENCED, "kind" => self.kind.clone()).increment(1);
         FenceLost {
             job_id: self.job_id,
@@ -148,29 +147,29 @@ impl Effects {
 
     /// Completes the job in this transaction and commits.
     pub async fn done(self) -> anyhow::Result<Outcome> {
-        self.complete(None).await
+        self.end(Outcome::Done).await
     }
 
     /// The same, with a result to keep.
     pub async fn done_with(self, result: Value) -> anyhow::Result<Outcome> {
-        self.complete(Some(result)).await
+        self.end(Outcome::DoneWith(result)).await
     }
 
-    async fn complete(mut self, result: Option<Value>) -> anyhow::Result<Outcome> {
-        let attempt = self.attempt.clone();
-        if !finish::complete(&mut self.tx, &attempt.held, result).await? {
-            return Err(attempt.fence_lost().into());
+    /// Ends the attempt in this transaction and commits.
+    pub async fn end(mut self, outcome: Outcome) -> anyhow::Result<Outcome> {
+        let (held, pool) = (&self.attempt.held, &self.attempt.pool);
+        if !finish::end_as(&mut self.tx, held, &outcome).await? {
+            return Err(self.attempt.fence_lost().into());
         }
-        if let Err(unknown) = self.tx.commit().await {
+        if let Err(unknown) = self.tx.commit().await
             // The commit may have happened: the job would be gone then, and by nobody else.
-            let held = &attempt.held;
-            if !finish::is_completed(&attempt.pool, held).await? && !finish::is_ended_by_us(&attempt.pool, held).await?
-            {
-                return Err(unknown.into());
-            }
+            && !finish::is_completed(pool, held).await?
+            && !finish::is_ended_by_us(pool, held).await?
+        {
+            return Err(unknown.into());
         }
-        attempt.is_completed.store(true, Ordering::Release);
-        Ok(Outcome::Done)
+        _ = self.attempt.ended.set(Settled::of(&outcome));
+        Ok(outcome)
     }
 }
 
@@ -208,7 +207,7 @@ impl Attempt {
             ends_at: Instant::now() + timeout,
             registration: Arc::clone(registration),
             stop: runner.stop.clone(),
-            is_completed: Arc::default(),
+            ended: Arc::default(),
             held: runner.held(claimed),
         }
     }

@@ -1,5 +1,6 @@
 //! The kinds of job a process knows. It claims no others, so old and new builds may run side by side.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use sqlx::PgConnection;
 use sqlx::types::JsonRawValue;
 
 use crate::attempt::Attempt;
+use crate::batch::{self, BatchJob};
 use crate::job::{DeadLetter, Job, Outcome, Retry};
 
 /// What is known of a kind without running it.
@@ -28,17 +30,23 @@ pub struct KindInfo {
     pub retry: Retry,
     /// Whether its jobs are remembered when they have ended.
     pub is_kept: bool,
+    /// How many of its jobs one transaction takes at most; 1 for a kind that takes them one by one.
+    pub batch_max: usize,
 }
 
 /// The kinds of job a process knows.
 pub struct Catalogue<S> {
     kinds: BTreeMap<&'static str, Box<dyn Kind<S>>>,
+    batches: BTreeMap<&'static str, (usize, batch::Handler<S>)>,
 }
 
 impl<S: Send + Sync + 'static> Catalogue<S> {
     /// A catalogue of nothing.
     pub fn new() -> Self {
-        Self { kinds: BTreeMap::new() }
+        Self {
+            kinds: BTreeMap::new(),
+            batches: BTreeMap::new(),
+        }
     }
 
     /// The same with one kind more.
@@ -49,9 +57,34 @@ impl<S: Send + Sync + 'static> Catalogue<S> {
         self
     }
 
+    /// The same with one kind more, whose jobs are done many at once.
+    #[must_use]
+    pub fn with_batch<J: BatchJob<Services = S>>(mut self) -> Self {
+        assert!(J::BATCH_MAX >= 1, "a batch of {} has no room for a job", J::KIND);
+        self.batches.insert(J::KIND, (J::BATCH_MAX, batch::handler::<J>()));
+        self.with::<J>()
+    }
+
     /// All it knows, in the order of their names.
     pub fn kinds(&self) -> Vec<KindInfo> {
-        self.kinds.values().map(|kind| kind.info()).collect()
+        let kinds = self.kinds.values().map(|kind| kind.info());
+        kinds
+            .map(|info| KindInfo {
+                batch_max: self.batch_max(info.kind),
+                ..info
+            })
+            .collect()
+    }
+
+    /// How many jobs of a kind one transaction takes at most.
+    pub fn batch_max(&self, kind: &str) -> usize {
+        self.batches.get(kind).map_or(1, |(max, _)| *max)
+    }
+
+    /// A kind whose jobs are done many at once, and how.
+    pub(crate) fn batch(&self, kind: &str) -> Option<(&dyn Kind<S>, batch::Handler<S>)> {
+        let (_, handler) = self.batches.get(kind)?;
+        Some((self.kind(kind)?, *handler))
     }
 
     /// The kinds whose jobs are forgotten when they have ended.
@@ -80,6 +113,7 @@ pub(crate) trait Kind<S>: Send + Sync {
 
 /// A job without its type.
 pub(crate) trait Decoded<S>: Send + Sync {
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
     fn delay_after(&self, attempt: i32) -> Option<Duration>;
     fn run<'a>(self: Box<Self>, attempt: &'a Attempt, services: &'a S) -> BoxFuture<'a, anyhow::Result<Outcome>>;
     fn bury<'a>(
@@ -102,6 +136,7 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
             timeout: J::TIMEOUT,
             retry: J::RETRY,
             is_kept: J::IS_KEPT,
+            batch_max: 1,
         }
     }
 
@@ -115,9 +150,13 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
     }
 }
 
-struct One<J>(J);
+pub(crate) struct One<J>(pub(crate) J);
 
 impl<J: Job> Decoded<J::Services> for One<J> {
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
+        self
+    }
+
     fn delay_after(&self, attempt: i32) -> Option<Duration> {
         self.0.delay_after(attempt)
     }

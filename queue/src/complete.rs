@@ -33,6 +33,8 @@ const MESSAGES_MAX: usize = 4096;
 pub struct Completer {
     sender: mpsc::UnboundedSender<Message>,
     in_hand: Arc<Mutex<BTreeMap<i64, InHand>>>,
+    /// Kinds that are forgotten when they have ended.
+    unkept: Arc<[String]>,
 }
 
 /// A claim in this process's hands.
@@ -97,14 +99,20 @@ impl Completer {
         // At most one message a job in flight is under way.
         let (sender, receiver) = mpsc::unbounded_channel();
         let in_hand = Arc::<Mutex<BTreeMap<i64, InHand>>>::default();
+        let unkept: Arc<[String]> = catalogue.unkept().into();
         let work = Work {
             pool,
-            unkept: catalogue.unkept(),
+            unkept: Arc::clone(&unkept),
             in_hand: Arc::clone(&in_hand),
             pending: BTreeMap::new(),
             is_open: true,
         };
-        (Completer { sender, in_hand }, work.run(receiver))
+        let completer = Completer {
+            sender,
+            in_hand,
+            unkept,
+        };
+        (completer, work.run(receiver))
     }
 
     /// Remembers that these jobs, just claimed, are in this process's hands.
@@ -158,16 +166,58 @@ impl Completer {
         }
     }
 
-    /// A job has ended in a statement of its own, or was taken away.
-    pub(crate) fn left(&self, claim_id: i64, is_lost: bool) {
+    /// Jobs of a claim have ended in a statement of their own, or were taken away.
+    pub(crate) fn left(&self, claim_id: i64, ended: usize, lost: usize) {
         if let Some(claim) = lock(&self.in_hand).get_mut(&claim_id) {
-            if is_lost {
-                claim.lost += 1;
-            } else {
-                claim.ended += 1;
-            }
+            claim.ended += ended;
+            claim.lost += lost;
         }
         _ = self.sender.send(Message::Left(claim_id));
+    }
+
+    /// The last jobs of a claim have ended, and its row is gone.
+    pub(crate) fn gone(&self, claim_id: i64) {
+        lock(&self.in_hand).remove(&claim_id);
+    }
+
+    /// Completes jobs of one claim in the caller's transaction, which holds them. Says whether the claim went with its last
+    /// jobs; none when they were not held.
+    pub(crate) async fn complete_in(
+        &self,
+        conn: &mut PgConnection,
+        jobs: &[&Held],
+        is_any_unique: bool,
+    ) -> sqlx::Result<Option<bool>> {
+        let Some(first) = jobs.first() else {
+            return Ok(Some(false));
+        };
+        let count = jobs.len();
+        let is_last = lock(&self.in_hand)
+            .get(&first.claim_id)
+            .is_some_and(|claim| claim.lost == 0 && claim.ended + count == claim.jobs);
+        let needs_the_jobs = is_any_unique || jobs.iter().any(|held| held.is_kept);
+        let mut is_gone = false;
+        if is_last {
+            let size = count as i64;
+            let (claims, workers) = ([first.claim_id], [first.worker_id]);
+            is_gone = !delete_whole(conn, &claims, &workers, &[size], needs_the_jobs, &self.unkept)
+                .await?
+                .is_empty();
+        }
+        if !is_gone {
+            let marked = mark_singles(conn, jobs.iter().copied(), &self.unkept).await?;
+            if marked.len() != count {
+                return Ok(None);
+            }
+        }
+        let (groups, holders): (Vec<String>, Vec<i64>) = jobs
+            .iter()
+            .filter_map(|held| Some((held.group_key.clone()?, held.job_id.0)))
+            .unzip();
+        if !groups.is_empty() {
+            finish::pass_turns(conn, &groups, &holders).await?;
+        }
+        Ok(Some(is_gone))
     }
 }
 
@@ -177,7 +227,7 @@ fn lock(in_hand: &Mutex<BTreeMap<i64, InHand>>) -> MutexGuard<'_, BTreeMap<i64, 
 
 struct Work {
     pool: PgPool,
-    unkept: Vec<String>,
+    unkept: Arc<[String]>,
     in_hand: Arc<Mutex<BTreeMap<i64, InHand>>>,
     /// What is to be completed, by claim; also the claims that have only to be cleaned away.
     pending: BTreeMap<i64, Pending>,
@@ -221,6 +271,24 @@ struct Batch {
     /// How many of `completions`, from the front, belong to `whole`.
     of_whole: usize,
     completions: Vec<Completion>,
+}
+
+impl Batch {
+    /// Deletes the claims that are whole; returns those that are gone.
+    async fn delete_whole(&self, conn: &mut PgConnection, unkept: &[String]) -> sqlx::Result<Vec<i64>> {
+        let needs_the_jobs = self.completions[..self.of_whole]
+            .iter()
+            .any(|one| one.held.is_kept || one.is_unique);
+        delete_whole(
+            conn,
+            &self.whole,
+            &self.whole_workers,
+            &self.whole_jobs,
+            needs_the_jobs,
+            unkept,
+        )
+        .await
+    }
 }
 
 impl Work {
@@ -369,17 +437,22 @@ impl Work {
         let (of_whole, singles) = batch.completions.split_at(batch.of_whole);
         let is_grouped = batch.completions.iter().any(|one| one.held.group_key.is_some());
         if singles.is_empty() && !is_grouped {
-            let gone = self.delete_whole(&mut *self.pool.acquire().await?, batch).await?;
+            let gone = batch
+                .delete_whole(&mut *self.pool.acquire().await?, &self.unkept)
+                .await?;
             return Ok(of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect());
         }
         let mut tx = self.pool.begin().await?;
         let gone = match batch.whole.is_empty() {
             true => Vec::new(),
-            false => self.delete_whole(&mut tx, batch).await?,
+            false => batch.delete_whole(&mut tx, &self.unkept).await?,
         };
         let mut written: Vec<bool> = of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect();
         if !singles.is_empty() {
-            let marked: BTreeSet<i64> = self.mark_singles(&mut tx, singles).await?.into_iter().collect();
+            let marked: BTreeSet<i64> = mark_singles(&mut tx, singles.iter().map(|one| &one.held), &self.unkept)
+                .await?
+                .into_iter()
+                .collect();
             written.extend(singles.iter().map(|one| marked.contains(&one.held.job_id.0)));
         }
         if is_grouped {
@@ -396,85 +469,6 @@ impl Work {
         }
         tx.commit().await?;
         Ok(written)
-    }
-
-    /// Deletes claims whose last jobs end now, and moves those jobs into the history; returns the claims that are gone.
-    async fn delete_whole(&self, conn: &mut PgConnection, batch: &Batch) -> sqlx::Result<Vec<i64>> {
-        let needs_the_jobs = batch.completions[..batch.of_whole]
-            .iter()
-            .any(|one| one.held.is_kept || one.is_unique);
-        if !needs_the_jobs {
-            return sqlx::query_scalar!(
-                r#"with gone as (
-                       delete from queue.claims c
-                       using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
-                       where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
-                         and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
-                       returning c.id
-                   ), cleaned as (
-                       delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
-                   ), forgotten as (
-                       delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
-                   )
-                   select id from gone"#,
-                &batch.whole,
-                &batch.whole_workers,
-                &batch.whole_jobs,
-            )
-            .fetch_all(conn)
-            .await;
-        }
-        sqlx::query_scalar!(
-            r#"with gone as materialized (
-                   delete from queue.claims c
-                   using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
-                   where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
-                     and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
-                   returning c.id, c.worker_id, c.claimed_at, c.jobs
-               ), cleaned as (
-                   delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
-               ), forgotten as (
-                   delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
-               ), done as materialized (
-                   select g.worker_id, g.claimed_at, j.*
-                   from gone g
-                   cross join unnest(g.jobs) j
-                   where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id)
-               ), freed as (
-                   delete from queue.unique_keys u
-                   where u.job_id = any(array(select id from done where unique_key is not null)) and u.scope = 'live'
-               ), kept as (
-                   insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
-                                                    group_key, worker_id, failures, created_at, claimed_at)
-                   select id, queue, kind, args_version, args, 'completed', fence + 1, attempt + 1, unique_key,
-                          group_key, worker_id, failures, created_at, claimed_at
-                   from done
-                   where kind <> all($4)
-               )
-               select id from gone"#,
-            &batch.whole,
-            &batch.whole_workers,
-            &batch.whole_jobs,
-            &self.unkept,
-        )
-        .fetch_all(conn)
-        .await
-    }
-
-    /// Marks jobs of claims that go on as ended, and moves them into the history; returns those that were still held.
-    async fn mark_singles(&self, conn: &mut PgConnection, singles: &[Completion]) -> sqlx::Result<Vec<i64>> {
-        let claims: Vec<i64> = singles.iter().map(|one| one.held.claim_id).collect();
-        let workers: Vec<i64> = singles.iter().map(|one| one.held.worker_id).collect();
-        let jobs: Vec<i64> = singles.iter().map(|one| one.held.job_id.0).collect();
-        sqlx::query_scalar!(
-            r#"select job_id as "job_id!" from queue.complete_some($1, $2, $3, $4) as job_id"#,
-            &claims,
-            &workers,
-            &jobs,
-            &self.unkept,
-        )
-        .fetch_all(conn)
-        .await
     }
 
     fn answer(&mut self, batch: Batch, written: &[bool]) {
@@ -509,4 +503,91 @@ impl Work {
             self.pending.entry(held.claim_id).or_insert_with(Pending::new);
         }
     }
+}
+
+/// Deletes claims whose last jobs end now, and moves those jobs into the history; returns the claims that are gone.
+async fn delete_whole(
+    conn: &mut PgConnection,
+    claims: &[i64],
+    workers: &[i64],
+    jobs: &[i64],
+    needs_the_jobs: bool,
+    unkept: &[String],
+) -> sqlx::Result<Vec<i64>> {
+    if !needs_the_jobs {
+        return sqlx::query_scalar!(
+            r#"with gone as (
+                   delete from queue.claims c
+                   using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
+                   where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
+                     and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
+                   returning c.id
+               ), cleaned as (
+                   delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
+               ), forgotten as (
+                   delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
+               )
+               select id from gone"#,
+            claims,
+            workers,
+            jobs,
+        )
+        .fetch_all(conn)
+        .await;
+    }
+    sqlx::query_scalar!(
+        r#"with gone as materialized (
+               delete from queue.claims c
+               using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
+               where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
+                 and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
+               returning c.id, c.worker_id, c.claimed_at, c.jobs
+           ), cleaned as (
+               delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
+           ), forgotten as (
+               delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
+           ), done as materialized (
+               select g.worker_id, g.claimed_at, j.*
+               from gone g
+               cross join unnest(g.jobs) j
+               where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id)
+           ), freed as (
+               delete from queue.unique_keys u
+               where u.job_id = any(array(select id from done where unique_key is not null)) and u.scope = 'live'
+           ), kept as (
+               insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
+                                                group_key, worker_id, failures, created_at, claimed_at)
+               select id, queue, kind, args_version, args, 'completed', fence + 1, attempt + 1, unique_key,
+                      group_key, worker_id, failures, created_at, claimed_at
+               from done
+               where kind <> all($4)
+           )
+           select id from gone"#,
+        claims,
+        workers,
+        jobs,
+        unkept,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Marks jobs of claims that go on as ended, and moves them into the history; returns those that were still held.
+async fn mark_singles<'a>(
+    conn: &mut PgConnection,
+    singles: impl Iterator<Item = &'a Held> + Clone,
+    unkept: &[String],
+) -> sqlx::Result<Vec<i64>> {
+    let claims: Vec<i64> = singles.clone().map(|held| held.claim_id).collect();
+    let workers: Vec<i64> = singles.clone().map(|held| held.worker_id).collect();
+    let jobs: Vec<i64> = singles.map(|held| held.job_id.0).collect();
+    sqlx::query_scalar!(
+        r#"select job_id as "job_id!" from queue.complete_some($1, $2, $3, $4) as job_id"#,
+        &claims,
+        &workers,
+        &jobs,
+        unkept,
+    )
+    .fetch_all(conn)
+    .await
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
 use crate::failure::Failure;
-use crate::job::{DeadLetter, JobId};
+use crate::job::{DeadLetter, JobId, Outcome};
 
 /// What a writer must hold.
 #[derive(Clone, Debug)]
@@ -38,6 +38,16 @@ pub async fn complete(conn: &mut PgConnection, held: &Held, result: Option<Value
 /// Ends the job for good without its work, for the reason given.
 pub async fn discard(conn: &mut PgConnection, held: &Held, reason: &str) -> sqlx::Result<bool> {
     end(conn, held, "discarded", Some(json!({ "reason": reason }))).await
+}
+
+/// Ends the job as the outcome says; false when it is no longer held.
+pub(crate) async fn end_as(conn: &mut PgConnection, held: &Held, outcome: &Outcome) -> sqlx::Result<bool> {
+    match outcome {
+        Outcome::Done => complete(conn, held, None).await,
+        Outcome::DoneWith(result) => complete(conn, held, Some(result.clone())).await,
+        Outcome::Snooze(wait) => postpone(conn, held, *wait, "it asked to come back later").await,
+        Outcome::Discard(reason) => discard(conn, held, reason).await,
+    }
 }
 
 async fn end(conn: &mut PgConnection, held: &Held, state: &str, result: Option<Value>) -> sqlx::Result<bool> {

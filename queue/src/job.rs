@@ -94,6 +94,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
 pub enum Outcome {
     /// The work is done.
     Done,
+    /// The same, with a result to keep.
+    DoneWith(Value),
     /// Later; no attempt is used.
     Snooze(Duration),
     /// Never again, for the reason given.

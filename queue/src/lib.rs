@@ -8,7 +8,7 @@
 //! 4. [`catalogue`]: the kinds a process knows; it claims no others.
 //! 5. [`claim`]: due jobs change hands, each claim with a higher fence.
 //! 6. [`attempt`]: what a handler sees of its run; [`Effects`] are its fenced writes. [`runner`]: one run of one job as a list of
-//!    named steps.
+//!    named steps, and [`batch`]: one run of many.
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
@@ -19,6 +19,7 @@
 
 pub mod attempt;
 pub mod backoff;
+pub mod batch;
 pub mod catalogue;
 pub mod claim;
 pub mod complete;
@@ -38,6 +39,7 @@ pub mod testing;
 pub mod wakeup;
 
 pub use attempt::{Attempt, Effects, FenceLost};
+pub use batch::{BatchJob, Member};
 pub use catalogue::{Catalogue, KindInfo};
 pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_many};
 pub use failure::{Class, Failure, HttpFacts};

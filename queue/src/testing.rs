@@ -1,16 +1,18 @@
 //! The real claim and finish code in a test's own process.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, PgPool};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
-use crate::claim::{self, Known};
+use crate::claim::{self, Claimed, Known};
 use crate::complete::Completer;
 use crate::inspect::{self, JobView};
-use crate::lease::{self, Identity};
+use crate::lease::{self, Identity, Registration};
 use crate::runner::{Runner, Settled};
 
 /// What `run_until_idle` did.
@@ -30,6 +32,105 @@ pub struct Ran {
     pub lost: u64,
 }
 
+/// A worker in a test's own process: it registers, claims and runs like a real one, but only when the test says so.
+pub struct Worker<'a, S> {
+    pool: PgPool,
+    catalogue: &'a Catalogue<S>,
+    services: Arc<S>,
+    /// Its row, for what a test does to it.
+    pub registration: Arc<Registration>,
+    /// The row stands on a session of its own, as a real worker's does.
+    session: PgConnection,
+    completer: Completer,
+    completions: JoinHandle<()>,
+    /// Cancelled by a test, it makes handlers hand their jobs back.
+    pub stop: CancellationToken,
+}
+
+impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
+    /// Registers a worker for every queue of the catalogue, with a lease of an hour.
+    pub async fn register(pool: &PgPool, catalogue: &'a Catalogue<S>, services: &Arc<S>) -> anyhow::Result<Self> {
+        let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
+        let identity = Identity {
+            name: "test".to_owned(),
+            pools: queues(catalogue),
+            build: "test".to_owned(),
+            lease: Duration::from_secs(3600),
+        };
+        let registration = Arc::new(lease::register(&mut session, &identity).await?);
+        let (completer, completions) = Completer::new(pool.clone(), catalogue);
+        Ok(Self {
+            pool: pool.clone(),
+            catalogue,
+            services: Arc::clone(services),
+            registration,
+            session,
+            completer,
+            completions: tokio::spawn(completions),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Claims up to `limit` due jobs of a queue, in one claim.
+    pub async fn claim(&self, queue: &str, limit: usize) -> anyhow::Result<Vec<Claimed>> {
+        let known = Known::of(self.catalogue, queue);
+        let claimed = claim::claim(&self.pool, &known, self.registration.id, limit).await?;
+        self.completer.hold(&claimed);
+        Ok(claimed)
+    }
+
+    /// Claims the suspect of a queue that has waited longest.
+    pub async fn claim_suspect(&self, queue: &str) -> anyhow::Result<Option<Claimed>> {
+        let known = Known::of(self.catalogue, queue);
+        let claimed = claim::claim_suspect(&self.pool, &known, self.registration.id).await?;
+        self.completer.hold(claimed.as_slice());
+        Ok(claimed)
+    }
+
+    /// Runs one claimed job to its settlement.
+    pub async fn run(&self, job: Claimed) -> Settled {
+        self.runner().run(job, Arc::clone(&self.registration)).await
+    }
+
+    /// Runs jobs of one claim and one kind together.
+    pub async fn run_batch(&self, jobs: Vec<Claimed>) -> Vec<Settled> {
+        self.runner().run_batch(jobs, Arc::clone(&self.registration)).await
+    }
+
+    /// How many claimed jobs it has not settled.
+    pub fn jobs_in_hand(&self) -> usize {
+        self.completer.jobs_in_hand()
+    }
+
+    /// Leaves in good order: everything is written, and the row goes.
+    pub async fn leave(mut self) -> anyhow::Result<()> {
+        drop(self.completer);
+        self.completions.await?;
+        lease::deregister(&mut self.session, self.registration.id).await?;
+        Ok(self.session.close().await?)
+    }
+
+    fn runner(&self) -> Runner<'_, S> {
+        Runner {
+            pool: &self.pool,
+            catalogue: self.catalogue,
+            services: self.services.as_ref(),
+            stop: &self.stop,
+            completer: &self.completer,
+        }
+    }
+}
+
+/// The queues that a catalogue's jobs wait in.
+fn queues<S: Send + Sync + 'static>(catalogue: &Catalogue<S>) -> Vec<String> {
+    let queues: BTreeSet<_> = catalogue
+        .kinds()
+        .into_iter()
+        .map(|kind| kind.queue.to_owned())
+        .collect();
+    queues.into_iter().collect()
+}
+
 /// Runs whatever is due, one after the other, until nothing is.
 pub async fn run_until_idle<S: Send + Sync + 'static>(
     pool: &PgPool,
@@ -37,46 +138,19 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     services: &Arc<S>,
 ) -> anyhow::Result<Ran> {
     const ATTEMPTS_MAX: u64 = 100_000;
-    let mut queues: Vec<_> = catalogue
-        .kinds()
-        .into_iter()
-        .map(|kind| kind.queue.to_owned())
-        .collect();
-    queues.sort();
-    queues.dedup();
-    let known: Vec<_> = queues.iter().map(|queue| Known::of(catalogue, queue)).collect();
-
-    // The row stands on a session of its own, as a real worker's does.
-    let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
-    let identity = Identity {
-        name: "run_until_idle".to_owned(),
-        pools: queues,
-        build: "test".to_owned(),
-        lease: Duration::from_secs(3600),
-    };
-    let registration = Arc::new(lease::register(&mut session, &identity).await?);
-    let stop = CancellationToken::new();
-    let (completer, work) = Completer::new(pool.clone(), catalogue);
-    let work = tokio::spawn(work);
-    let runner = Runner {
-        pool,
-        catalogue,
-        services: services.as_ref(),
-        stop: &stop,
-        completer: &completer,
-    };
+    let queues = queues(catalogue);
+    let worker = Worker::register(pool, catalogue, services).await?;
     let mut ran = Ran::default();
     let mut attempts = 0;
     loop {
         let mut is_idle = true;
-        for known in &known {
-            let mut claimed = claim::claim(pool, known, registration.id, 1).await?;
-            claimed.extend(claim::claim_suspect(pool, known, registration.id).await?);
-            completer.hold(&claimed);
+        for queue in &queues {
+            let mut claimed = worker.claim(queue, 1).await?;
+            claimed.extend(worker.claim_suspect(queue).await?);
             for job in claimed {
                 is_idle = false;
                 attempts += 1;
-                match runner.run(job, Arc::clone(&registration)).await {
+                match worker.run(job).await {
                     Settled::Completed => ran.completed += 1,
                     Settled::Retried => ran.retried += 1,
                     Settled::Postponed => ran.postponed += 1,
@@ -91,10 +165,7 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
         }
         anyhow::ensure!(attempts < ATTEMPTS_MAX, "still not idle after {ATTEMPTS_MAX} attempts");
     }
-    drop(completer);
-    work.await?;
-    lease::deregister(&mut session, registration.id).await?;
-    session.close().await?;
+    worker.leave().await?;
     Ok(ran)
 }
 

@@ -1,10 +1,12 @@
 //! Claims as many jobs as a pool has free slots, so that claimed means started.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use queue::Catalogue;
 use queue::backoff::Trouble;
-use queue::claim::{self, Known};
+use queue::claim::{self, Claimed, Known};
 use queue::finish;
 use queue::wakeup::Poll;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -147,10 +149,11 @@ async fn claim_round<S: Send + Sync + 'static>(
     drop(claiming);
     let found = claimed.len();
     let company = Arc::new(company);
-    for job in claimed {
+    for jobs in together(&site.catalogue, claimed) {
+        // There are no more of these than jobs.
         let Some(slot) = free.split(1) else { break };
         let flight = InFlight {
-            job,
+            jobs,
             registration: Arc::clone(&registration),
             slot,
             company: Arc::clone(&company),
@@ -163,6 +166,26 @@ async fn claim_round<S: Send + Sync + 'static>(
         found if found < wanted => Claims::Some,
         _ => Claims::Full,
     })
+}
+
+/// Divides claimed jobs among slots: one each, but as many together as their kind takes.
+fn together<S: Send + Sync + 'static>(catalogue: &Catalogue<S>, claimed: Vec<Claimed>) -> Vec<Vec<Claimed>> {
+    let mut flights = Vec::with_capacity(claimed.len());
+    let mut batches = BTreeMap::<String, Vec<Claimed>>::new();
+    for job in claimed {
+        let batch_max = catalogue.batch_max(&job.kind);
+        if batch_max == 1 {
+            flights.push(vec![job]);
+            continue;
+        }
+        let batch = batches.entry(job.kind.clone()).or_default();
+        batch.push(job);
+        if batch.len() == batch_max {
+            flights.push(std::mem::take(batch));
+        }
+    }
+    flights.extend(batches.into_values().filter(|batch| !batch.is_empty()));
+    flights
 }
 
 /// The wait of an idle queue, but not past the next job that is due.

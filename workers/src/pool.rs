@@ -30,7 +30,7 @@ pub(crate) async fn serve<S: Send + Sync + 'static>(
         let site = Arc::clone(&site);
         // Handlers of one worker are concurrent; on tasks of their own they are parallel too.
         let attempt = tokio::spawn(async move {
-            site.attempt(flight.job, flight.registration).await;
+            site.attempt(flight.jobs, flight.registration).await;
             drop((flight.slot, flight.company));
         });
         async move { _ = attempt.await }

@@ -65,7 +65,7 @@ async fn turn<S: Send + Sync + 'static>(site: &Arc<Site<S>>, known: &[Known]) ->
             site.completer.hold(std::slice::from_ref(&job));
             tracing::warn!(job.id = job.id.0, job.kind = job.kind, "running a suspect alone");
             let site = Arc::clone(site);
-            _ = tokio::spawn(async move { site.attempt(job, registration).await }).await;
+            _ = tokio::spawn(async move { site.attempt(vec![job], registration).await }).await;
             ran += 1;
         }
     }

@@ -33,9 +33,9 @@ pub(crate) struct Site<S> {
     pub(crate) completer: Completer,
 }
 
-/// A claimed job on its way to a slot, and what it holds while it is in flight.
+/// What one slot runs: a claimed job, or several of a kind that takes them together; and what it holds meanwhile.
 pub(crate) struct InFlight {
-    pub(crate) job: Claimed,
+    pub(crate) jobs: Vec<Claimed>,
     pub(crate) registration: Arc<Registration>,
     pub(crate) slot: OwnedSemaphorePermit,
     pub(crate) company: Arc<OwnedRwLockReadGuard<()>>,
@@ -85,8 +85,8 @@ impl<S: Send + Sync + 'static> Site<S> {
         }
     }
 
-    /// Runs one job to its settlement.
-    pub(crate) async fn attempt(&self, job: Claimed, registration: Arc<Registration>) {
+    /// Runs jobs to their settlement: one, or several of one claim and kind.
+    pub(crate) async fn attempt(&self, mut jobs: Vec<Claimed>, registration: Arc<Registration>) {
         let runner = Runner {
             pool: &self.pool,
             catalogue: &self.catalogue,
@@ -94,8 +94,12 @@ impl<S: Send + Sync + 'static> Site<S> {
             stop: &self.hand_back,
             completer: &self.completer,
         };
-        let queue = job.group_key.is_some().then(|| job.queue.clone());
-        runner.run(job, registration).await;
+        let grouped = jobs.iter().find(|job| job.group_key.is_some());
+        let queue = grouped.map(|job| job.queue.clone());
+        match jobs.len() {
+            1 => _ = runner.run(jobs.remove(0), registration).await,
+            _ => _ = runner.run_batch(jobs, registration).await,
+        }
         if let Some(queue) = queue {
             self.wake(&queue);
         }

@@ -28,7 +28,7 @@ struct Subject {
     share: i64,
 }
 
-const SUBJECTS: [Subject; 3] = [
+const SUBJECTS: [Subject; 5] = [
     Subject {
         kind: "forgotten",
         name: "ours",
@@ -37,6 +37,16 @@ const SUBJECTS: [Subject; 3] = [
     Subject {
         kind: "kept",
         name: "ours, history",
+        share: 1,
+    },
+    Subject {
+        kind: "batched",
+        name: "ours-batch",
+        share: 1,
+    },
+    Subject {
+        kind: "batched_kept",
+        name: "ours-batch, history",
         share: 1,
     },
     Subject {
