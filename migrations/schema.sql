@@ -2,6 +2,16 @@
 
 CREATE SCHEMA queue;
 
+CREATE TYPE queue.room AS (
+	key text,
+	jobs bigint,
+	arrival timestamp with time zone,
+	per_job interval,
+	burst integer,
+	counts boolean,
+	open_until timestamp with time zone
+);
+
 CREATE TABLE public.orders (
     id uuid NOT NULL,
     customer_id uuid NOT NULL,
@@ -94,7 +104,97 @@ begin
     returning d.id, d.endpoint_id, d.ordering_key;
 end $$;
 
-CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean)
+CREATE TABLE queue.jobs (
+    id bigint NOT NULL,
+    run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    rank timestamp without time zone GENERATED ALWAYS AS (((run_at AT TIME ZONE 'UTC'::text) - make_interval(secs => ((priority * 30))::double precision))) STORED,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    deadline_at timestamp with time zone,
+    fence bigint DEFAULT 0 NOT NULL,
+    attempt integer DEFAULT 0 NOT NULL,
+    attempts_max integer DEFAULT 20 NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    crashes_alone integer DEFAULT 0 NOT NULL,
+    args_version smallint DEFAULT 1 NOT NULL,
+    priority smallint DEFAULT 0 NOT NULL,
+    suspect boolean DEFAULT false NOT NULL,
+    turn boolean DEFAULT true NOT NULL,
+    queue text NOT NULL,
+    kind text NOT NULL,
+    args jsonb NOT NULL,
+    unique_key text,
+    group_key text,
+    trace_context text,
+    waiting text,
+    failures jsonb,
+    redrives jsonb,
+    limit_key text,
+    parked boolean,
+    awaited boolean,
+    CONSTRAINT job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
+    CONSTRAINT jobs_args_version_check CHECK ((args_version > 0)),
+    CONSTRAINT jobs_attempt_check CHECK ((attempt >= 0)),
+    CONSTRAINT jobs_attempts_max_check CHECK (((attempts_max >= 1) AND (attempts_max <= 1000))),
+    CONSTRAINT jobs_fence_check CHECK ((fence >= 0)),
+    CONSTRAINT jobs_group_key_check CHECK ((length(group_key) <= 300)),
+    CONSTRAINT jobs_kind_check CHECK (((kind <> ''::text) AND (length(kind) <= 100))),
+    CONSTRAINT jobs_limit_key_check CHECK ((length(limit_key) <= 300)),
+    CONSTRAINT jobs_priority_check CHECK (((priority >= '-10'::integer) AND (priority <= 10))),
+    CONSTRAINT jobs_queue_check CHECK (((queue <> ''::text) AND (length(queue) <= 100))),
+    CONSTRAINT jobs_unique_key_check CHECK ((length(unique_key) <= 300))
+)
+WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0.2', autovacuum_analyze_scale_factor='0.05');
+
+CREATE FUNCTION queue.admit(INOUT p_jobs queue.jobs[], OUT limited boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET jit TO 'off'
+    AS $$
+declare
+    rooms queue.room[];
+begin
+    rooms := array(
+        select r
+        from queue.room(array(
+            select distinct j.limit_key from unnest(p_jobs) j
+            where exists (select from queue.limits l where l.name in (j.limit_key, split_part(j.limit_key, '/', 1)))
+        )) r
+    );
+    limited := cardinality(rooms) > 0;
+    if not limited then
+        return;
+    end if;
+    with numbered as materialized (
+        select j as job, r as room, row_number() over (partition by r.key order by j.rank, j.id) as place
+        from unnest(p_jobs) j
+        left join unnest(rooms) r on r.key = j.limit_key
+    ), moved as (
+        update queue.limit_keys k
+        set arrival = case when c.per_job is not null then c.arrival + c.started * c.per_job end,
+            opens_at = case when c.parked > 0 then queue.opens_at(c.room, c.started) else k.opens_at end
+        from (
+            select n.room, (n.room).key, (n.room).arrival, (n.room).per_job,
+                   count(*) filter (where n.place <= (n.room).jobs) as started,
+                   count(*) filter (where n.place > (n.room).jobs) as parked
+            from numbered n where (n.room).key is not null group by n.room
+        ) c
+        where k.key = c.key
+    ), parked as (
+        insert into queue.jobs (id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
+                                args_version, priority, suspect, turn, parked, queue, kind, args, unique_key, group_key,
+                                trace_context, waiting, failures, redrives, limit_key, awaited)
+        select j.id, j.run_at, j.created_at, j.deadline_at, j.fence, j.attempt, j.attempts_max, j.crashes, j.crashes_alone,
+               j.args_version, j.priority, j.suspect, false, true, j.queue, j.kind, j.args, j.unique_key, j.group_key,
+               j.trace_context, j.waiting, j.failures, j.redrives, j.limit_key, j.awaited
+        from numbered n
+        cross join lateral (select (n.job).*) j
+        where n.place > (n.room).jobs
+    )
+    select coalesce(array_agg(n.job) filter (where (n.room).key is null or n.place <= (n.room).jobs), '{}')
+    into p_jobs
+    from numbered n;
+end $$;
+
+CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean, limited boolean)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_sort TO 'off'
@@ -102,36 +202,85 @@ CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[],
     SET enable_seqscan TO 'off'
     SET jit TO 'off'
     AS $$
+declare
+    queue_key constant text := 'queue/' || p_queue;
+    queue_is_limited boolean;
+    has_keys boolean;
+    is_limited boolean := false;
+    bound bigint := p_limit;
+    taken queue.jobs[];
+    made bigint;
+    made_at timestamptz;
 begin
+    if exists (select from queue.limit_keys k where k.opens_at <= (select clock_timestamp())) then
+        perform queue.let_in();
+    end if;
+    queue_is_limited := exists (select from queue.limits l where l.name = queue_key);
+    if queue_is_limited then
+        select least(p_limit, r.jobs) into bound from queue.room(array[queue_key]) r;
+        bound := coalesce(bound, p_limit);
+        if bound < p_limit then
+            -- Nothing is parked for it, but whoever polls wants to know when it is worth while.
+            update queue.limit_keys k
+            set opens_at = queue.opens_at(r, bound)
+            from queue.room(array[queue_key]) r
+            where k.key = queue_key;
+        end if;
+    end if;
+    for round in 1 .. case when bound > 0 then 20 else 0 end loop
+        with gone as (
+            delete from queue.jobs j
+            where j.id = any(array(
+                select c.id
+                from queue.jobs c
+                where c.queue = p_queue and c.suspect = p_suspects and c.turn
+                  -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
+                  and c.rank <= (select clock_timestamp() at time zone 'UTC' + p_ahead)
+                  and c.run_at <= (select clock_timestamp())
+                  and c.kind = any(p_kinds)
+                  and c.args_version <= p_versions[array_position(p_kinds, c.kind)]
+                  and c.kind <> all(array(select p.name from queue.pauses p where p.target = 'kind'))
+                  and not exists (select from queue.pauses p where p.target = 'queue' and p.name = p_queue)
+                  and exists (select from queue.workers w where w.id = p_worker and not w.stopping)
+                order by c.rank, c.id
+                limit bound
+                for update of c skip locked
+            ))
+            returning j as job
+        )
+        select array_agg(g.job), bool_or((g.job).limit_key is not null) into taken, has_keys from gone g;
+        if has_keys then
+            select a.p_jobs, a.limited into taken, is_limited from queue.admit(taken) a;
+        end if;
+        exit when taken is null or cardinality(taken) > 0;
+    end loop;
+    if taken is null or cardinality(taken) = 0 then
+        return;
+    end if;
+
+    insert into queue.claims as c (worker_id, queue, size, jobs)
+    values (p_worker, p_queue, cardinality(taken), taken)
+    returning c.id, c.claimed_at into made, made_at;
+    if is_limited then
+        insert into queue.limit_holds (claim_id, key, jobs)
+        select made, j.limit_key, count(*)
+        from unnest(taken) j
+        cross join lateral queue.limit_of(j.limit_key) l
+        where l.concurrency is not null or l.breaker_failures is not null
+        group by j.limit_key;
+    end if;
+    if queue_is_limited then
+        insert into queue.limit_holds (claim_id, key, jobs) values (made, queue_key, cardinality(taken));
+        update queue.limit_keys k
+        set arrival = greatest(k.arrival, clock_timestamp()) + cardinality(taken) * make_interval(secs => 1 / l.rate)
+        from queue.limits l
+        where k.key = queue_key and l.name = queue_key and l.rate is not null;
+    end if;
     return query
-    with taken as (
-        delete from queue.jobs j
-        where j.id = any(array(
-            select c.id
-            from queue.jobs c
-            where c.queue = p_queue and c.suspect = p_suspects and c.turn
-              -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
-              and c.rank <= (select clock_timestamp() at time zone 'UTC' + p_ahead)
-              and c.run_at <= (select clock_timestamp())
-              and c.kind = any(p_kinds)
-              and c.args_version <= p_versions[array_position(p_kinds, c.kind)]
-              and c.kind <> all(array(select p.name from queue.pauses p where p.target = 'kind'))
-              and not exists (select from queue.pauses p where p.target = 'queue' and p.name = p_queue)
-              and exists (select from queue.workers w where w.id = p_worker and not w.stopping)
-            order by c.rank, c.id
-            limit p_limit
-            for update of c skip locked
-        ))
-        returning j as job
-    ), made as (
-        insert into queue.claims as c (worker_id, queue, size, jobs)
-        select p_worker, p_queue, count(*), array_agg(t.job) from taken t having count(*) > 0
-        returning c.id, c.claimed_at, c.jobs
-    )
-    select m.id, m.claimed_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
-           j.unique_key, j.group_key, j.crashes_alone, j.trace_context, j.limit_key,
-           coalesce(j.awaited, false)
-    from made m cross join unnest(m.jobs) j;
+    select made, made_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
+           j.unique_key, j.group_key, j.crashes_alone, j.trace_context, j.limit_key, coalesce(j.awaited, false),
+           is_limited or queue_is_limited
+    from unnest(taken) j;
 end $$;
 
 CREATE FUNCTION queue.clock() RETURNS timestamp with time zone
@@ -193,7 +342,7 @@ begin
     return dropped;
 end $_$;
 
-CREATE FUNCTION queue.enqueue(p_queue text, p_kind text, p_args jsonb, p_run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
+CREATE FUNCTION queue.enqueue(p_queue text, p_kind text, p_args jsonb, p_run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, p_limit_key text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
     LANGUAGE plpgsql
     AS $$
 declare
@@ -219,7 +368,7 @@ begin
                 -- Its owner ended between the two statements: the key is free again.
                 select e.job_id, e.is_new into job_id, is_new
                 from queue.enqueue(p_queue, p_kind, p_args, p_run_at, p_unique_key, p_unique_scope, p_group_key,
-                                   p_priority, p_attempts_max, p_deadline_at, p_args_version, p_trace_context) e;
+                                   p_priority, p_attempts_max, p_deadline_at, p_args_version, p_trace_context, p_limit_key) e;
             end if;
             return;
         end if;
@@ -238,9 +387,9 @@ begin
     end if;
 
     insert into queue.jobs (id, queue, kind, args_version, args, priority, run_at, attempts_max, deadline_at,
-                            unique_key, group_key, trace_context, turn)
+                            unique_key, group_key, trace_context, turn, limit_key)
     values (job_id, p_queue, p_kind, p_args_version, p_args, p_priority, due, p_attempts_max, p_deadline_at,
-            p_unique_key, p_group_key, p_trace_context, has_turn);
+            p_unique_key, p_group_key, p_trace_context, has_turn, p_limit_key);
 end $$;
 
 CREATE FUNCTION queue.ensure_partitions(days_ahead integer DEFAULT 7) RETURNS integer
@@ -289,46 +438,119 @@ begin
          - (select count(*) from queue.ended e where e.claim_id = p_claim and e.job_id = any(p_jobs));
 end $$;
 
-CREATE TABLE queue.jobs (
-    id bigint NOT NULL,
-    run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    rank timestamp without time zone GENERATED ALWAYS AS (((run_at AT TIME ZONE 'UTC'::text) - make_interval(secs => ((priority * 30))::double precision))) STORED,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    deadline_at timestamp with time zone,
-    fence bigint DEFAULT 0 NOT NULL,
-    attempt integer DEFAULT 0 NOT NULL,
-    attempts_max integer DEFAULT 20 NOT NULL,
-    crashes integer DEFAULT 0 NOT NULL,
-    crashes_alone integer DEFAULT 0 NOT NULL,
-    args_version smallint DEFAULT 1 NOT NULL,
-    priority smallint DEFAULT 0 NOT NULL,
-    suspect boolean DEFAULT false NOT NULL,
-    turn boolean DEFAULT true NOT NULL,
-    queue text NOT NULL,
-    kind text NOT NULL,
-    args jsonb NOT NULL,
-    unique_key text,
-    group_key text,
-    trace_context text,
-    waiting text,
-    failures jsonb,
-    redrives jsonb,
-    limit_key text,
-    parked boolean,
-    awaited boolean,
-    CONSTRAINT job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
-    CONSTRAINT jobs_args_version_check CHECK ((args_version > 0)),
-    CONSTRAINT jobs_attempt_check CHECK ((attempt >= 0)),
-    CONSTRAINT jobs_attempts_max_check CHECK (((attempts_max >= 1) AND (attempts_max <= 1000))),
-    CONSTRAINT jobs_fence_check CHECK ((fence >= 0)),
-    CONSTRAINT jobs_group_key_check CHECK ((length(group_key) <= 300)),
-    CONSTRAINT jobs_kind_check CHECK (((kind <> ''::text) AND (length(kind) <= 100))),
-    CONSTRAINT jobs_limit_key_check CHECK ((length(limit_key) <= 300)),
-    CONSTRAINT jobs_priority_check CHECK (((priority >= '-10'::integer) AND (priority <= 10))),
-    CONSTRAINT jobs_queue_check CHECK (((queue <> ''::text) AND (length(queue) <= 100))),
-    CONSTRAINT jobs_unique_key_check CHECK ((length(unique_key) <= 300))
-)
-WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0.2', autovacuum_analyze_scale_factor='0.05');
+CREATE FUNCTION queue.let_go(p_claims bigint[], p_keys text[], p_succeeded boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET jit TO 'off'
+    AS $$
+begin
+    -- In one order, since two transactions may let go of jobs of the same claim.
+    perform from queue.limit_holds h where h.claim_id = any(p_claims) and h.key = any(p_keys) order by h.key, h.claim_id for update;
+    update queue.limit_holds h
+    set jobs = h.jobs - g.jobs
+    from (select c as claim_id, k as key, count(*) as jobs from unnest(p_claims, p_keys) u (c, k) group by 1, 2) g
+    where h.claim_id = g.claim_id and h.key = g.key;
+    delete from queue.limit_holds h where h.claim_id = any(p_claims) and h.jobs <= 0;
+    perform from queue.limit_keys k
+    where k.key = any(p_keys) and (k.opens_at is not null or p_succeeded and (k.failures > 0 or k.open_until is not null))
+    order by k.key for update;
+    if found then
+        update queue.limit_keys k
+        set failures = case when p_succeeded then 0 else k.failures end,
+            open_until = case when p_succeeded then null else k.open_until end,
+            cause = case when p_succeeded then null else k.cause end,
+            opens_at = case when p_succeeded or k.open_until is null then least(k.opens_at, clock_timestamp()) else k.opens_at end
+        where k.key = any(p_keys) and (k.opens_at is not null or p_succeeded and (k.failures > 0 or k.open_until is not null));
+    end if;
+end $$;
+
+CREATE FUNCTION queue.let_in() RETURNS void
+    LANGUAGE plpgsql
+    SET jit TO 'off'
+    AS $$
+declare
+    keys text[];
+    rooms queue.room[];
+    present timestamptz := clock_timestamp();
+begin
+    keys := array(
+        select k.key from queue.limit_keys k where k.opens_at <= present order by k.opens_at limit 100 for update skip locked
+    );
+    if keys = '{}' then
+        return;
+    end if;
+    rooms := array(select r from queue.room(keys) r);
+    update queue.jobs j
+    set turn = true, parked = null
+    where j.id = any(array(
+        select p.id
+        from unnest(keys) k (key)
+        left join unnest(rooms) r on r.key = k.key
+        cross join lateral (
+            select o.id from queue.jobs o where o.parked and o.limit_key = k.key
+            order by o.rank, o.id limit coalesce(r.jobs, 1000)
+        ) p
+    ));
+    update queue.limit_keys k
+    set opens_at = case
+            when not exists (select from queue.jobs j where j.parked and j.limit_key = k.key) then null
+            when r.key is null then present
+            else queue.opens_at(r, r.jobs)
+        end
+    from unnest(keys) w (key)
+    left join unnest(rooms) r on r.key = w.key
+    where k.key = w.key;
+end $$;
+
+CREATE FUNCTION queue.limit_failed(p_key text, p_cause text, p_retry_after interval) RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    AS $$
+declare
+    l queue.limits := queue.limit_of(p_key);
+    until timestamptz;
+begin
+    if l.breaker_failures is null then
+        return null;
+    end if;
+    insert into queue.limit_keys (key) values (p_key) on conflict do nothing;
+    update queue.limit_keys k
+    set failures = k.failures + case when p_retry_after is null then 1 else 0 end,
+        open_until = case
+            when p_retry_after is not null then greatest(k.open_until, clock_timestamp() + p_retry_after)
+            -- Half open, or somebody who started before it opened.
+            when k.open_until is not null or k.failures + 1 >= l.breaker_failures
+                then greatest(k.open_until, clock_timestamp() + make_interval(secs => l.breaker_seconds))
+        end,
+        cause = p_cause
+    where k.key = p_key
+    returning k.open_until into until;
+    update queue.limit_keys k set opens_at = until where k.key = p_key and k.opens_at is not null and until is not null;
+    return until;
+end $$;
+
+CREATE TABLE queue.limits (
+    name text NOT NULL,
+    concurrency integer,
+    rate double precision,
+    burst integer DEFAULT 1 NOT NULL,
+    breaker_failures integer,
+    breaker_seconds double precision DEFAULT 10 NOT NULL,
+    actor text NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT limits_breaker_failures_check CHECK (((breaker_failures >= 1) AND (breaker_failures <= 10000))),
+    CONSTRAINT limits_breaker_seconds_check CHECK (((breaker_seconds > (0)::double precision) AND (breaker_seconds <= (86400)::double precision))),
+    CONSTRAINT limits_burst_check CHECK (((burst >= 1) AND (burst <= 100000))),
+    CONSTRAINT limits_concurrency_check CHECK ((concurrency >= 0)),
+    CONSTRAINT limits_name_check CHECK (((name <> ''::text) AND (length(name) <= 300))),
+    CONSTRAINT limits_rate_check CHECK (((rate > (0)::double precision) AND (rate <= (100000)::double precision)))
+);
+
+CREATE FUNCTION queue.limit_of(p_key text) RETURNS queue.limits
+    LANGUAGE sql STABLE
+    AS $$
+    select l from queue.limits l
+    where l.name = p_key or (l.name = split_part(p_key, '/', 1) and p_key not like 'queue/%')
+    order by length(l.name) desc limit 1
+$$;
 
 CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
     LANGUAGE sql
@@ -346,19 +568,50 @@ CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
     select count(*) from lined_up
 $$;
 
+CREATE FUNCTION queue.opens_at(p_room queue.room, p_started bigint) RETURNS timestamp with time zone
+    LANGUAGE sql
+    AS $$
+    select coalesce(
+        p_room.open_until,
+        least(clock_timestamp() + interval '5 s',
+              nullif(greatest(p_room.arrival + (p_started + 1 - p_room.burst) * p_room.per_job, clock_timestamp()), clock_timestamp()))
+    )
+$$;
+
 CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS void
     LANGUAGE plpgsql
+    SET jit TO 'off'
     AS $$
 declare
+    these text[];
     this text;
     next bigint;
 begin
-    for this in select distinct g from unnest(p_groups) g order by 1 loop
-        perform from queue.turns t where t.group_key = this and (t.vacant or t.holder = any(p_holders)) for update;
-        continue when not found;
-        -- Those who wait are committed, and whoever is still enqueueing has a higher number.
-        select j.id into next from queue.jobs j where j.group_key = this and not j.turn order by j.id limit 1;
-        if next is null and pg_try_advisory_xact_lock(hashtextextended(this, 7)) then
+    these := array(
+        select t.group_key from queue.turns t
+        where t.group_key = any(p_groups) and (t.vacant or t.holder = any(p_holders))
+        order by t.group_key for update
+    );
+    if these = '{}' then
+        return;
+    end if;
+    -- Those who wait are committed, and whoever is still enqueueing has a higher number.
+    with first as materialized (
+        select g as group_key, n.id
+        from unnest(these) g
+        left join lateral (
+            select j.id from queue.jobs j where j.group_key = g and not j.turn order by j.id limit 1
+        ) n on true
+    ), turned as (
+        update queue.turns t set holder = n.id, vacant = false from first n
+        where t.group_key = n.group_key and n.id is not null
+    ), lined_up as (
+        update queue.jobs j set turn = true from first n where j.id = n.id
+    )
+    select coalesce(array_agg(n.group_key order by n.group_key) filter (where n.id is null), '{}') into these from first n;
+    foreach this in array these loop
+        next := null;
+        if pg_try_advisory_xact_lock(hashtextextended(this, 7)) then
             -- Nobody is enqueueing now: what there is to be seen can be seen.
             select j.id into next from queue.jobs j where j.group_key = this and not j.turn order by j.id limit 1;
             if next is null then
@@ -369,6 +622,36 @@ begin
         update queue.turns t set holder = coalesce(next, t.holder), vacant = next is null where t.group_key = this;
         update queue.jobs j set turn = true where j.id = next;
     end loop;
+end $$;
+
+CREATE FUNCTION queue.room(p_keys text[]) RETURNS SETOF queue.room
+    LANGUAGE plpgsql
+    SET jit TO 'off'
+    AS $$
+declare
+    present timestamptz;
+begin
+    insert into queue.limit_keys (key)
+    select distinct k from unnest(p_keys) k where not exists (select from queue.limit_keys o where o.key = k) order by 1
+    on conflict do nothing;
+    perform from queue.limit_keys k where k.key = any(p_keys) order by k.key for update;
+    present := clock_timestamp();
+    return query
+    select k.key,
+           greatest(least(
+               l.concurrency - h.jobs,
+               floor(extract(epoch from present - a.arrival + l.burst * g.per_job) / extract(epoch from g.per_job)),
+               case when k.open_until > present then 0 when k.open_until is not null then 1 - h.jobs end,
+               1000000000
+           ), 0)::bigint,
+           a.arrival, g.per_job, l.burst, l.concurrency is not null or l.breaker_failures is not null,
+           case when k.open_until > present then k.open_until end
+    from queue.limit_keys k
+    cross join lateral queue.limit_of(k.key) l
+    cross join lateral (select make_interval(secs => 1 / l.rate) as per_job) g
+    cross join lateral (select greatest(k.arrival, present) as arrival) a
+    cross join lateral (select coalesce(sum(o.jobs), 0) as jobs from queue.limit_holds o where o.key = k.key) h
+    where k.key = any(p_keys) and l.name is not null;
 end $$;
 
 CREATE FUNCTION queue.seize(p_claims bigint[], p_wait boolean) RETURNS TABLE(claim_id bigint, worker_id bigint, job queue.jobs)
@@ -386,6 +669,10 @@ begin
         end if;
         mine := mine || this;
     end loop;
+    update queue.limit_keys k set opens_at = clock_timestamp()
+    where k.opens_at is not null and k.open_until is null
+      and k.key in (select h.key from queue.limit_holds h where h.claim_id = any(mine));
+    delete from queue.limit_holds h where h.claim_id = any(mine);
     return query
     with gone as (
         delete from queue.claims c where c.id = any(mine) returning c.id, c.worker_id, c.jobs
@@ -852,6 +1139,7 @@ CREATE TABLE queue.dead_letters (
     trace_context text,
     created_at timestamp with time zone NOT NULL,
     dead_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    limit_key text,
     CONSTRAINT dead_letters_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'permanent'::text, 'poison'::text, 'deadline'::text, 'cancelled_parent'::text])))
 );
 
@@ -1107,6 +1395,23 @@ ALTER TABLE queue.jobs ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE queue.limit_holds (
+    claim_id bigint NOT NULL,
+    key text NOT NULL,
+    jobs integer NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE queue.limit_keys (
+    key text NOT NULL,
+    arrival timestamp with time zone,
+    opens_at timestamp with time zone,
+    failures integer DEFAULT 0 NOT NULL,
+    open_until timestamp with time zone,
+    cause text
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE queue.losses (
     worker_id bigint NOT NULL,
     name text NOT NULL,
@@ -1315,6 +1620,15 @@ ALTER TABLE ONLY queue.ended
 ALTER TABLE ONLY queue.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY queue.limit_holds
+    ADD CONSTRAINT limit_holds_pkey PRIMARY KEY (key, claim_id);
+
+ALTER TABLE ONLY queue.limit_keys
+    ADD CONSTRAINT limit_keys_pkey PRIMARY KEY (key);
+
+ALTER TABLE ONLY queue.limits
+    ADD CONSTRAINT limits_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY queue.losses
     ADD CONSTRAINT losses_pkey PRIMARY KEY (worker_id);
 
@@ -1410,6 +1724,12 @@ CREATE INDEX finished_jobs_other_kind_finished_at_idx ON queue.finished_jobs_oth
 CREATE INDEX jobs_grouped ON queue.jobs USING btree (group_key, id) WHERE (group_key IS NOT NULL);
 
 CREATE INDEX jobs_in_line ON queue.jobs USING btree (queue, suspect, rank, id) WHERE turn;
+
+CREATE INDEX jobs_parked ON queue.jobs USING btree (limit_key, rank, id) WHERE parked;
+
+CREATE INDEX limit_holds_of_claim ON queue.limit_holds USING btree (claim_id);
+
+CREATE INDEX limit_keys_opening ON queue.limit_keys USING btree (opens_at) WHERE (opens_at IS NOT NULL);
 
 CREATE INDEX losses_by_time ON queue.losses USING btree (lost_at);
 

@@ -167,10 +167,10 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             Performed::Returned(Ok(outcomes)) => Trial::Written(
                 outcomes
                     .into_iter()
-                    .zip(batch.iter().zip(waits))
-                    .map(|(outcome, (claimed, wait))| match outcome {
+                    .zip(waits)
+                    .map(|(outcome, wait)| match outcome {
                         Ok(outcome) => Ok(Settled::of(&outcome)),
-                        Err(error) => Err(Verdict::of(Err(error), wait, claimed)),
+                        Err(error) => Err(Verdict::of(Err(error), wait)),
                     })
                     .collect(),
             ),

@@ -50,6 +50,8 @@ pub struct Claimed {
     pub limit_key: Option<String>,
     /// Whether something waits for its end.
     pub is_awaited: bool,
+    /// Whether its key or its queue has a limit, and must be told when it no longer runs.
+    pub is_limited: bool,
 }
 
 /// What a process may claim from one queue: kinds it knows, in versions it reads.
@@ -119,7 +121,7 @@ async fn take(
                   $4::bigint as "worker_id!", c.claimed_at as "claimed_at!",
                   coalesce(c.deadline_at < clock_timestamp(), false) as "is_late!",
                   c.crashes_alone as "crashes_alone!", c.trace_context,
-                  c.limit_key, c.awaited as "is_awaited!"
+                  c.limit_key, c.awaited as "is_awaited!", c.limited as "is_limited!"
            from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7) c"#,
         known.queue,
         &known.kinds,
@@ -152,16 +154,18 @@ pub async fn is_suspect_due(pool: &PgPool, queues: &[String]) -> sqlx::Result<bo
 /// How long until the next job of a queue is due, at most `longest`.
 pub async fn next_due(pool: &PgPool, known: &Known, longest: Duration) -> sqlx::Result<Duration> {
     let seconds = sqlx::query_scalar!(
-        r#"select extract(epoch from c.run_at - clock_timestamp())::float8 as "seconds!"
-           from queue.jobs c
-           where c.queue = $1 and not c.suspect and c.turn
-             and c.rank > (select clock_timestamp() at time zone 'UTC' + make_interval(secs => $2))
-           order by c.rank, c.id
-           limit 1"#,
+        r#"select extract(epoch from least(
+                      (select c.run_at from queue.jobs c
+                       where c.queue = $1 and not c.suspect and c.turn
+                         and c.rank > (select clock_timestamp() at time zone 'UTC' + make_interval(secs => $2))
+                       order by c.rank, c.id limit 1),
+                      -- Or until a limit has room again.
+                      (select min(k.opens_at) from queue.limit_keys k where k.opens_at is not null)
+                  ) - clock_timestamp())::float8"#,
         &known.queue,
         known.ahead_secs,
     )
-    .fetch_optional(pool)
+    .fetch_one(pool)
     .await?;
     Ok(seconds.map_or(longest, |seconds| {
         Duration::from_secs_f64(seconds.max(0.0)).min(longest)

@@ -210,13 +210,7 @@ impl Completer {
                 return Ok(None);
             }
         }
-        let (groups, holders): (Vec<String>, Vec<i64>) = jobs
-            .iter()
-            .filter_map(|held| Some((held.group_key.clone()?, held.job_id.0)))
-            .unzip();
-        if !groups.is_empty() {
-            finish::pass_turns(conn, &groups, &holders).await?;
-        }
+        finish::follow(conn, jobs).await?;
         Ok(Some(is_gone))
     }
 }
@@ -435,8 +429,8 @@ impl Work {
     /// Returns, in order, whether each of the completions was written.
     async fn try_write(&self, batch: &Batch) -> sqlx::Result<Vec<bool>> {
         let (of_whole, singles) = batch.completions.split_at(batch.of_whole);
-        let is_grouped = batch.completions.iter().any(|one| one.held.group_key.is_some());
-        if singles.is_empty() && !is_grouped {
+        let is_followed = batch.completions.iter().any(|one| one.held.is_followed());
+        if singles.is_empty() && !is_followed {
             let gone = batch
                 .delete_whole(&mut *self.pool.acquire().await?, &self.unkept)
                 .await?;
@@ -455,17 +449,16 @@ impl Work {
                 .collect();
             written.extend(singles.iter().map(|one| marked.contains(&one.held.job_id.0)));
         }
-        if is_grouped {
+        if is_followed {
             // Only of those that have really ended: another is back in line, and it is still its turn.
-            let ended = batch
+            let ended: Vec<_> = batch
                 .completions
                 .iter()
                 .zip(&written)
-                .filter(|(_, is_written)| **is_written);
-            let (groups, holders): (Vec<String>, Vec<i64>) = ended
-                .filter_map(|(one, _)| Some((one.held.group_key.clone()?, one.held.job_id.0)))
-                .unzip();
-            finish::pass_turns(&mut tx, &groups, &holders).await?;
+                .filter(|(_, is_written)| **is_written)
+                .map(|(one, _)| &one.held)
+                .collect();
+            finish::follow(&mut tx, &ended).await?;
         }
         tx.commit().await?;
         Ok(written)

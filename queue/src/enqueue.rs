@@ -57,27 +57,29 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
     let mut keys = Vec::with_capacity(jobs.len());
     let mut scopes = Vec::with_capacity(jobs.len());
     let mut groups = Vec::with_capacity(jobs.len());
+    let mut limits = Vec::with_capacity(jobs.len());
     for job in jobs {
         args.push(payload(job)?);
         let unique = job.unique();
         scopes.push(unique.as_ref().map_or("kept", |unique| unique.scope).to_owned());
         keys.push(unique.map(|unique| unique.key));
         groups.push(job.group());
+        limits.push(job.limit());
     }
     let is_plain = keys.iter().all(Option::is_none) && groups.iter().all(Option::is_none);
     if is_plain {
-        return insert_plain::<J>(conn, &args).await;
+        return insert_plain::<J>(conn, &args, &limits).await;
     }
     let rows = sqlx::query!(
         r#"select n.place as "place!", e.job_id as "id!", e.is_new as "is_new!"
            from (
-               select * from unnest($1::jsonb[], $2::text[], $3::text[], $4::text[])
-                    with ordinality as u(args, key, scope, group_key, place)
+               select * from unnest($1::jsonb[], $2::text[], $3::text[], $4::text[], $11::text[])
+                    with ordinality as u(args, key, scope, group_key, limit_key, place)
                order by group_key nulls first, place
            ) n
            cross join lateral queue.enqueue(
                $5, $6, n.args, null, n.key, n.scope, n.group_key, $7, $8,
-               clock_timestamp() + make_interval(secs => $9), $10
+               clock_timestamp() + make_interval(secs => $9), $10, null, n.limit_key
            ) e"#,
         &args,
         &keys as &[Option<String>],
@@ -89,6 +91,7 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         i32::from(J::VERSION),
+        &limits as &[Option<String>],
     )
     .fetch_all(conn)
     .await?;
@@ -111,7 +114,11 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
 }
 
 /// Jobs that nobody else's can collide with need none of what `queue.enqueue` looks up for each.
-async fn insert_plain<J: Job>(conn: &mut PgConnection, args: &[serde_json::Value]) -> Result<Vec<Enqueued>, Error> {
+async fn insert_plain<J: Job>(
+    conn: &mut PgConnection,
+    args: &[serde_json::Value],
+    limits: &[Option<String>],
+) -> Result<Vec<Enqueued>, Error> {
     sqlx::query!(
         "select pg_notify('queue_jobs', $1) where not exists (
              select from queue.jobs
@@ -122,9 +129,9 @@ async fn insert_plain<J: Job>(conn: &mut PgConnection, args: &[serde_json::Value
     .fetch_optional(&mut *conn)
     .await?;
     let ids = sqlx::query_scalar!(
-        r#"insert into queue.jobs (queue, kind, args, priority, attempts_max, deadline_at, args_version)
-           select $1, $2, n.args, $4, $5, clock_timestamp() + make_interval(secs => $6), $7
-           from unnest($3::jsonb[]) with ordinality as n (args, place)
+        r#"insert into queue.jobs (queue, kind, args, priority, attempts_max, deadline_at, args_version, limit_key)
+           select $1, $2, n.args, $4, $5, clock_timestamp() + make_interval(secs => $6), $7, n.limit_key
+           from unnest($3::jsonb[], $8::text[]) with ordinality as n (args, limit_key, place)
            order by n.place
            returning id as "id: JobId""#,
         J::QUEUE,
@@ -134,6 +141,7 @@ async fn insert_plain<J: Job>(conn: &mut PgConnection, args: &[serde_json::Value
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         J::VERSION,
+        limits as &[Option<String>],
     )
     .fetch_all(conn)
     .await?;
@@ -153,7 +161,7 @@ async fn insert<J: Job>(
         r#"select e.job_id as "id!", e.is_new as "is_new!"
            from queue.enqueue(
                $1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => $5)), $6, $7, $8, $9, $10,
-               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5, 0))) + make_interval(secs => $11), $12
+               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5, 0))) + make_interval(secs => $11), $12, null, $13
            ) e"#,
         J::QUEUE,
         J::KIND,
@@ -167,6 +175,7 @@ async fn insert<J: Job>(
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         i32::from(J::VERSION),
+        job.limit(),
     )
     .fetch_one(conn)
     .await?;

@@ -22,8 +22,8 @@ pub struct Held {
     pub worker_id: i64,
     /// The group whose turn it has.
     pub group_key: Option<String>,
-    /// The limit it counts against.
-    pub limit_key: Option<String>,
+    /// The limits it counts against: its own key's and its queue's. Empty when neither has any.
+    pub limit_keys: Vec<String>,
     /// Whether something waits for its end.
     pub is_awaited: bool,
     /// Whether its kind is remembered when it has ended.
@@ -75,22 +75,54 @@ async fn end(conn: &mut PgConnection, held: &Held, state: &str, result: Option<V
     .fetch_one(&mut *conn)
     .await?;
     if is_ended {
-        pass_turn(conn, held).await?;
+        follow(conn, &[held]).await?;
     }
     Ok(is_ended)
 }
 
-/// The job has left its group: the next one has its turn.
-async fn pass_turn(conn: &mut PgConnection, held: &Held) -> sqlx::Result<()> {
-    let Some(group_key) = held.group_key.clone() else {
-        return Ok(());
-    };
-    pass_turns(conn, &[group_key], &[held.job_id.0]).await
+impl Held {
+    /// Whether anything follows from its end.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.group_key.is_some() || !self.limit_keys.is_empty()
+    }
 }
 
-/// The same for many.
+/// What follows when jobs have completed or were given up: the next of each group has its turn, and limits have room again.
+pub(crate) async fn follow(conn: &mut PgConnection, jobs: &[&Held]) -> sqlx::Result<()> {
+    leave_groups(conn, jobs).await?;
+    let_go(conn, jobs, true).await
+}
+
+/// These jobs have left their groups.
+async fn leave_groups(conn: &mut PgConnection, jobs: &[&Held]) -> sqlx::Result<()> {
+    let (groups, holders): (Vec<String>, Vec<i64>) = jobs
+        .iter()
+        .filter_map(|held| Some((held.group_key.clone()?, held.job_id.0)))
+        .unzip();
+    match groups.is_empty() {
+        true => Ok(()),
+        false => pass_turns(conn, &groups, &holders).await,
+    }
+}
+
+/// The holders have ended: the next of each group has its turn.
 pub(crate) async fn pass_turns(conn: &mut PgConnection, groups: &[String], holders: &[i64]) -> sqlx::Result<()> {
     sqlx::query!("select queue.pass_turns($1, $2)", groups, holders)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// These jobs run no more: their limits have room again. A success says that what they depend on works.
+pub(crate) async fn let_go(conn: &mut PgConnection, jobs: &[&Held], is_success: bool) -> sqlx::Result<()> {
+    let (claims, keys): (Vec<i64>, Vec<String>) = jobs
+        .iter()
+        .flat_map(|held| held.limit_keys.iter().map(|key| (held.claim_id, key.clone())))
+        .unzip();
+    if claims.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!("select queue.let_go($1, $2, $3)", &claims, &keys, is_success)
         .execute(conn)
         .await?;
     Ok(())
@@ -163,9 +195,9 @@ pub async fn retry(
         failure,
         FAILURES_KEPT,
     )
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
-    Ok(lined_up == 1)
+    back_in_line(conn, held, lined_up).await
 }
 
 /// Later, and the try is given back: snoozed, throttled, the kind paused, or trouble with the database.
@@ -184,9 +216,9 @@ pub async fn postpone(conn: &mut PgConnection, held: &Held, wait: Duration, wait
         wait.as_secs_f64(),
         waiting,
     )
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
-    Ok(lined_up == 1)
+    back_in_line(conn, held, lined_up).await
 }
 
 /// Untouched, and back to its place in line with its try: the worker stops.
@@ -201,9 +233,18 @@ pub async fn hand_back(conn: &mut PgConnection, held: &Held) -> sqlx::Result<boo
         held.job_id.0,
         held.worker_id,
     )
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
-    Ok(lined_up == 1)
+    back_in_line(conn, held, lined_up).await
+}
+
+/// Whether the job is back in line; if so, it runs no more.
+async fn back_in_line(conn: &mut PgConnection, held: &Held, lined_up: i64) -> sqlx::Result<bool> {
+    let is_back = lined_up == 1;
+    if is_back {
+        let_go(conn, &[held], false).await?;
+    }
+    Ok(is_back)
 }
 
 /// All that a stopping worker still holds.
@@ -245,6 +286,25 @@ async fn hand_back_claims(pool: &PgPool, claims: &[i64], waiting: &str) -> sqlx:
     Ok(lined_up.unsigned_abs())
 }
 
+/// A job of this key failed in a way that says something of what it depends on; returns for how long nothing of the key runs
+/// now, if its breaker is open.
+pub(crate) async fn limit_failed(
+    conn: &mut PgConnection,
+    limit_key: &str,
+    cause: &str,
+    retry_after: Option<Duration>,
+) -> sqlx::Result<Option<Duration>> {
+    let seconds = sqlx::query_scalar!(
+        r#"select extract(epoch from queue.limit_failed($1, $2, make_interval(secs => $3)) - clock_timestamp())::float8"#,
+        limit_key,
+        cause,
+        retry_after.map(|wait| wait.as_secs_f64()),
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))))
+}
+
 /// Pauses a kind because of what one of its jobs met; an earlier pause stays as it is.
 pub async fn pause_kind(conn: &mut PgConnection, kind: &str, reason: &str, held: &Held) -> sqlx::Result<()> {
     let actor = format!("job {}", held.job_id);
@@ -281,6 +341,7 @@ pub(crate) struct Corpse {
     failures: Option<Value>,
     redrives: Option<Value>,
     trace_context: Option<String>,
+    limit_key: Option<String>,
     created_at: chrono::DateTime<chrono::Utc>,
     last_id: i64,
     now: chrono::DateTime<chrono::Utc>,
@@ -292,7 +353,7 @@ pub(crate) async fn take(conn: &mut PgConnection, held: &Held) -> sqlx::Result<O
         Corpse,
         r#"select (t.job).args as "args!", (t.job).queue as "queue!", (t.job).args_version as "args_version!",
                   (t.job).priority as "priority!", (t.job).attempt + 1 as "attempt!", (t.job).attempts_max as "attempts_max!",
-                  (t.job).unique_key, (t.job).failures, (t.job).redrives, (t.job).trace_context,
+                  (t.job).unique_key, (t.job).failures, (t.job).redrives, (t.job).trace_context, (t.job).limit_key,
                   (t.job).created_at as "created_at!",
                   (select last_value from queue.jobs_id_seq) as "last_id!", clock_timestamp() as "now!"
            from queue.take($1, $2, $3) t"#,
@@ -350,8 +411,8 @@ pub(crate) async fn bury(
          )
          insert into queue.dead_letters (id, queue, kind, args_version, args, priority, fence, attempt, attempts_max,
                                          unique_key, group_key, reason, error_class, error_code, message, report,
-                                         trace_context, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+                                         trace_context, created_at, limit_key)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         held.job_id.0,
         corpse.queue,
         letter.kind,
@@ -370,10 +431,12 @@ pub(crate) async fn bury(
         report,
         corpse.trace_context,
         corpse.created_at,
+        corpse.limit_key,
     )
     .execute(&mut *conn)
     .await?;
-    pass_turn(conn, held).await
+    leave_groups(conn, &[held]).await?;
+    let_go(conn, &[held], false).await
 }
 
 /// One failed attempt as the failures of a job and the report remember it.

@@ -53,6 +53,11 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
+    /// The key of the limits it counts against (see [`crate::limit`]): `NAME`, or `NAME/WHICH` for one of many.
+    fn limit(&self) -> Option<String> {
+        None
+    }
+
     /// How long after it was due it is given up, whatever attempts are left.
     fn deadline_after() -> Option<Duration> {
         None

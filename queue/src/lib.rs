@@ -12,8 +12,9 @@
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
-//! 9. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
-//! 10. [`inspect`], [`operate`], [`testing`]: for people and for tests.
+//! 9. [`limit`]: what may run at once, and whether what it depends on works.
+//! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
+//! 11. [`inspect`], [`operate`], [`testing`]: for people and for tests.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
@@ -29,6 +30,7 @@ pub mod finish;
 pub mod inspect;
 pub mod job;
 pub mod lease;
+pub mod limit;
 pub mod metric;
 pub mod operate;
 pub mod rescue;

@@ -38,6 +38,9 @@ pub enum Error {
         /// The one in its place.
         other: JobId,
     },
+    /// What was asked for makes no sense, in words.
+    #[error("{0}")]
+    Invalid(String),
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -168,12 +171,12 @@ pub async fn redrive(
                delete from queue.dead_letters where id = $1 returning *
            )
            insert into queue.jobs (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
-                                   failures, redrives, trace_context, created_at, waiting, turn)
+                                   failures, redrives, trace_context, created_at, waiting, turn, limit_key)
            select id, queue, kind, args_version, $2, priority, fence, attempts_max, unique_key, group_key,
                   nullif(report -> 'attempts', '[]'),
                   coalesce(report -> 'redrives', '[]') || jsonb_build_array(jsonb_build_object(
                       'by', $3::text, 'at', clock_timestamp(), 'edited_fields', $4::jsonb, 'reason', $5::text)),
-                  trace_context, created_at, 'redriven by ' || $3, $6
+                  trace_context, created_at, 'redriven by ' || $3, $6, limit_key
            from revived"#,
         id.0,
         args,
@@ -278,7 +281,13 @@ async fn take_turn(conn: &mut PgConnection, id: JobId, group_key: &str) -> sqlx:
     Ok(taken.rows_affected() == 1)
 }
 
-async fn audit(conn: &mut PgConnection, actor: &str, action: &str, subject: &str, detail: Value) -> sqlx::Result<()> {
+pub(crate) async fn audit(
+    conn: &mut PgConnection,
+    actor: &str,
+    action: &str,
+    subject: &str,
+    detail: Value,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into queue.audit (actor, action, subject, detail) values ($1, $2, $3, $4)",
         actor,

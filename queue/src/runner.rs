@@ -140,15 +140,15 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         let attempt = Attempt::new(self, claimed, registration, timeout);
         let work = async { job.run(&attempt, self.services).await };
         let verdict = match self.perform(work, &attempt, timeout).await {
-            Performed::Returned(result) => Verdict::of(result, wait, claimed),
+            Performed::Returned(result) => Verdict::of(result, wait),
             Performed::Panicked(message) => {
                 tracing::error!(message, "the job panicked");
                 let failure = Failure::transient("panic", format!("panicked: {message}"));
-                exhaust(Verdict::Failed { failure, wait }, claimed)
+                Verdict::Failed { failure, wait }
             }
             Performed::TimedOut => {
                 let failure = Failure::transient("timeout", format!("took longer than {} s", timeout.as_secs_f64()));
-                exhaust(Verdict::Failed { failure, wait }, claimed)
+                Verdict::Failed { failure, wait }
             }
             Performed::Stopped => Verdict::HandBack,
             Performed::LeaseLost => Verdict::Lost,
@@ -183,7 +183,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             claim_id: claimed.claim_id,
             worker_id: claimed.worker_id,
             group_key: claimed.group_key.clone(),
-            limit_key: claimed.limit_key.clone(),
+            limit_keys: limit_keys(claimed),
             is_awaited: claimed.is_awaited,
             is_kept: self
                 .catalogue
@@ -256,17 +256,17 @@ pub(crate) enum Performed<T> {
 
 impl Verdict {
     /// What a handler's answer comes to; `wait` is the kind's own wait before the next try.
-    pub(crate) fn of(answer: anyhow::Result<Outcome>, wait: Option<Duration>, claimed: &Claimed) -> Self {
+    pub(crate) fn of(answer: anyhow::Result<Outcome>, wait: Option<Duration>) -> Self {
         match answer {
             Ok(Outcome::Done) => Self::Done,
             Ok(outcome) => Self::Ended(outcome),
-            Err(error) => classify(&error, wait, claimed),
+            Err(error) => classify(&error, wait),
         }
     }
 }
 
 /// What an error means for the job.
-fn classify(error: &anyhow::Error, wait: Option<Duration>, claimed: &Claimed) -> Verdict {
+fn classify(error: &anyhow::Error, wait: Option<Duration>) -> Verdict {
     if error.chain().any(|cause| cause.is::<FenceLost>()) {
         return Verdict::Lost;
     }
@@ -286,20 +286,20 @@ fn classify(error: &anyhow::Error, wait: Option<Duration>, claimed: &Claimed) ->
             failure,
             was_run: true,
         },
-        Class::Throttled | Class::Config => Verdict::Failed { failure, wait },
-        Class::Transient | Class::Unknown => exhaust(Verdict::Failed { failure, wait }, claimed),
+        Class::Throttled | Class::Config | Class::Transient | Class::Unknown => Verdict::Failed { failure, wait },
     }
 }
 
-/// A failure of the last try is the end.
-pub(crate) fn exhaust(verdict: Verdict, claimed: &Claimed) -> Verdict {
-    match verdict {
-        Verdict::Failed { failure, .. } if claimed.attempt >= claimed.attempts_max => Verdict::Dead {
-            reason: "exhausted",
-            failure,
-            was_run: true,
-        },
-        other => other,
+/// The limits a job counts against while it runs.
+fn limit_keys(claimed: &Claimed) -> Vec<String> {
+    match claimed.is_limited {
+        true => claimed
+            .limit_key
+            .iter()
+            .cloned()
+            .chain([format!("queue/{}", claimed.queue)])
+            .collect(),
+        false => Vec::new(),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::finish::{self, Held};
 use crate::job::{DeadLetter, Retry};
 use crate::lease::Registration;
 use crate::metric;
-use crate::runner::{Runner, Settled, Verdict, decode, exhaust, panic_message};
+use crate::runner::{Runner, Settled, Verdict, decode, panic_message};
 
 const DEFAULT_RETRY: Retry = Retry::new(Duration::from_secs(1), Duration::from_secs(600), 20);
 
@@ -54,7 +54,7 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
                 if refusals == REFUSALS_MAX {
                     tracing::error!("the job cannot be settled as it ended: {error:#}");
                     let failure = Failure::transient("unsettled", format!("cannot be settled: {error:#}"));
-                    verdict = exhaust(Verdict::Failed { failure, wait: None }, self.claimed);
+                    verdict = Verdict::Failed { failure, wait: None };
                 }
             }
             let wait = trouble.wait();
@@ -135,6 +135,13 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
     async fn fail(&self, failure: &Failure, wait: Option<Duration>) -> anyhow::Result<(bool, Settled)> {
         let (claimed, held) = (self.claimed, &self.held);
         let mut tx = self.runner.pool.begin().await?;
+        if let Some(open) = self.blame_dependency(&mut tx, failure).await? {
+            // Everybody behind the breaker was told the same time: spread the return.
+            let wait = open.mul_f64(1.0 + 0.1 * rand::random::<f64>());
+            let is_written = finish::postpone(&mut tx, held, wait, &format!("its breaker is open: {failure}")).await?;
+            tx.commit().await?;
+            return Ok((is_written, Settled::Postponed));
+        }
         let written = match failure.class {
             Class::Throttled => {
                 // Everybody was told the same time: spread the return.
@@ -156,6 +163,11 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
                     metrics::counter!(metric::KINDS_PAUSED, "kind" => claimed.kind.clone()).increment(1);
                 }
                 (is_written, Settled::Postponed)
+            }
+            _ if claimed.attempt >= claimed.attempts_max => {
+                // What its limit was told stands, whatever becomes of the burial.
+                tx.commit().await?;
+                return self.bury("exhausted", failure, true).await;
             }
             _ => {
                 let retry = self
@@ -184,6 +196,19 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
             );
         }
         Ok(written)
+    }
+
+    /// Tells the limit of the job that what it depends on failed; returns for how long its breaker is open.
+    async fn blame_dependency(&self, conn: &mut PgConnection, failure: &Failure) -> anyhow::Result<Option<Duration>> {
+        let Some(limit_key) = self.claimed.limit_key.as_deref().filter(|_| self.claimed.is_limited) else {
+            return Ok(None);
+        };
+        let retry_after = match failure.class {
+            Class::Throttled => Some(failure.retry_after.unwrap_or_default()),
+            Class::Transient | Class::Unknown => None,
+            Class::Permanent | Class::Config | Class::Poison => return Ok(None),
+        };
+        Ok(finish::limit_failed(conn, limit_key, &failure.to_string(), retry_after).await?)
     }
 
     /// The job becomes a dead letter, and what it was about is left in a named state, in one transaction.

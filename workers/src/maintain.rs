@@ -12,6 +12,7 @@ use crate::site::Site;
 /// How often lost workers are looked for and the timetable is read.
 const ROUND_EVERY: Duration = Duration::from_millis(500);
 const TICK_EVERY: Duration = Duration::from_secs(1);
+const MEND_EVERY: Duration = Duration::from_secs(5);
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
@@ -19,6 +20,7 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease: Duration, timetable: Vec<Entry>) {
     let mut rescuer = Rescuer::new(lease);
     let mut ticked = Every::new(TICK_EVERY);
+    let mut mended = Every::new(MEND_EVERY);
     let mut gauged = Every::new(GAUGES_EVERY);
     let mut partitioned = Every::new(PARTITIONS_EVERY);
     let mut is_installed = false;
@@ -31,6 +33,9 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
                 is_installed = true;
             }
             queue::operate::fill_vacant_turns(&site.pool).await?;
+            if mended.is_due() {
+                queue::limit::mend(&mut *site.pool.acquire().await?).await?;
+            }
             if ticked.is_due() {
                 schedule::tick(&site.pool).await?;
             }

@@ -94,8 +94,8 @@ impl<S: Send + Sync + 'static> Site<S> {
             stop: &self.hand_back,
             completer: &self.completer,
         };
-        let grouped = jobs.iter().find(|job| job.group_key.is_some());
-        let queue = grouped.map(|job| job.queue.clone());
+        let followed = jobs.iter().find(|job| job.group_key.is_some() || job.is_limited);
+        let queue = followed.map(|job| job.queue.clone());
         match jobs.len() {
             1 => _ = runner.run(jobs.remove(0), registration).await,
             _ => _ = runner.run_batch(jobs, registration).await,
@@ -105,7 +105,7 @@ impl<S: Send + Sync + 'static> Site<S> {
         }
     }
 
-    /// The next job of a group may have its turn now, and no notification tells.
+    /// The next job of a group may have its turn now, or a limit has room again, and no notification tells.
     fn wake(&self, queue: &str) {
         for (of, hint) in self.hints.get().into_iter().flatten() {
             if of == queue {

@@ -8,6 +8,7 @@ mod claims;
 mod dead_letters;
 mod enqueueing;
 mod kinds;
+mod limits;
 mod plans;
 mod rescues;
 mod schedules;
