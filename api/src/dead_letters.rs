@@ -1,6 +1,7 @@
 //! Dead letters: understood, mended and redriven, or discarded with a reason.
 
 use axum::extract;
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use queue::JobId;
 use queue::inspect::{self, DeadFilter, DeadLetterView};
@@ -183,6 +184,7 @@ impl From<operate::Error> for Problem {
         match error {
             operate::Error::Database(error) => error.into(),
             operate::Error::NotFound(_) => Problem::not_found("dead letter"),
+            operate::Error::Invalid(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail),
             operate::Error::KeyTaken { other, .. } => {
                 Problem::conflict("unique_key_taken", detail).with("job_id", other.0)
             }

@@ -21,38 +21,37 @@ pub(crate) struct Args {
 }
 
 /// What is measured.
-struct Subject {
-    kind: &'static str,
-    name: &'static str,
+pub(crate) struct Subject {
+    pub(crate) kind: &'static str,
+    pub(crate) name: &'static str,
     /// It gets the jobs divided by this: a commit each takes its time.
-    share: i64,
+    pub(crate) share: i64,
+    /// Over how many groups its jobs are spread; 0 for none.
+    pub(crate) groups: i64,
+    /// Over how many limit keys.
+    pub(crate) limit_keys: i64,
+}
+
+impl Subject {
+    pub(crate) const fn new(kind: &'static str, name: &'static str) -> Self {
+        Self {
+            kind,
+            name,
+            share: 1,
+            groups: 0,
+            limit_keys: 0,
+        }
+    }
 }
 
 const SUBJECTS: [Subject; 5] = [
+    Subject::new("forgotten", "ours"),
+    Subject::new("kept", "ours, history"),
+    Subject::new("batched", "ours-batch"),
+    Subject::new("batched_kept", "ours-batch, history"),
     Subject {
-        kind: "forgotten",
-        name: "ours",
-        share: 1,
-    },
-    Subject {
-        kind: "kept",
-        name: "ours, history",
-        share: 1,
-    },
-    Subject {
-        kind: "batched",
-        name: "ours-batch",
-        share: 1,
-    },
-    Subject {
-        kind: "batched_kept",
-        name: "ours-batch, history",
-        share: 1,
-    },
-    Subject {
-        kind: "fenced",
-        name: "ours, fenced",
         share: 10,
+        ..Subject::new("fenced", "ours, fenced")
     },
 ];
 
@@ -87,15 +86,26 @@ pub(crate) async fn ours(server: &Server, args: &Args, processes: usize, limit: 
     }
 }
 
-async fn drain(server: &Server, args: &Args, subject: &Subject, processes: usize) -> Row {
+/// Empties the queue once.
+pub(crate) async fn drain(server: &Server, args: &Args, subject: &Subject, processes: usize) -> Row {
     let (kind, jobs) = (subject.kind, args.jobs / subject.share);
     server.clean().await;
-    sqlx::query("insert into queue.jobs (queue, kind, args) select $1, $1, jsonb_build_object('n', n) from generate_series(1, $2) n")
-        .bind(kind)
-        .bind(jobs)
-        .execute(&server.pool)
-        .await
-        .unwrap();
+    sqlx::query(
+        "with groups as (
+             insert into queue.turns (group_key, holder) select 'g' || n, n from generate_series(1, least($3, $2)) n
+         )
+         insert into queue.jobs (id, queue, kind, args, group_key, turn, limit_key)
+         select n, $1, $1, jsonb_build_object('n', n), case when $3 > 0 then 'g' || ((n - 1) % $3 + 1) end, $3 = 0 or n <= $3,
+                case when $4 > 0 then 'key/' || n % $4 end
+         from generate_series(1, $2) n",
+    )
+    .bind(kind)
+    .bind(jobs)
+    .bind(subject.groups)
+    .bind(subject.limit_keys)
+    .execute(&server.pool)
+    .await
+    .unwrap();
     server.execute("vacuum analyze queue.jobs").await;
     server.execute("checkpoint").await;
     // Nobody starts before everybody is there.

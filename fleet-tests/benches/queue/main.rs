@@ -10,6 +10,7 @@ mod enqueue;
 mod kinds;
 mod latency;
 mod limit;
+mod limits;
 mod peers;
 mod server;
 mod table;
@@ -43,6 +44,8 @@ enum Bench {
     Drain(drain::Args),
     /// Puts jobs into a queue.
     Enqueue(enqueue::Args),
+    /// Empties a queue whose jobs have group keys, limits, or both.
+    Limits(drain::Args),
     /// The time from a job's enqueueing to its start, at a steady rate.
     Latency(latency::Args),
     /// Empties a queue, and lets other queues empty theirs.
@@ -58,6 +61,7 @@ async fn main() {
     let (name, table) = match args.bench {
         Bench::Drain(options) => ("drain", drain::run(&options, args.rounds).await),
         Bench::Enqueue(options) => ("enqueue", enqueue::run(&options, args.rounds).await),
+        Bench::Limits(options) => ("limits", limits::run(&options, args.rounds).await),
         Bench::Latency(options) => ("latency", latency::run(&options, args.rounds).await),
         Bench::Peers(options) => ("peers", peers::run(&options, args.rounds).await),
         Bench::Worker(options) => return worker::run(&options).await,

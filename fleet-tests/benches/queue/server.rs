@@ -51,7 +51,8 @@ impl Server {
     /// Everything as before the first job, and nothing left for the checkpointer to do.
     pub(crate) async fn clean(&self) {
         self.execute(
-            "truncate queue.jobs, queue.claims, queue.ended, queue.turns, queue.finished_jobs, queue.unique_keys",
+            "truncate queue.jobs, queue.claims, queue.ended, queue.turns, queue.finished_jobs, queue.unique_keys,
+             queue.limit_keys, queue.limit_holds",
         )
         .await;
         self.execute("checkpoint").await;
