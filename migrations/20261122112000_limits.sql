@@ -264,7 +264,7 @@ end $$;
 drop function queue.claim(text, text[], smallint[], bigint, bigint, interval, boolean);
 -- Due jobs change hands: up to p_limit of a queue leave the line and become one claim of that worker.
 -- Only kinds that the worker knows, in versions it reads; nothing paused; either suspects or none. A job of low priority
--- stands behind its run_at, so a claim looks p_ahead further. Where limits park all that was taken, there may be more behind them. The settings keep every plan on the index, in its order: the
+-- stands behind its run_at, so a claim looks p_ahead further; p_since is where it begins to look. Where limits park all that was taken, there may be more behind them. The settings keep every plan on the index, in its order: the
 -- planner cannot know that nearly every row passes the filters, and would sort the whole line. (What is off counts as dear, and
 -- what is dear would be compiled, every time: hence the last one.)
 create function queue.claim(
@@ -274,12 +274,13 @@ create function queue.claim(
     p_worker bigint,
     p_limit bigint,
     p_ahead interval default '0',
-    p_suspects boolean default false
+    p_suspects boolean default false,
+    p_since timestamp default '-infinity'
 )
 returns table (
     claim_id bigint, claimed_at timestamptz, id bigint, kind text, args_version smallint, args jsonb, fence bigint,
     attempt int, attempts_max int, deadline_at timestamptz, unique_key text, group_key text, crashes_alone int,
-    trace_context text, limit_key text, awaited boolean, limited boolean
+    trace_context text, limit_key text, awaited boolean, limited boolean, rank timestamp
 )
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -319,7 +320,7 @@ begin
             where j.id = any(array(
                 select c.id
                 from queue.jobs c
-                where c.queue = p_queue and c.suspect = p_suspects and c.turn
+                where c.queue = p_queue and c.suspect = p_suspects and c.turn and c.rank >= p_since
                   -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
                   and c.rank <= (select clock_timestamp() at time zone 'UTC' + p_ahead)
                   and c.run_at <= (select clock_timestamp())
@@ -365,7 +366,7 @@ begin
     return query
     select made, made_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
            j.unique_key, j.group_key, j.crashes_alone, j.trace_context, j.limit_key, coalesce(j.awaited, false),
-           is_limited or queue_is_limited
+           is_limited or queue_is_limited, j.rank
     from unnest(taken) j;
 end $$;
 
@@ -459,10 +460,13 @@ begin
         has_turn := found;
     end if;
 
-    -- The notification is a hint, and every one is paid for at commit: only an idle queue needs it.
+    -- The notification is a hint, and every one is paid for at commit: only an idle queue needs it. Where a job became due within
+    -- the last second and still waits, somebody is awake. It looks back no further, because the head of the line is full of rows
+    -- that are deleted and not yet vacuumed.
     if has_turn and due <= present and not exists (
         select from queue.jobs j
-        where j.queue = p_queue and j.turn and not j.suspect and j.rank <= present at time zone 'UTC'
+        where j.queue = p_queue and j.turn and not j.suspect
+          and j.rank > (present - interval '1 s') at time zone 'UTC' and j.rank <= present at time zone 'UTC'
     ) then
         perform pg_notify('queue_jobs', p_queue);
     end if;

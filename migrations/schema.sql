@@ -194,7 +194,7 @@ begin
     from numbered n;
 end $$;
 
-CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean, limited boolean)
+CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false, p_since timestamp without time zone DEFAULT '-infinity'::timestamp without time zone) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean, limited boolean, rank timestamp without time zone)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_sort TO 'off'
@@ -233,7 +233,7 @@ begin
             where j.id = any(array(
                 select c.id
                 from queue.jobs c
-                where c.queue = p_queue and c.suspect = p_suspects and c.turn
+                where c.queue = p_queue and c.suspect = p_suspects and c.turn and c.rank >= p_since
                   -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
                   and c.rank <= (select clock_timestamp() at time zone 'UTC' + p_ahead)
                   and c.run_at <= (select clock_timestamp())
@@ -279,7 +279,7 @@ begin
     return query
     select made, made_at, j.id, j.kind, j.args_version, j.args, j.fence + 1, j.attempt + 1, j.attempts_max, j.deadline_at,
            j.unique_key, j.group_key, j.crashes_alone, j.trace_context, j.limit_key, coalesce(j.awaited, false),
-           is_limited or queue_is_limited
+           is_limited or queue_is_limited, j.rank
     from unnest(taken) j;
 end $$;
 
@@ -378,10 +378,13 @@ begin
         has_turn := found;
     end if;
 
-    -- The notification is a hint, and every one is paid for at commit: only an idle queue needs it.
+    -- The notification is a hint, and every one is paid for at commit: only an idle queue needs it. Where a job became due within
+    -- the last second and still waits, somebody is awake. It looks back no further, because the head of the line is full of rows
+    -- that are deleted and not yet vacuumed.
     if has_turn and due <= present and not exists (
         select from queue.jobs j
-        where j.queue = p_queue and j.turn and not j.suspect and j.rank <= present at time zone 'UTC'
+        where j.queue = p_queue and j.turn and not j.suspect
+          and j.rank > (present - interval '1 s') at time zone 'UTC' and j.rank <= present at time zone 'UTC'
     ) then
         perform pg_notify('queue_jobs', p_queue);
     end if;

@@ -2,9 +2,9 @@
 //!
 //! A claim is one row with all its jobs in it (see the migration): claiming deletes from the line and does not rewrite it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 use sqlx::types::{Json, JsonRawValue};
 
@@ -52,6 +52,8 @@ pub struct Claimed {
     pub is_awaited: bool,
     /// Whether its key or its queue has a limit, and must be told when it no longer runs.
     pub is_limited: bool,
+    /// Its place in line.
+    pub rank: NaiveDateTime,
 }
 
 /// What a process may claim from one queue: kinds it knows, in versions it reads.
@@ -62,23 +64,28 @@ pub struct Known {
     versions: Vec<i16>,
     /// A kind of low priority stands behind its `run_at` in line; so far ahead must a claim look.
     ahead_secs: f64,
+    /// A kind of high priority stands before its `run_at`: so far behind may something new appear.
+    ahead_of_time: TimeDelta,
 }
 
 impl Known {
     /// What the catalogue knows of a queue.
     pub fn of<S: Send + Sync + 'static>(catalogue: &Catalogue<S>, queue: &str) -> Self {
-        const STEP_OF_PRIORITY_SECS: f64 = 30.0;
+        const STEP_OF_PRIORITY_SECS: i32 = 30;
         let kinds: Vec<_> = catalogue
             .kinds()
             .into_iter()
             .filter(|kind| kind.queue == queue)
             .collect();
-        let lowest = kinds.iter().map(|kind| kind.priority).min().unwrap_or(0).min(0);
+        let priorities = || kinds.iter().map(|kind| i32::from(kind.priority));
+        let lowest = priorities().min().unwrap_or(0).min(0);
+        let highest = priorities().max().unwrap_or(0).max(0);
         Self {
             queue: queue.to_owned(),
             kinds: kinds.iter().map(|kind| kind.kind.to_owned()).collect(),
             versions: kinds.iter().map(|kind| kind.version).collect(),
-            ahead_secs: f64::from(-lowest) * STEP_OF_PRIORITY_SECS,
+            ahead_secs: f64::from(-lowest * STEP_OF_PRIORITY_SECS),
+            ahead_of_time: TimeDelta::seconds(i64::from(highest * STEP_OF_PRIORITY_SECS)),
         }
     }
 
@@ -98,12 +105,78 @@ pub const CLAIM_MAX: usize = 500;
 
 /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
 pub async fn claim(pool: &PgPool, known: &Known, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
-    take(pool, known, worker_id, limit.min(CLAIM_MAX), false).await
+    take(pool, known, worker_id, limit.min(CLAIM_MAX), false, None).await
 }
 
 /// Claims the suspect that has waited longest: it must be run with nothing beside it.
 pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx::Result<Option<Claimed>> {
-    Ok(take(pool, known, worker_id, 1, true).await?.pop())
+    Ok(take(pool, known, worker_id, 1, true, None).await?.pop())
+}
+
+/// Claims from one queue again and again.
+///
+/// The head of a line is full of rows that were deleted and cannot be vacuumed while anybody holds an old snapshot. A line
+/// that has become slow to read from its beginning is mostly read from where it was last found empty, and now and then,
+/// for a small share of the time, from its beginning: something may have been put back there.
+#[derive(Debug)]
+pub struct Line {
+    known: Known,
+    /// Everything due before was claimed, when it was last looked at.
+    emptied_to: Option<NaiveDateTime>,
+    /// The last claim that read from the beginning: when, and how long it took.
+    whole: Option<(Instant, Duration)>,
+}
+
+/// A line that takes no longer than this is read from its beginning every time.
+const WHOLE_IS_CHEAP: Duration = Duration::from_millis(5);
+
+/// Between two readings from the beginning lies at least this,
+const WHOLE_EVERY: Duration = Duration::from_millis(250);
+
+/// and so many times what one takes.
+const WHOLE_SHARE: u32 = 50;
+
+/// A transaction that took longer than this from its insert to its commit is found by reading from the beginning.
+const COMMIT_WITHIN: TimeDelta = TimeDelta::seconds(2);
+
+impl Line {
+    /// The line of a queue, read from its beginning.
+    pub fn new(known: Known) -> Self {
+        Self {
+            known,
+            emptied_to: None,
+            whole: None,
+        }
+    }
+
+    /// What may be claimed from it.
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
+    pub async fn claim(&mut self, pool: &PgPool, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
+        let limit = limit.min(CLAIM_MAX);
+        let started = Instant::now();
+        let since = self.emptied_to.filter(|_| !self.is_whole_due());
+        let claimed = take(pool, &self.known, worker_id, limit, false, since).await?;
+        if since.is_none() {
+            self.whole = Some((started, started.elapsed()));
+        }
+        let reached = match claimed.len() < limit {
+            true => claimed.first().map(|job| job.claimed_at.naive_utc()),
+            false => claimed.iter().map(|job| job.rank).max(),
+        };
+        if let Some(reached) = reached {
+            self.emptied_to = Some(reached - COMMIT_WITHIN - self.known.ahead_of_time);
+        }
+        Ok(claimed)
+    }
+
+    fn is_whole_due(&self) -> bool {
+        self.whole
+            .is_none_or(|(at, took)| took <= WHOLE_IS_CHEAP || at.elapsed() >= WHOLE_EVERY.max(took * WHOLE_SHARE))
+    }
 }
 
 async fn take(
@@ -112,6 +185,7 @@ async fn take(
     worker_id: i64,
     limit: usize,
     suspects: bool,
+    since: Option<NaiveDateTime>,
 ) -> sqlx::Result<Vec<Claimed>> {
     let mut claimed = sqlx::query_as!(
         Claimed,
@@ -121,8 +195,8 @@ async fn take(
                   $4::bigint as "worker_id!", c.claimed_at as "claimed_at!",
                   coalesce(c.deadline_at < clock_timestamp(), false) as "is_late!",
                   c.crashes_alone as "crashes_alone!", c.trace_context,
-                  c.limit_key, c.awaited as "is_awaited!", c.limited as "is_limited!"
-           from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7) c"#,
+                  c.limit_key, c.awaited as "is_awaited!", c.limited as "is_limited!", c.rank as "rank!"
+           from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7, coalesce($8::timestamp, '-infinity')) c"#,
         known.queue,
         &known.kinds,
         &known.versions,
@@ -130,6 +204,7 @@ async fn take(
         limit as i64,
         known.ahead_secs,
         suspects,
+        since,
     )
     .fetch_all(pool)
     .await?;

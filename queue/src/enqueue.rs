@@ -2,6 +2,8 @@
 //!
 //! Every function here takes the caller's connection; `queue.enqueue` offers the same to any language.
 
+use std::borrow::Cow;
+use std::io::Write;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -49,7 +51,7 @@ pub async fn enqueue_after<J: Job>(conn: &mut PgConnection, job: &J, wait: Durat
     insert(conn, job, None, Some(wait.as_secs_f64())).await
 }
 
-/// Enqueues many jobs of one kind in one statement; the answers are in the order of the jobs.
+/// Enqueues many jobs of one kind; the answers are in the order of the jobs.
 ///
 /// Group keys are locked in their own order, so that two bulk loads cannot wait for each other.
 pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result<Vec<Enqueued>, Error> {
@@ -67,8 +69,8 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
         limits.push(job.limit());
     }
     let is_plain = keys.iter().all(Option::is_none) && groups.iter().all(Option::is_none);
-    if is_plain {
-        return insert_plain::<J>(conn, &args, &limits).await;
+    if is_plain && !jobs.is_empty() {
+        return copy_plain::<J>(conn, &args, &limits).await;
     }
     let rows = sqlx::query!(
         r#"select n.place as "place!", e.job_id as "id!", e.is_new as "is_new!"
@@ -113,40 +115,83 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
     Ok(answers.into_iter().map(|(_, enqueued)| enqueued).collect())
 }
 
-/// Jobs that nobody else's can collide with need none of what `queue.enqueue` looks up for each.
-async fn insert_plain<J: Job>(
+/// Jobs that nobody else's can collide with need nothing looked up for each: they are copied in.
+async fn copy_plain<J: Job>(
     conn: &mut PgConnection,
     args: &[serde_json::Value],
     limits: &[Option<String>],
 ) -> Result<Vec<Enqueued>, Error> {
-    sqlx::query!(
-        "select pg_notify('queue_jobs', $1) where not exists (
-             select from queue.jobs
-             where queue = $1 and turn and not suspect and rank <= (select clock_timestamp() at time zone 'UTC')
-         )",
+    let start = sqlx::query!(
+        r#"select array(select nextval('queue.jobs_id_seq') from generate_series(1, $2)) as "ids!",
+                  (clock_timestamp() + make_interval(secs => $3))::text as deadline_at,
+                  -- A hint, as in queue.enqueue.
+                  case when not exists (
+                      select from queue.jobs
+                      where queue = $1 and turn and not suspect
+                        and rank > (select (clock_timestamp() - interval '1 s') at time zone 'UTC')
+                        and rank <= (select clock_timestamp() at time zone 'UTC')
+                  ) then pg_notify('queue_jobs', $1)::text end as hint"#,
         J::QUEUE,
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    let ids = sqlx::query_scalar!(
-        r#"insert into queue.jobs (queue, kind, args, priority, attempts_max, deadline_at, args_version, limit_key)
-           select $1, $2, n.args, $4, $5, clock_timestamp() + make_interval(secs => $6), $7, n.limit_key
-           from unnest($3::jsonb[], $8::text[]) with ordinality as n (args, limit_key, place)
-           order by n.place
-           returning id as "id: JobId""#,
-        J::QUEUE,
-        J::KIND,
-        args,
-        J::PRIORITY,
-        J::RETRY.attempts_max,
+        i32::try_from(args.len()).unwrap_or(i32::MAX),
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
-        J::VERSION,
-        limits as &[Option<String>],
     )
-    .fetch_all(conn)
+    .fetch_one(&mut *conn)
     .await?;
-    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(ids.len() as u64);
-    Ok(ids.into_iter().map(|id| Enqueued { id, is_new: true }).collect())
+    let deadline_at = start.deadline_at.as_deref().unwrap_or(COPY_NULL);
+    let mut rows = Vec::with_capacity(args.len() * 100);
+    for ((id, args), limit) in start.ids.iter().zip(args).zip(limits) {
+        let args = args.to_string();
+        let args = copy_text(&args);
+        let limit = limit.as_deref().map(copy_text);
+        writeln!(
+            rows,
+            "{id}\t{}\t{}\t{args}\t{}\t{}\t{deadline_at}\t{}\t{}",
+            copy_text(J::QUEUE),
+            copy_text(J::KIND),
+            J::PRIORITY,
+            J::RETRY.attempts_max,
+            J::VERSION,
+            limit.as_deref().unwrap_or(COPY_NULL),
+        )
+        .map_err(sqlx::Error::from)?;
+    }
+    let mut copy = conn
+        .copy_in_raw(
+            "copy queue.jobs (id, queue, kind, args, priority, attempts_max, deadline_at, args_version, limit_key) from stdin",
+        )
+        .await?;
+    copy.send(rows).await?;
+    copy.finish().await?;
+    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(args.len() as u64);
+    Ok(start
+        .ids
+        .into_iter()
+        .map(|id| Enqueued {
+            id: JobId(id),
+            is_new: true,
+        })
+        .collect())
+}
+
+/// What COPY reads as null.
+const COPY_NULL: &str = "\\N";
+
+/// A text as COPY reads it.
+fn copy_text(text: &str) -> Cow<'_, str> {
+    if !text.contains(['\\', '\t', '\n', '\r']) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for character in text.chars() {
+        match character {
+            '\\' => escaped.push_str("\\\\"),
+            '\t' => escaped.push_str("\\t"),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            other => escaped.push(other),
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 async fn insert<J: Job>(
@@ -157,11 +202,15 @@ async fn insert<J: Job>(
 ) -> Result<Enqueued, Error> {
     let args = payload(job)?;
     let unique = job.unique();
+    let group = job.group();
+    if unique.is_none() && group.is_none() {
+        return insert_one_plain(conn, job, args, run_at, wait_secs).await;
+    }
     let row = sqlx::query!(
         r#"select e.job_id as "id!", e.is_new as "is_new!"
            from queue.enqueue(
                $1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => $5)), $6, $7, $8, $9, $10,
-               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5, 0))) + make_interval(secs => $11), $12, null, $13
+               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) + make_interval(secs => $11), $12, null, $13
            ) e"#,
         J::QUEUE,
         J::KIND,
@@ -170,7 +219,7 @@ async fn insert<J: Job>(
         wait_secs,
         unique.as_ref().map(|unique| unique.key.as_str()),
         unique.as_ref().map_or("kept", |unique| unique.scope),
-        job.group(),
+        group,
         i32::from(J::PRIORITY),
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
@@ -185,6 +234,46 @@ async fn insert<J: Job>(
     Ok(Enqueued {
         id: JobId(row.id),
         is_new: row.is_new,
+    })
+}
+
+/// A job that nobody else's can collide with is one insert.
+async fn insert_one_plain<J: Job>(
+    conn: &mut PgConnection,
+    job: &J,
+    args: serde_json::Value,
+    run_at: Option<DateTime<Utc>>,
+    wait_secs: Option<f64>,
+) -> Result<Enqueued, Error> {
+    let row = sqlx::query!(
+        r#"insert into queue.jobs as n (queue, kind, args, run_at, priority, attempts_max, deadline_at, args_version, limit_key)
+           values ($1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))), $6, $7,
+                   greatest($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) + make_interval(secs => $8), $9, $10)
+           returning id as "id: JobId",
+                     -- A hint, as in queue.enqueue; this statement does not see its own row.
+                     case when run_at <= clock_timestamp() and not exists (
+                         select from queue.jobs
+                         where queue = $1 and turn and not suspect
+                           and rank > (select (clock_timestamp() - interval '1 s') at time zone 'UTC')
+                           and rank <= (select clock_timestamp() at time zone 'UTC')
+                     ) then pg_notify('queue_jobs', $1)::text end as hint"#,
+        J::QUEUE,
+        J::KIND,
+        args,
+        run_at,
+        wait_secs,
+        J::PRIORITY,
+        J::RETRY.attempts_max,
+        J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+        J::VERSION,
+        job.limit(),
+    )
+    .fetch_one(conn)
+    .await?;
+    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
+    Ok(Enqueued {
+        id: row.id,
+        is_new: true,
     })
 }
 

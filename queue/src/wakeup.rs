@@ -58,7 +58,7 @@ pub struct Poll {
 }
 
 impl Poll {
-    const SHORTEST: Duration = Duration::from_millis(5);
+    const SHORTEST: Duration = Duration::from_millis(2);
     /// The longest wait between two polls of an idle queue.
     pub const LONGEST: Duration = Duration::from_secs(1);
 

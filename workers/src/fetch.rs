@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use queue::Catalogue;
 use queue::backoff::Trouble;
-use queue::claim::{self, Claimed, Known};
+use queue::claim::{self, Claimed, Known, Line};
 use queue::finish;
 use queue::wakeup::Poll;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,6 +15,9 @@ use crate::site::{InFlight, Site};
 
 /// With fewer slots free than a quarter, a claim waits this long for more: one statement is cheaper than four.
 const GATHER: Duration = Duration::from_millis(2);
+
+/// After a claim that took all there was the next one waits this long: one statement is cheaper than two.
+const PACE: Duration = Duration::from_millis(1);
 
 /// How often a fetcher looks for jobs that are its own but not in its hands.
 const RECOUNT_EVERY: Duration = Duration::from_secs(5);
@@ -40,13 +43,14 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     sender: mpsc::Sender<InFlight>,
 ) {
     let semaphore = Arc::new(Semaphore::new(slots));
+    let mut line = Line::new(known);
     let mut poll = Poll::new();
     let mut trouble = Trouble::default();
     let mut recounted = Instant::now();
     loop {
         let round = async {
             let free = gather(&semaphore, slots).await;
-            claim_round(&site, &known, free, &sender, &mut recounted).await
+            claim_round(&site, &mut line, free, &sender, &mut recounted).await
         };
         // A claim that is under way is never dropped: its jobs would be in nobody's hands.
         let wait = match round.await {
@@ -58,16 +62,16 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
             Ok(Claims::Some) => {
                 trouble.over();
                 poll.found();
-                poll.wait()
+                PACE
             }
             Ok(Claims::None) => {
                 trouble.over();
-                idle(&site, &known, poll.wait()).await
+                idle(&site, line.known(), poll.wait()).await
             }
             Err(error) => {
                 let wait = trouble.wait();
                 if trouble.is_first() {
-                    tracing::warn!(queue = known.queue(), "cannot claim: {error}");
+                    tracing::warn!(queue = line.known().queue(), "cannot claim: {error}");
                 }
                 // Whatever that statement did is found at the next count.
                 recounted = Instant::now() - RECOUNT_EVERY;
@@ -77,7 +81,7 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
         tokio::select! {
             biased;
             () = site.stop.cancelled() => return,
-            () = hint.notified(), if wait > Poll::new().wait() => poll.found(),
+            () = hint.notified(), if wait > PACE => poll.found(),
             () = tokio::time::sleep(wait), if !wait.is_zero() => {}
             () = std::future::ready(()), if wait.is_zero() => {}
         }
@@ -105,7 +109,7 @@ async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemapho
 
 async fn claim_round<S: Send + Sync + 'static>(
     site: &Arc<Site<S>>,
-    known: &Known,
+    line: &mut Line,
     free: Option<OwnedSemaphorePermit>,
     sender: &mpsc::Sender<InFlight>,
     recounted: &mut Instant,
@@ -128,14 +132,14 @@ async fn claim_round<S: Send + Sync + 'static>(
         let strays = finish::hand_back_strays(
             &site.pool,
             registration.id,
-            known.queue(),
-            &site.completer.in_hand(known.queue()),
+            line.known().queue(),
+            &site.completer.in_hand(line.known().queue()),
         )
         .await?;
         if strays > 0 {
             tracing::warn!(
                 strays,
-                queue = known.queue(),
+                queue = line.known().queue(),
                 "handed back jobs whose claim was never answered"
             );
         }
@@ -144,7 +148,7 @@ async fn claim_round<S: Send + Sync + 'static>(
     // More than one claim takes is left to the next one, which need not wait for this one's jobs to start.
     drop(free.split(free.num_permits() - wanted));
     let claiming = site.claiming.read().await;
-    let claimed = claim::claim(&site.pool, known, registration.id, wanted).await?;
+    let claimed = line.claim(&site.claim_pool, registration.id, wanted).await?;
     site.completer.hold(&claimed);
     drop(claiming);
     let found = claimed.len();

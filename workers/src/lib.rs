@@ -80,6 +80,11 @@ pub async fn run_with<S: Send + Sync + 'static>(
         // A ping before each use costs a round trip a job; a dead connection costs one job a short wait and no try.
         .test_before_acquire(false)
         .connect_lazy_with(database.clone());
+    let claim_pool = PgPoolOptions::new()
+        .max_connections(u32::try_from(config.pools.len() * 2 + 1)?)
+        .acquire_timeout(Duration::from_secs(5))
+        .test_before_acquire(false)
+        .connect_lazy_with(database.clone().options([("synchronous_commit", "off")]));
     let identity = Identity {
         name: config.name.clone(),
         pools: config.pools.clone(),
@@ -90,6 +95,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
     let (completer, completions) = Completer::new(pool.clone(), &catalogue);
     let site = Arc::new(Site::new(
         pool,
+        claim_pool,
         catalogue,
         services,
         heart.registration(),
@@ -133,6 +139,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
     heart.stop().await;
     site.ended.cancel();
     tasks.shutdown().await;
+    site.claim_pool.close().await;
     site.pool.close().await;
     match ended_early {
         Some(ended) => anyhow::bail!("a pool ended unasked: {ended:?}"),

@@ -59,7 +59,7 @@ async fn turn<S: Send + Sync + 'static>(site: &Arc<Site<S>>, known: &[Known]) ->
     for known in known {
         while started.elapsed() < SLICE && !site.stop.is_cancelled() {
             let Some(registration) = site.current() else { return ran };
-            let Ok(Some(job)) = claim::claim_suspect(&site.pool, known, registration.id).await else {
+            let Ok(Some(job)) = claim::claim_suspect(&site.claim_pool, known, registration.id).await else {
                 break;
             };
             site.completer.hold(std::slice::from_ref(&job));

@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 /// One worker process.
 pub(crate) struct Site<S> {
     pub(crate) pool: PgPool,
+    /// Connections that claim, and nothing else. Their commits do not wait for the disk: a claim promises nothing to anybody,
+    /// and whatever is written under it, and waits, takes it to the disk as well.
+    pub(crate) claim_pool: PgPool,
     pub(crate) catalogue: Catalogue<S>,
     pub(crate) services: Arc<S>,
     registration: watch::Receiver<Option<Arc<Registration>>>,
@@ -44,6 +47,7 @@ pub(crate) struct InFlight {
 impl<S: Send + Sync + 'static> Site<S> {
     pub(crate) fn new(
         pool: PgPool,
+        claim_pool: PgPool,
         catalogue: Catalogue<S>,
         services: Arc<S>,
         registration: watch::Receiver<Option<Arc<Registration>>>,
@@ -52,6 +56,7 @@ impl<S: Send + Sync + 'static> Site<S> {
     ) -> Self {
         Self {
             pool,
+            claim_pool,
             catalogue,
             services,
             registration,

@@ -119,8 +119,8 @@ async fn offer(server: &Server, rate: Option<f64>, time: Duration) -> HashMap<i6
                     return sent;
                 }
                 tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
-                let sent_at = Instant::now();
                 let mut tx = conn.begin().await.unwrap();
+                let sent_at = Instant::now();
                 queue::enqueue(&mut tx, &Kept { n }).await.unwrap();
                 tx.commit().await.unwrap();
                 sent.push((n, sent_at));

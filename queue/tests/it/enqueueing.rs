@@ -131,3 +131,56 @@ async fn many_at_once_are_answered_and_run_in_their_order_with_or_without_keys()
     assert!(order.is_sorted());
     assert!(queue::enqueue_many::<Act>(conn, &[]).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn payloads_in_bulk_arrive_as_they_were_sent() {
+    let db = Database::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    let texts = [
+        "tab\there",
+        "line\nbreak\r",
+        "back\\slash \\N \\.",
+        "quotes \"'",
+        "\u{1f69a} \u{7f}",
+        "",
+    ];
+    let jobs = texts.map(|text| Act {
+        order_id: text.to_owned(),
+        ..act(Fate::Done)
+    });
+    let enqueued = queue::enqueue_many(&mut conn, &jobs).await.unwrap();
+    for (text, enqueued) in texts.iter().zip(enqueued) {
+        assert_eq!(job(&db.pool, enqueued.id).await.args["order_id"], *text);
+    }
+    assert!(queue::enqueue_many::<Act>(&mut conn, &[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_payload_that_cannot_be_stored_fails_its_bulk_and_leaves_nothing() {
+    let db = Database::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    for text in ["nul \0".to_owned(), "x".repeat(100_000)] {
+        // Neither kind of text can be squeezed below the bound.
+        let noise: String = (0..text.len())
+            .map(|n| char::from(b'a' + (n * n / 7 % 26) as u8))
+            .collect();
+        let text = if text.len() > 100 { noise.repeat(3) } else { text };
+        let jobs = [
+            act(Fate::Done),
+            Act {
+                order_id: text,
+                ..act(Fate::Done)
+            },
+        ];
+        let error = queue::enqueue_many(&mut conn, &jobs).await.unwrap_err();
+        assert!(
+            matches!(error, queue::Error::Database(sqlx::Error::Database(_))),
+            "{error}"
+        );
+        let left: i64 = sqlx::query_scalar("select count(*) from queue.jobs")
+            .fetch_one(&mut *conn)
+            .await
+            .unwrap();
+        assert_eq!(left, 0);
+    }
+}
