@@ -11,8 +11,8 @@
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
-//! 9. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
-//! 10. [`inspect`], [`operate`], [`testing`]: for people and for tests.
+//! 9. [`schedule`] and [`wakeup`]: time passes, and somebody notices; [`cron`] says when, whatever the clocks do.
+//! 10. [`inspect`], [`operate`], [`timetable`], [`testing`]: for people and for tests.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
@@ -21,6 +21,7 @@ pub mod backoff;
 pub mod catalogue;
 pub mod claim;
 pub mod complete;
+pub mod cron;
 pub mod enqueue;
 pub mod failure;
 pub mod finish;
@@ -32,6 +33,7 @@ pub mod operate;
 pub mod rescue;
 pub mod schedule;
 pub mod testing;
+pub mod timetable;
 pub mod wakeup;
 
 pub use attempt::{Attempt, Effects, FenceLost};
