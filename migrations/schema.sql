@@ -420,6 +420,64 @@ begin
     return made;
 end $$;
 
+CREATE FUNCTION queue.fire(p_name text, p_tick_at timestamp with time zone, p_reason text DEFAULT NULL::text, OUT outcome text, OUT job_id bigint, OUT reason text) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+declare
+    entry queue.timetable%rowtype;
+    -- An earlier run is looked for among the last hundred jobs of the entry.
+    blocker bigint;
+    made record;
+begin
+    select * into entry from queue.timetable t where t.name = p_name;
+    if not found then
+        return;
+    end if;
+    insert into queue.ticks (name, tick_at, reason) values (p_name, p_tick_at, p_reason) on conflict do nothing;
+    if not found then
+        return;
+    end if;
+    outcome := 'fired';
+    reason := p_reason;
+
+    if entry.overlap <> 'allow' then
+        with recent as (
+            select t.job_id as id from queue.ticks t
+            where t.name = p_name and t.job_id is not null
+            order by t.tick_at desc limit 100
+        )
+        select r.id into blocker from recent r
+        where exists (select from queue.jobs j where j.id = r.id)
+           or entry.overlap = 'skip' and r.id = any(array(select j.id from queue.running_jobs j))
+        order by r.id limit 1;
+        if blocker is not null then
+            outcome := 'skipped';
+            reason := format(case entry.overlap when 'skip' then 'job %s of an earlier tick has not ended'
+                                                else 'job %s of an earlier tick still waits' end, blocker);
+        end if;
+    end if;
+    if outcome = 'fired' then
+        select e.job_id as id, e.is_new into made
+        from queue.enqueue(
+            entry.queue, entry.kind, entry.args,
+            case when entry.jitter_seconds > 0
+                 then clock_timestamp() + random() * make_interval(secs => entry.jitter_seconds) end,
+            entry.unique_key, 'live',
+            -- Who waits behind a run waits for its turn.
+            case entry.overlap when 'queue_one' then coalesce(entry.group_key, 'timetable:' || entry.name)
+                               else entry.group_key end,
+            entry.priority::int, entry.attempts_max, null, entry.args_version::int) e;
+        if made.is_new then
+            job_id := made.id;
+        else
+            outcome := 'skipped';
+            reason := format('job %s has its unique key %s and has not ended', made.id, entry.unique_key);
+        end if;
+    end if;
+    update queue.ticks t set outcome = fire.outcome, job_id = fire.job_id, reason = fire.reason
+    where t.name = p_name and t.tick_at = p_tick_at;
+end $$;
+
 CREATE FUNCTION queue.hold(p_claim bigint, p_job bigint, p_worker bigint) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -1434,6 +1492,21 @@ CREATE TABLE queue.pauses (
     CONSTRAINT pauses_target_check CHECK ((target = ANY (ARRAY['queue'::text, 'kind'::text])))
 );
 
+CREATE TABLE queue.schedule_overrides (
+    name text NOT NULL,
+    cron text,
+    time_zone text,
+    missed text,
+    overlap text,
+    jitter_seconds integer,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT schedule_overrides_jitter_seconds_check CHECK (((jitter_seconds >= 0) AND (jitter_seconds <= 3600))),
+    CONSTRAINT schedule_overrides_missed_check CHECK ((missed = ANY (ARRAY['skip'::text, 'once'::text, 'all'::text]))),
+    CONSTRAINT schedule_overrides_overlap_check CHECK ((overlap = ANY (ARRAY['allow'::text, 'skip'::text, 'queue_one'::text])))
+);
+
 CREATE TABLE queue.schedules (
     name text NOT NULL,
     kind text NOT NULL,
@@ -1448,14 +1521,65 @@ CREATE TABLE queue.schedules (
     missed text DEFAULT 'once'::text NOT NULL,
     paused boolean DEFAULT false NOT NULL,
     settled_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT schedules_missed_check CHECK ((missed = ANY (ARRAY['skip'::text, 'once'::text, 'all'::text])))
+    overlap text DEFAULT 'allow'::text NOT NULL,
+    jitter_seconds integer DEFAULT 0 NOT NULL,
+    group_key text,
+    origin text DEFAULT 'build'::text NOT NULL,
+    retired_at timestamp with time zone,
+    next_at timestamp with time zone,
+    pause_reason text,
+    paused_by text,
+    paused_at timestamp with time zone,
+    CONSTRAINT schedule_args_are_small CHECK ((pg_column_size(args) <= 65536)),
+    CONSTRAINT schedule_names_are_short CHECK (((name <> ''::text) AND (length(name) <= 100))),
+    CONSTRAINT schedules_group_key_check CHECK ((length(group_key) <= 300)),
+    CONSTRAINT schedules_jitter_seconds_check CHECK (((jitter_seconds >= 0) AND (jitter_seconds <= 3600))),
+    CONSTRAINT schedules_missed_check CHECK ((missed = ANY (ARRAY['skip'::text, 'once'::text, 'all'::text]))),
+    CONSTRAINT schedules_origin_check CHECK ((origin = ANY (ARRAY['build'::text, 'operator'::text]))),
+    CONSTRAINT schedules_overlap_check CHECK ((overlap = ANY (ARRAY['allow'::text, 'skip'::text, 'queue_one'::text])))
 );
 
 CREATE TABLE queue.ticks (
     name text NOT NULL,
     tick_at timestamp with time zone NOT NULL,
     job_id bigint,
-    fired_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    fired_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    outcome text DEFAULT 'fired'::text NOT NULL,
+    reason text,
+    ticks integer DEFAULT 1 NOT NULL,
+    CONSTRAINT ticks_outcome_check CHECK ((outcome = ANY (ARRAY['fired'::text, 'skipped'::text, 'missed'::text]))),
+    CONSTRAINT ticks_ticks_check CHECK ((ticks > 0))
+);
+
+CREATE VIEW queue.timetable AS
+ SELECT s.name,
+    s.kind,
+    s.queue,
+    s.args,
+    s.args_version,
+    s.unique_key,
+    s.group_key,
+    s.priority,
+    s.attempts_max,
+    s.origin,
+    COALESCE(o.cron, s.cron) AS cron,
+    COALESCE(o.time_zone, s.time_zone) AS time_zone,
+    COALESCE(o.missed, s.missed) AS missed,
+    COALESCE(o.overlap, s.overlap) AS overlap,
+    COALESCE(o.jitter_seconds, s.jitter_seconds) AS jitter_seconds,
+    s.paused,
+    s.pause_reason,
+    s.paused_by,
+    s.paused_at,
+    s.settled_at
+   FROM (queue.schedules s
+     LEFT JOIN queue.schedule_overrides o ON ((o.name = s.name)))
+  WHERE (s.retired_at IS NULL);
+
+CREATE TABLE queue.timetables (
+    digest text NOT NULL,
+    first_listed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    listed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
 CREATE TABLE queue.turns (
@@ -1641,11 +1765,17 @@ ALTER TABLE ONLY queue.pauses
 ALTER TABLE ONLY queue.progress
     ADD CONSTRAINT progress_pkey PRIMARY KEY (job_id);
 
+ALTER TABLE ONLY queue.schedule_overrides
+    ADD CONSTRAINT schedule_overrides_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY queue.schedules
     ADD CONSTRAINT schedules_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY queue.ticks
     ADD CONSTRAINT ticks_pkey PRIMARY KEY (name, tick_at);
+
+ALTER TABLE ONLY queue.timetables
+    ADD CONSTRAINT timetables_pkey PRIMARY KEY (digest);
 
 ALTER TABLE ONLY queue.turns
     ADD CONSTRAINT turns_pkey PRIMARY KEY (group_key);
@@ -1738,6 +1868,8 @@ CREATE INDEX losses_by_time ON queue.losses USING btree (lost_at);
 
 CREATE INDEX progress_of_claim ON queue.progress USING btree (claim_id);
 
+CREATE INDEX ticks_with_jobs ON queue.ticks USING btree (name, tick_at DESC) WHERE (job_id IS NOT NULL);
+
 CREATE INDEX turns_vacant ON queue.turns USING btree (group_key) WHERE vacant;
 
 CREATE INDEX unique_keys_by_age ON queue.unique_keys USING btree (created_at);
@@ -1819,3 +1951,6 @@ ALTER TABLE ONLY public.webhook_deliveries
 
 ALTER TABLE ONLY public.webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.events(event_id);
+
+ALTER TABLE ONLY queue.schedule_overrides
+    ADD CONSTRAINT schedule_overrides_name_fkey FOREIGN KEY (name) REFERENCES queue.schedules(name) ON DELETE CASCADE;

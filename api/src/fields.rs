@@ -301,6 +301,13 @@ pub(crate) fn payment_method(value: &Value) -> Parsed<String> {
     }
 }
 
+/// True or false.
+pub(crate) fn boolean(value: &Value) -> Parsed<bool> {
+    value
+        .as_bool()
+        .ok_or_else(|| ("wrong_type", format!("must be true or false, not {}", name_of(value))))
+}
+
 /// Any object.
 pub(crate) fn any_object(value: &Value) -> Parsed<Value> {
     if value.is_object() {

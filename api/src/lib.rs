@@ -32,6 +32,7 @@ mod products;
 mod queues;
 mod router;
 mod routes;
+mod schedules;
 mod serve;
 mod site;
 mod telemetry;

@@ -1,8 +1,8 @@
-//! Queues and the timetable: seen, paused and resumed.
+//! Queues and kinds of job: seen, paused and resumed.
 
 use axum::extract;
 use chrono::{DateTime, Utc};
-use queue::inspect::{self, PauseView, QueueView, ScheduleView};
+use queue::inspect::{self, PauseView, QueueView};
 use queue::operate::{self, Target};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -82,32 +82,6 @@ impl Queue {
             paused: None,
             paused_kinds: Vec::new(),
         }
-    }
-}
-
-view! {
-    /// A line of the timetable.
-    Schedule of ScheduleView {
-        /// Its name.
-        name: String as String,
-        /// The kind it enqueues.
-        kind: String as String,
-        /// The queue it enqueues into.
-        queue: String as String,
-        /// When.
-        cron: String as String,
-        /// In which zone.
-        time_zone: String as String,
-        /// What happens to missed ticks: skip, once or all.
-        missed: String as String,
-        /// Whether it is paused.
-        paused: bool as bool,
-        /// The last tick that fired.
-        last_tick_at: Option<DateTime<Utc>> as Option<DateTime<Utc>>,
-        /// The job of that tick.
-        last_job_id: Option<i64> as Option<i64>,
-        /// The next ticks.
-        next: Vec<DateTime<Utc>> as Vec<DateTime<Utc>>,
     }
 }
 
@@ -227,20 +201,4 @@ fn kind_of(call: &Call) -> Result<(Target, String), Problem> {
         true => Ok((Target::Kind, name)),
         false => Err(Problem::not_found("kind of job")),
     }
-}
-
-/// The timetable.
-#[utoipa::path(
-    get, path = "/schedules", tag = "operations",
-    responses((status = 200, description = "The timetable", body = Page<Schedule>)),
-    security(("api_key" = ["jobs:read"])),
-)]
-pub(crate) async fn schedules(extract::State(state): extract::State<State>, params: Params) -> Result<Answer, Problem> {
-    params.end()?;
-    let schedules = inspect::schedules(&mut *state.pool.acquire().await?).await?;
-    let items = schedules.into_iter().map(Schedule::from).collect();
-    Ok(Answer::ok(&Page {
-        items,
-        next_cursor: None,
-    }))
 }

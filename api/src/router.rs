@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inventory, layers, open_api, orders, payments, products,
-    queues, routes as vans, site, telemetry, vehicles, warehouses, webhooks, work,
+    queues, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -54,7 +54,11 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(queues::resume))
         .routes(routes!(queues::pause_kind))
         .routes(routes!(queues::resume_kind))
-        .routes(routes!(queues::schedules))
+        .routes(routes!(schedules::list, schedules::add))
+        .routes(routes!(schedules::get, schedules::change, schedules::remove))
+        .routes(routes!(schedules::reset))
+        .routes(routes!(schedules::run))
+        .routes(routes!(schedules::ticks))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::revoke));
     OpenApiRouter::new().nest("/api/v1", v1)

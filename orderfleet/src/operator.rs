@@ -4,8 +4,9 @@
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use queue::JobId;
-use queue::inspect::{self, DeadFilter, DeadLetterView, JobFilter, JobView};
+use queue::inspect::{self, DeadFilter, DeadLetterView, JobFilter, JobView, ScheduleView, TickView};
 use queue::operate::{self, Target};
+use queue::timetable::{self, Change};
 use sqlx::PgConnection;
 
 use crate::cli::{self, DeadAction, JobsAction, QueuesAction, ScheduleAction};
@@ -302,24 +303,196 @@ fn meant(target: &cli::PauseTarget) -> anyhow::Result<(Target, &'static str)> {
 /// `orderfleet schedule …`.
 pub async fn schedule(args: cli::Schedule) -> anyhow::Result<()> {
     let mut conn = connect().await?;
-    let ScheduleAction::List { output } = args.action.unwrap_or(ScheduleAction::List { output: args.output });
-    let schedules = inspect::schedules(&mut conn).await.context("listing the timetable")?;
-    table::print(output.json, &schedules, |schedules| {
-        let mut table = Table::new(&["NAME", "KIND", "CRON", "ZONE", "MISSED", "LAST TICK", "NEXT", "PAUSED"]);
-        for schedule in schedules {
-            table.row([
-                schedule.name.clone(),
-                schedule.kind.clone(),
-                schedule.cron.clone(),
-                schedule.time_zone.clone(),
-                schedule.missed.clone(),
-                schedule.last_tick_at.map_or_else(String::new, moment),
-                schedule.next.first().copied().map_or_else(String::new, moment),
-                if schedule.paused { "yes" } else { "" }.to_owned(),
-            ]);
+    let conn = &mut conn;
+    match args.action.unwrap_or(ScheduleAction::List { output: args.output }) {
+        ScheduleAction::List { output } => {
+            let schedules = inspect::schedules(conn).await.context("listing the timetable")?;
+            table::print(output.json, &schedules, |schedules| list_schedules(schedules))
         }
-        table
+        ScheduleAction::Show { name, output } => {
+            let found = inspect::schedule(conn, &name).await.context("reading the timetable")?;
+            let found =
+                found.with_context(|| format!("the timetable has no entry {name}; see `orderfleet schedule`"))?;
+            table::print(output.json, &found, show_schedule)
+        }
+        ScheduleAction::Ticks { name, limit, output } => {
+            let ticks = inspect::ticks(conn, &name, None, limit)
+                .await
+                .context("listing ticks")?;
+            table::print(output.json, &ticks, |ticks| list_ticks(ticks))
+        }
+        ScheduleAction::Add {
+            name,
+            kind,
+            args,
+            cron,
+            policies,
+            because,
+        } => {
+            let args = serde_json::from_str(&args).context("--args is not JSON")?;
+            let mut entry = jobs::catalogue().entry(&name, &cron, &kind, &args)?;
+            let change = change(None, &policies)?;
+            entry.time_zone = change.time_zone.unwrap_or(entry.time_zone);
+            entry.missed = change.missed.unwrap_or(entry.missed);
+            entry.overlap = change.overlap.unwrap_or(entry.overlap);
+            entry.jitter_seconds = change.jitter_seconds.unwrap_or(entry.jitter_seconds);
+            timetable::add(conn, &entry, &because.actor, &because.reason).await?;
+            say_next(conn, "added", &name).await
+        }
+        ScheduleAction::Change {
+            name,
+            cron,
+            policies,
+            because,
+        } => {
+            let change = change(cron, &policies)?;
+            timetable::change(conn, &name, &change, &because.actor, &because.reason).await?;
+            say_next(conn, "changed", &name).await
+        }
+        ScheduleAction::Pause { name, because } => {
+            timetable::change(conn, &name, &Change::paused(true), &because.actor, &because.reason).await?;
+            table::say(&format!("paused {name}\n"))
+        }
+        ScheduleAction::Resume { name, because } => {
+            timetable::change(conn, &name, &Change::paused(false), &because.actor, &because.reason).await?;
+            say_next(conn, "resumed", &name).await
+        }
+        ScheduleAction::Reset { name, because } => {
+            match timetable::reset(conn, &name, &because.actor, &because.reason).await? {
+                true => say_next(conn, "reset", &name).await,
+                false => table::say(&format!("{name} was not overridden\n")),
+            }
+        }
+        ScheduleAction::Remove { name, because } => {
+            timetable::remove(conn, &name, &because.actor, &because.reason).await?;
+            table::say(&format!("removed {name}\n"))
+        }
+        ScheduleAction::Run { name, because } => {
+            let job = timetable::run_now(conn, &name, &because.actor, &because.reason).await?;
+            table::say(&format!(
+                "enqueued job {job}; `orderfleet jobs show {job}` follows it\n"
+            ))
+        }
+    }
+}
+
+fn change(cron: Option<String>, policies: &cli::Policies) -> anyhow::Result<Change> {
+    Ok(Change {
+        cron,
+        time_zone: policies.time_zone.clone(),
+        missed: policies.missed.as_deref().map(str::parse).transpose()?,
+        overlap: policies.overlap.as_deref().map(str::parse).transpose()?,
+        jitter_seconds: policies.jitter_seconds,
+        paused: None,
     })
+}
+
+/// Says what was done to an entry, and when it ticks next.
+async fn say_next(conn: &mut PgConnection, done: &str, name: &str) -> anyhow::Result<()> {
+    let found = inspect::schedule(conn, name).await.context("reading the timetable")?;
+    let next = found.and_then(|found| found.next.first().copied());
+    let next = next.map_or_else(
+        || "it is paused".to_owned(),
+        |next| format!("it ticks next at {}", moment(next)),
+    );
+    table::say(&format!("{done} {name}; {next}\n"))
+}
+
+fn list_schedules(schedules: &[ScheduleView]) -> Table {
+    let mut table = Table::new(&[
+        "NAME",
+        "KIND",
+        "CRON",
+        "ZONE",
+        "MISSED",
+        "OVERLAP",
+        "LAST TICK",
+        "WAS",
+        "NEXT",
+        "CHANGED BY",
+        "PAUSED",
+    ]);
+    for schedule in schedules {
+        let changed_by = match (&schedule.overridden, schedule.origin.as_str()) {
+            (Some(overridden), _) => overridden.actor.clone(),
+            (None, "operator") => "added".to_owned(),
+            _ => String::new(),
+        };
+        let paused = schedule.paused.as_ref();
+        table.row([
+            schedule.name.clone(),
+            schedule.kind.clone(),
+            schedule.cron.clone(),
+            schedule.time_zone.clone(),
+            schedule.missed.clone(),
+            schedule.overlap.clone(),
+            schedule.last_tick_at.map_or_else(String::new, moment),
+            schedule.last_outcome.clone().unwrap_or_default(),
+            schedule.next.first().copied().map_or_else(String::new, moment),
+            changed_by,
+            paused.map_or_else(String::new, |pause| format!("by {}: {}", pause.actor, pause.reason)),
+        ]);
+    }
+    table
+}
+
+fn show_schedule(schedule: &ScheduleView) -> Table {
+    let mut table = Table::new(&["FIELD", "VALUE"]);
+    let mut line = |name: &str, value: String| table.row([name.to_owned(), value]);
+    line("name", schedule.name.clone());
+    line("listed by", schedule.origin.clone());
+    line("kind", format!("{} in queue {}", schedule.kind, schedule.queue));
+    line("arguments", schedule.args.to_string());
+    line("cron", format!("{} in {}", schedule.cron, schedule.time_zone));
+    line("missed", schedule.missed.clone());
+    line("overlap", schedule.overlap.clone());
+    line("jitter", format!("{} s", schedule.jitter_seconds));
+    if let Some(overridden) = &schedule.overridden {
+        let who = format!(
+            "by {} at {}: {}",
+            overridden.actor,
+            moment(overridden.changed_at),
+            overridden.reason
+        );
+        line("overridden", who);
+        line("in the build", overridden.listed.to_string());
+    }
+    if let Some(pause) = &schedule.paused {
+        line(
+            "paused",
+            format!("by {} at {}: {}", pause.actor, moment(pause.paused_at), pause.reason),
+        );
+    }
+    if let Some(at) = schedule.last_tick_at {
+        let outcome = schedule.last_outcome.as_deref().unwrap_or_default();
+        let job = schedule
+            .last_job_id
+            .map_or_else(String::new, |job| format!(" job {job}"));
+        let reason = schedule
+            .last_reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!(": {reason}"));
+        line("last tick", format!("{} {outcome}{job}{reason}", moment(at)));
+    }
+    for next in &schedule.next {
+        line("next tick", moment(*next));
+    }
+    table
+}
+
+fn list_ticks(ticks: &[TickView]) -> Table {
+    let mut table = Table::new(&["TICK", "OUTCOME", "TICKS", "JOB", "DECIDED", "WHY"]);
+    for tick in ticks {
+        table.row([
+            moment(tick.tick_at),
+            tick.outcome.clone(),
+            tick.ticks.to_string(),
+            tick.job_id.map_or_else(String::new, |job| job.to_string()),
+            moment(tick.decided_at),
+            tick.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table
 }
 
 async fn connect() -> anyhow::Result<PgConnection> {

@@ -6,12 +6,14 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::JsonRawValue;
 
 use crate::attempt::Attempt;
 use crate::batch::{self, BatchJob};
 use crate::job::{DeadLetter, Job, Outcome, Retry};
+use crate::schedule::{self, Entry};
 
 /// What is known of a kind without running it.
 #[derive(Clone, Debug)]
@@ -87,6 +89,25 @@ impl<S: Send + Sync + 'static> Catalogue<S> {
         Some((self.kind(kind)?, *handler))
     }
 
+    /// An entry of the timetable for a kind known by its name; the payload is decoded as today's version of it.
+    pub fn entry(&self, name: &str, cron: &str, kind: &str, args: &Value) -> Result<Entry, schedule::Error> {
+        let Some(known) = self.kinds.get(kind) else {
+            let kinds: Vec<_> = self.kinds.keys().copied().collect();
+            let why = format!("there is no kind {kind}; there are {}", kinds.join(", "));
+            return Err(schedule::Error::refused("kind", why));
+        };
+        let refused = |why: String| schedule::Error::refused("args", format!("are no payload of {kind}: {why}"));
+        let entry = known
+            .entry(name, cron, args)
+            .map_err(|error| refused(error.to_string()))?;
+        // A payload leaves out what it does not know; an operator who misspelt a field wants to hear of it.
+        let given = args.as_object().into_iter().flatten().map(|(field, _)| field);
+        match given.into_iter().find(|field| entry.args.get(field).is_none()) {
+            Some(field) => Err(refused(format!("it has no field {field}"))),
+            None => Ok(entry),
+        }
+    }
+
     /// The kinds whose jobs are forgotten when they have ended.
     pub(crate) fn unkept(&self) -> Vec<String> {
         let unkept = self.kinds.values().map(|kind| kind.info()).filter(|info| !info.is_kept);
@@ -107,6 +128,8 @@ impl<S: Send + Sync + 'static> Default for Catalogue<S> {
 /// A kind without its type.
 pub(crate) trait Kind<S>: Send + Sync {
     fn info(&self) -> KindInfo;
+    /// A line of the timetable that enqueues this payload.
+    fn entry(&self, name: &str, cron: &str, args: &Value) -> serde_json::Result<Entry>;
     /// Reads a payload of that version, through `upcast` when it is older.
     fn decode(&self, version: i16, args: &JsonRawValue) -> anyhow::Result<Box<dyn Decoded<S>>>;
 }
@@ -138,6 +161,10 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
             is_kept: J::IS_KEPT,
             batch_max: 1,
         }
+    }
+
+    fn entry(&self, name: &str, cron: &str, args: &Value) -> serde_json::Result<Entry> {
+        Ok(Entry::new::<J>(name, cron, &serde_json::from_value(args.clone())?))
     }
 
     fn decode(&self, version: i16, args: &JsonRawValue) -> anyhow::Result<Box<dyn Decoded<J::Services>>> {

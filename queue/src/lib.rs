@@ -13,8 +13,8 @@
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
 //! 9. [`limit`]: what may run at once, and whether what it depends on works.
-//! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
-//! 11. [`inspect`], [`operate`], [`testing`]: for people and for tests.
+//! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices; [`cron`] says when, whatever the clocks do.
+//! 11. [`inspect`], [`operate`], [`timetable`], [`testing`]: for people and for tests.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
@@ -24,6 +24,7 @@ pub mod batch;
 pub mod catalogue;
 pub mod claim;
 pub mod complete;
+pub mod cron;
 pub mod enqueue;
 pub mod failure;
 pub mod finish;
@@ -38,6 +39,7 @@ pub mod runner;
 pub mod schedule;
 mod settle;
 pub mod testing;
+pub mod timetable;
 pub mod wakeup;
 
 pub use attempt::{Attempt, Effects, FenceLost};

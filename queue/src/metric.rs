@@ -13,7 +13,9 @@
 //! | `queue_kinds_paused_total` | kind | kinds that paused themselves |
 //! | `queue_fenced_writes_total` | kind | writes of stale workers that were refused |
 //! | `queue_workers_lost_total` | how | workers declared lost: killed or silent |
-//! | `queue_ticks_fired_total` | name | ticks of the timetable |
+//! | `queue_ticks_fired_total` | name | ticks of the timetable that enqueued a job |
+//! | `queue_ticks_skipped_total` | name | ticks that did not, because an earlier run had not ended |
+//! | `queue_ticks_missed_total` | name | ticks that did not, because nobody was there |
 //! | `queue_attempt_seconds` | kind | histogram of attempts |
 //! | `queue_depth` | queue, state | gauge: jobs by state |
 //! | `queue_oldest_due_seconds` | queue | gauge: the longest wait of a due job |
@@ -30,6 +32,8 @@ pub(crate) const KINDS_PAUSED: &str = "queue_kinds_paused_total";
 pub(crate) const FENCED: &str = "queue_fenced_writes_total";
 pub(crate) const WORKERS_LOST: &str = "queue_workers_lost_total";
 pub(crate) const TICKS_FIRED: &str = "queue_ticks_fired_total";
+pub(crate) const TICKS_SKIPPED: &str = "queue_ticks_skipped_total";
+pub(crate) const TICKS_MISSED: &str = "queue_ticks_missed_total";
 pub(crate) const ATTEMPT_SECONDS: &str = "queue_attempt_seconds";
 pub(crate) const DEPTH: &str = "queue_depth";
 pub(crate) const OLDEST_DUE_SECONDS: &str = "queue_oldest_due_seconds";

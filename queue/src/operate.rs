@@ -107,38 +107,6 @@ pub async fn resume(
     Ok(true)
 }
 
-/// Pauses a line of the timetable, or ends the pause; false when there is no such line.
-pub async fn pause_schedule(
-    conn: &mut PgConnection,
-    name: &str,
-    is_paused: bool,
-    reason: &str,
-    actor: &str,
-) -> Result<bool, Error> {
-    let mut tx = conn.begin().await?;
-    let changed = sqlx::query!(
-        "update queue.schedules set paused = $2 where name = $1",
-        name,
-        is_paused
-    )
-    .execute(&mut *tx)
-    .await?;
-    if changed.rows_affected() == 0 {
-        return Ok(false);
-    }
-    let action = if is_paused { "pause" } else { "resume" };
-    audit(
-        &mut tx,
-        actor,
-        action,
-        &format!("schedule {name}"),
-        json!({ "reason": reason }),
-    )
-    .await?;
-    tx.commit().await?;
-    Ok(true)
-}
-
 /// Makes a dead letter a job again, with its id and keys and all its attempts; `edit` replaces the payload.
 pub async fn redrive(
     conn: &mut PgConnection,

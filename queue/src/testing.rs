@@ -176,7 +176,7 @@ pub async fn fast_forward(pool: &PgPool, time: Duration) -> sqlx::Result<()> {
              update queue.jobs
              set run_at = run_at - make_interval(secs => $1), deadline_at = deadline_at - make_interval(secs => $1)
          )
-         update queue.schedules set settled_at = settled_at - make_interval(secs => $1)",
+         update queue.schedules set settled_at = settled_at - make_interval(secs => $1), next_at = null",
         time.as_secs_f64(),
     )
     .execute(pool)

@@ -73,6 +73,10 @@ pub async fn run_with<S: Send + Sync + 'static>(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     check(&config, &catalogue)?;
+    for entry in &timetable {
+        let refused = || format!("the entry {} of the timetable", entry.name);
+        entry.check().with_context(refused)?;
+    }
     let database = with_bounds(database);
     let pool = PgPoolOptions::new()
         .max_connections(connections(&config))

@@ -23,14 +23,17 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
     let mut mended = Every::new(MEND_EVERY);
     let mut gauged = Every::new(GAUGES_EVERY);
     let mut partitioned = Every::new(PARTITIONS_EVERY);
-    let mut is_installed = false;
+    let mut listed = Every::new(schedule::LIST_EVERY);
+    // After trouble, before the next tick: a list that nobody lists goes out of force.
+    let mut is_unlisted = true;
     let mut trouble = Trouble::default();
     loop {
         let round = async {
             rescuer.round(&site.pool).await?;
-            if !is_installed {
+            if listed.is_due() || is_unlisted {
+                is_unlisted = true;
                 schedule::install(&mut *site.pool.acquire().await?, &timetable).await?;
-                is_installed = true;
+                is_unlisted = false;
             }
             queue::operate::fill_vacant_turns(&site.pool).await?;
             if mended.is_due() {
@@ -44,6 +47,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
             }
             if partitioned.is_due() {
                 queue::operate::ensure_partitions(&site.pool).await?;
+                schedule::prune(&site.pool).await?;
             }
             anyhow::Ok(())
         };

@@ -157,6 +157,11 @@ async fn every_writing_endpoint_refuses_what_it_does_not_know() {
         (Method::POST, "/api/v1/dead-letters/1/discard".to_owned()),
         (Method::POST, "/api/v1/queues/stock/pause".to_owned()),
         (Method::POST, "/api/v1/kinds/reserve_stock/pause".to_owned()),
+        (Method::POST, "/api/v1/schedules".to_owned()),
+        (Method::PATCH, "/api/v1/schedules/reconcile_payments".to_owned()),
+        (Method::DELETE, "/api/v1/schedules/reconcile_payments".to_owned()),
+        (Method::POST, "/api/v1/schedules/reconcile_payments/reset".to_owned()),
+        (Method::POST, "/api/v1/schedules/reconcile_payments/run".to_owned()),
         (Method::POST, "/api/v1/api-keys".to_owned()),
     ];
     for (method, path) in paths {

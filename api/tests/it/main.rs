@@ -7,4 +7,5 @@ mod door;
 mod flows;
 mod idempotency;
 mod lists;
+mod schedules;
 mod snapshot;

@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
 mod chaos;
+mod clocks;
 mod fleet;
 mod up;

@@ -6,6 +6,7 @@
 )]
 
 mod command_line;
+mod schedule;
 mod stopping;
 mod verify;
 mod verify_payments;

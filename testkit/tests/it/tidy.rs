@@ -123,6 +123,11 @@ fn nothing_is_left_unfinished_in_the_code() {
 }
 
 #[test]
+fn the_engine_reads_no_clock_but_the_databases() {
+    assert_none(&words::local_clocks(&sources()));
+}
+
+#[test]
 fn sql_is_never_glued_together() {
     assert_none(&words::glued_sql(&sources()));
 }

@@ -43,6 +43,31 @@ pub(super) fn named_elsewhere(word: &str, home: &str, sources: &[Source]) -> Vec
         .collect()
 }
 
+/// What reads this machine's clock of the day. Not `Instant`, which only says how long something took.
+const CLOCKS: [&str; 6] = [
+    "Utc::now",
+    "Local::now",
+    "SystemTime",
+    "UNIX_EPOCH.elapsed",
+    "OffsetDateTime::now",
+    "chrono::Local",
+];
+
+/// The engine goes by the database's clock, and so does everything that writes its tables.
+pub(super) fn local_clocks(sources: &[Source]) -> Vec<String> {
+    let engine = sources
+        .iter()
+        .filter(|source| source.path.starts_with("queue/src/") || source.path.starts_with("workers/src/"));
+    engine
+        .flat_map(|source| {
+            source.code().flat_map(move |(number, line)| {
+                let clocks = CLOCKS.iter().filter(move |clock| line.contains(**clock));
+                clocks.map(move |clock| format!("{}:{number}: {clock}: only the database's clock counts", source.path))
+            })
+        })
+        .collect()
+}
+
 pub(super) fn glued_sql(sources: &[Source]) -> Vec<String> {
     let mut offences = Vec::new();
     // Tests may: they ask for plans, and make databases, whose names cannot be parameters.
@@ -123,6 +148,28 @@ fn a_second_file_that_names_the_library_is_found_and_a_comment_is_not() {
     assert_eq!(
         named_elsewhere("apalis", "workers/src/pool.rs", &planted),
         ["workers/src/run.rs:2: apalis is named in workers/src/pool.rs only"]
+    );
+}
+
+#[test]
+fn a_local_clock_in_the_engine_is_found_and_a_stopwatch_is_not() {
+    let planted = [
+        Source::planted(
+            "queue/src/schedule.rs",
+            "// Utc::now is not for us.\nlet now = Utc::now();\n",
+        ),
+        Source::planted(
+            "workers/src/maintain.rs",
+            "let since = Instant::now();\nlet now = SystemTime::now();\n",
+        ),
+        Source::planted("simulator/src/gateway.rs", "let now = Utc::now();\n"),
+    ];
+    assert_eq!(
+        local_clocks(&planted),
+        [
+            "queue/src/schedule.rs:2: Utc::now: only the database's clock counts",
+            "workers/src/maintain.rs:2: SystemTime: only the database's clock counts",
+        ]
     );
 }
 
