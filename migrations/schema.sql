@@ -94,6 +94,12 @@ begin
     returning d.id, d.endpoint_id, d.ordering_key;
 end $$;
 
+CREATE FUNCTION queue.cause(p_kind text, p_error_class text, p_error_code text, p_message text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select left(md5(p_kind || e'\n' || p_error_class || e'\n' || p_error_code || e'\n' || queue.message_pattern(p_message)), 12)
+$$;
+
 CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_generic_plan'
@@ -192,6 +198,15 @@ begin
     end loop;
     return dropped;
 end $_$;
+
+CREATE FUNCTION queue.edited_fields(p_before jsonb, p_after jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select coalesce(jsonb_agg(coalesce(b.key, a.key) order by coalesce(b.key, a.key)), '[]')
+    from jsonb_each(case when jsonb_typeof(p_before) = 'object' then p_before else '{}' end) b
+    full join jsonb_each(case when jsonb_typeof(p_after) = 'object' then p_after else '{}' end) a on a.key = b.key
+    where a.value is distinct from b.value
+$$;
 
 CREATE FUNCTION queue.enqueue(p_queue text, p_kind text, p_args jsonb, p_run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
     LANGUAGE plpgsql
@@ -334,6 +349,19 @@ CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
     select count(*) from lined_up
 $$;
 
+CREATE FUNCTION queue.message_pattern(p_message text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+        left(p_message, 2048),
+        '\m[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\M', '#', 'gi'),
+        -- An apostrophe inside a word quotes nothing.
+        '"[^"]*"|`[^`]*`|(?<!\w)''[^'']*''(?!\w)', '"#"', 'g'),
+        '\m\w*\d\w*\M', '#', 'g'),
+        '#(?:(?:[-+.:/]|, ?)#)+', '#', 'g'),
+        '\s+', ' ', 'g'), 500)
+$$;
+
 CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -357,6 +385,98 @@ begin
         update queue.turns t set holder = coalesce(next, t.holder), vacant = next is null where t.group_key = this;
         update queue.jobs j set turn = true where j.id = next;
     end loop;
+end $$;
+
+CREATE FUNCTION queue.redrive(p_ids bigint[], p_args jsonb[], p_actor text, p_reason text, p_campaign_id bigint DEFAULT NULL::bigint) RETURNS TABLE(id bigint, taken_by bigint, edited_fields jsonb)
+    LANGUAGE plpgsql
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+declare
+    this text;
+    lowest bigint;
+    holding bigint;
+    redriven bigint[];
+    freed text[] := '{}';
+begin
+    -- As whoever enqueues into several groups: in the order of their keys.
+    for this in
+        select distinct l.group_key from queue.dead_letters l where l.id = any(p_ids) and l.group_key is not null order by 1
+    loop
+        perform pg_advisory_xact_lock(hashtextextended(this, 7));
+    end loop;
+    perform from queue.dead_letters l where l.id = any(p_ids) order by l.id for update;
+
+    -- A live key was freed when the job died, a kept one never. Whose owner ends meanwhile is free at the next look.
+    loop
+        insert into queue.unique_keys (kind, key, job_id, scope)
+        select l.kind, l.unique_key, l.id, 'live'
+        from queue.dead_letters l
+        where l.id = any(p_ids) and l.unique_key is not null
+        order by l.kind, l.unique_key, l.id
+        on conflict do nothing;
+        exit when not exists (
+            select from queue.dead_letters l
+            where l.id = any(p_ids) and l.unique_key is not null
+              and not exists (select from queue.unique_keys u where u.kind = l.kind and u.key = l.unique_key)
+        );
+    end loop;
+
+    return query
+    select l.id, u.job_id,
+           case when g.args is null then '[]' else queue.edited_fields(l.args, g.args) end
+    from unnest(p_ids, p_args) g (id, args)
+    join queue.dead_letters l on l.id = g.id
+    left join queue.unique_keys u on u.kind = l.kind and u.key = l.unique_key and u.job_id <> l.id;
+
+    with revived as (
+        delete from queue.dead_letters l
+        using unnest(p_ids, p_args) g (id, args)
+        where l.id = g.id
+          and not exists (
+              select from queue.unique_keys u where u.kind = l.kind and u.key = l.unique_key and u.job_id <> l.id
+          )
+        returning l.*, coalesce(g.args, l.args) as new_args, g.args is not null as is_edited
+    ), lined_up as (
+        insert into queue.jobs as j (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
+                                     limit_key, failures, redrives, trace_context, created_at, waiting, turn)
+        select r.id, r.queue, r.kind, r.args_version, r.new_args, r.priority, r.fence, r.attempts_max, r.unique_key, r.group_key,
+               r.limit_key, nullif(r.report -> 'attempts', '[]'),
+               coalesce(r.report -> 'redrives', '[]') || jsonb_strip_nulls(jsonb_build_object(
+                   'by', p_actor, 'at', clock_timestamp(), 'reason', p_reason, 'campaign_id', p_campaign_id,
+                   'edited_fields', case when r.is_edited then queue.edited_fields(r.args, r.new_args) else '[]' end)),
+               r.trace_context, r.created_at,
+               'redriven by ' || p_actor || coalesce(' in campaign ' || p_campaign_id, ''), r.group_key is null
+        from revived r
+        order by r.id
+        returning j.id
+    )
+    select array_agg(l.id) into redriven from lined_up l;
+
+    for this, lowest in
+        select j.group_key, min(j.id) from queue.jobs j
+        where j.id = any(redriven) and j.group_key is not null
+        group by j.group_key order by 1
+    loop
+        insert into queue.turns (group_key, holder, vacant) values (this, lowest, true) on conflict do nothing;
+        if not found then
+            select t.holder into holding from queue.turns t where t.group_key = this for update;
+            if holding <> all(redriven) then
+                -- One that is being claimed this moment is locked: it has started.
+                update queue.jobs j set turn = false
+                where j.id = (
+                    select w.id from queue.jobs w
+                    where w.id = holding and w.id > lowest and w.turn and w.attempt = 0 and not w.suspect
+                    for update skip locked
+                );
+                continue when not found;
+            end if;
+            update queue.turns t set vacant = true where t.group_key = this;
+        end if;
+        freed := freed || this;
+    end loop;
+    perform queue.pass_turns(freed);
+    perform pg_notify('queue_jobs', q.name)
+    from (select distinct j.queue from queue.jobs j where j.id = any(redriven)) q (name);
 end $$;
 
 CREATE FUNCTION queue.seize(p_claims bigint[], p_wait boolean) RETURNS TABLE(claim_id bigint, worker_id bigint, job queue.jobs)
@@ -840,6 +960,9 @@ CREATE TABLE queue.dead_letters (
     trace_context text,
     created_at timestamp with time zone NOT NULL,
     dead_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    pattern text GENERATED ALWAYS AS (queue.message_pattern(message)) STORED,
+    cause text GENERATED ALWAYS AS (queue.cause(kind, error_class, error_code, message)) STORED,
+    limit_key text,
     CONSTRAINT dead_letters_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'permanent'::text, 'poison'::text, 'deadline'::text, 'cancelled_parent'::text])))
 );
 
@@ -1050,6 +1173,82 @@ CREATE TABLE queue.audit (
 
 ALTER TABLE queue.audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME queue.audit_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE queue.campaign_causes (
+    campaign_id bigint NOT NULL,
+    cause text NOT NULL,
+    kind text NOT NULL,
+    error_class text NOT NULL,
+    error_code text NOT NULL,
+    pattern text NOT NULL,
+    state text DEFAULT 'canary'::text NOT NULL,
+    halted_because text,
+    begun_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    canary_left integer NOT NULL,
+    waiting integer DEFAULT 0 NOT NULL,
+    in_flight integer DEFAULT 0 NOT NULL,
+    completed integer DEFAULT 0 NOT NULL,
+    died integer DEFAULT 0 NOT NULL,
+    given_up integer DEFAULT 0 NOT NULL,
+    skipped integer DEFAULT 0 NOT NULL,
+    CONSTRAINT campaign_causes_canary_left_check CHECK ((canary_left >= 0)),
+    CONSTRAINT campaign_causes_in_flight_check CHECK ((in_flight >= 0)),
+    CONSTRAINT campaign_causes_state_check CHECK ((state = ANY (ARRAY['canary'::text, 'released'::text, 'halted'::text, 'finished'::text]))),
+    CONSTRAINT campaign_causes_waiting_check CHECK ((waiting >= 0))
+);
+
+CREATE TABLE queue.campaign_letters (
+    campaign_id bigint NOT NULL,
+    job_id bigint NOT NULL,
+    cause text NOT NULL,
+    group_key text,
+    fence bigint NOT NULL,
+    args_before jsonb,
+    args jsonb,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    skipped_because text,
+    died_of text,
+    redriven_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    CONSTRAINT campaign_letters_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'redriven'::text, 'completed'::text, 'died'::text, 'discarded'::text, 'cancelled'::text, 'skipped'::text])))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.05');
+
+CREATE TABLE queue.campaigns (
+    id bigint NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    state_reason text,
+    state_actor text,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    selection jsonb NOT NULL,
+    patch jsonb,
+    canary integer NOT NULL,
+    failure_share double precision NOT NULL,
+    failure_window integer NOT NULL,
+    per_second double precision NOT NULL,
+    in_flight_max integer NOT NULL,
+    paced_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    moved_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    look_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT campaigns_canary_check CHECK (((canary >= 1) AND (canary <= 1000))),
+    CONSTRAINT campaigns_failure_share_check CHECK (((failure_share >= (0)::double precision) AND (failure_share < (1)::double precision))),
+    CONSTRAINT campaigns_failure_window_check CHECK (((failure_window >= 1) AND (failure_window <= 10000))),
+    CONSTRAINT campaigns_in_flight_max_check CHECK (((in_flight_max >= 1) AND (in_flight_max <= 10000))),
+    CONSTRAINT campaigns_per_second_check CHECK (((per_second >= (0.01)::double precision) AND (per_second <= (10000)::double precision))),
+    CONSTRAINT campaigns_state_check CHECK ((state = ANY (ARRAY['running'::text, 'paused'::text, 'halted'::text, 'cancelled'::text, 'finished'::text])))
+);
+
+ALTER TABLE queue.campaigns ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME queue.campaigns_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -1291,6 +1490,15 @@ ALTER TABLE ONLY public.webhook_endpoints
 ALTER TABLE ONLY queue.audit
     ADD CONSTRAINT audit_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY queue.campaign_causes
+    ADD CONSTRAINT campaign_causes_pkey PRIMARY KEY (campaign_id, cause);
+
+ALTER TABLE ONLY queue.campaign_letters
+    ADD CONSTRAINT campaign_letters_pkey PRIMARY KEY (campaign_id, job_id);
+
+ALTER TABLE ONLY queue.campaigns
+    ADD CONSTRAINT campaigns_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY queue.claims
     ADD CONSTRAINT claims_pkey PRIMARY KEY (id);
 
@@ -1383,9 +1591,23 @@ CREATE INDEX webhook_deliveries_by_event ON public.webhook_deliveries USING btre
 
 CREATE INDEX webhook_deliveries_unsettled ON public.webhook_deliveries USING btree (updated_at) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
 
+CREATE INDEX campaign_letters_ended ON queue.campaign_letters USING btree (campaign_id, cause, ended_at) WHERE ((ended_at IS NOT NULL) AND (redriven_at IS NOT NULL));
+
+CREATE INDEX campaign_letters_in_flight ON queue.campaign_letters USING btree (campaign_id, job_id) WHERE (state = 'redriven'::text);
+
+CREATE INDEX campaign_letters_redriven ON queue.campaign_letters USING btree (campaign_id, cause, redriven_at) WHERE (redriven_at IS NOT NULL);
+
+CREATE INDEX campaign_letters_waiting ON queue.campaign_letters USING btree (campaign_id, cause, job_id) WHERE (state = 'waiting'::text);
+
+CREATE INDEX campaign_letters_waiting_in_group ON queue.campaign_letters USING btree (campaign_id, group_key, job_id) WHERE ((state = 'waiting'::text) AND (group_key IS NOT NULL));
+
+CREATE INDEX campaigns_open ON queue.campaigns USING btree (look_at) WHERE (ended_at IS NULL);
+
 CREATE INDEX claims_of_worker ON queue.claims USING btree (worker_id);
 
 CREATE INDEX dead_letters_by_cause ON queue.dead_letters USING btree (kind, error_class, error_code, id);
+
+CREATE INDEX dead_letters_of_cause ON queue.dead_letters USING btree (cause, id) INCLUDE (dead_at);
 
 CREATE INDEX finished_jobs_by_id ON ONLY queue.finished_jobs USING btree (id);
 
@@ -1484,3 +1706,9 @@ ALTER TABLE ONLY public.webhook_deliveries
 
 ALTER TABLE ONLY public.webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.events(event_id);
+
+ALTER TABLE ONLY queue.campaign_causes
+    ADD CONSTRAINT campaign_causes_campaign_id_fkey FOREIGN KEY (campaign_id) REFERENCES queue.campaigns(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY queue.campaign_letters
+    ADD CONSTRAINT campaign_letters_campaign_id_fkey FOREIGN KEY (campaign_id) REFERENCES queue.campaigns(id) ON DELETE CASCADE;

@@ -641,7 +641,8 @@ async fn bury<S: Send + Sync + 'static>(
         return unburied(runner, claimed, registration, held, &error).await;
     }
     let record = was_run.then(|| finish::failure_record(claimed, &registration.build, failure));
-    finish::bury(&mut tx, held, &letter, &corpse, record).await?;
+    let dead_head = runner.catalogue.kind(&claimed.kind).map(|kind| kind.info().dead_head);
+    finish::bury(&mut tx, held, &letter, &corpse, record, dead_head.unwrap_or_default()).await?;
     tx.commit().await?;
     metrics::counter!(metric::BURIED, "kind" => claimed.kind.clone(), "reason" => reason).increment(1);
     tracing::error!(reason, code = failure.code, "the job is dead: {}", failure.message);

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::JsonRawValue;
 
 use crate::attempt::Attempt;
-use crate::job::{DeadLetter, Job, Outcome, Retry};
+use crate::job::{DeadHead, DeadLetter, Job, Outcome, Retry};
 
 /// What is known of a kind without running it.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct KindInfo {
     pub retry: Retry,
     /// Whether its jobs are remembered when they have ended.
     pub is_kept: bool,
+    /// What becomes of its group when a job dies.
+    pub dead_head: DeadHead,
 }
 
 /// The kinds of job a process knows.
@@ -60,6 +64,22 @@ impl<S: Send + Sync + 'static> Catalogue<S> {
         unkept.map(|info| info.kind.to_owned()).collect()
     }
 
+    /// Whether this build reads such a payload.
+    pub fn check(&self, kind: &str, version: i16, args: &Value) -> Result<(), Unreadable> {
+        let Some(known) = self.kind(kind) else {
+            return Err(Unreadable::new(format!("this build knows no kind {kind}")));
+        };
+        if version > known.info().version {
+            let newest = known.info().version;
+            return Err(Unreadable::new(format!(
+                "version {version} of {kind} is newer than this build, which reads up to {newest}"
+            )));
+        }
+        // A payload's own code may panic as well.
+        std::panic::catch_unwind(AssertUnwindSafe(|| known.check(version, args)))
+            .unwrap_or_else(|_| Err(Unreadable::new("reading it panicked".to_owned())))
+    }
+
     pub(crate) fn kind(&self, kind: &str) -> Option<&dyn Kind<S>> {
         self.kinds.get(kind).map(AsRef::as_ref)
     }
@@ -71,11 +91,31 @@ impl<S: Send + Sync + 'static> Default for Catalogue<S> {
     }
 }
 
+/// Why a payload cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Unreadable {
+    /// Where in the payload, as `lines[0].sku`; `.` is the whole.
+    pub path: String,
+    /// What is wrong there.
+    pub error: String,
+}
+
+impl Unreadable {
+    fn new(error: String) -> Self {
+        Self {
+            path: ".".to_owned(),
+            error,
+        }
+    }
+}
+
 /// A kind without its type.
 pub(crate) trait Kind<S>: Send + Sync {
     fn info(&self) -> KindInfo;
     /// Reads a payload of that version, through `upcast` when it is older.
     fn decode(&self, version: i16, args: &JsonRawValue) -> anyhow::Result<Box<dyn Decoded<S>>>;
+    /// Whether `decode` would succeed, and if not, where it stops.
+    fn check(&self, version: i16, args: &Value) -> Result<(), Unreadable>;
 }
 
 /// A job without its type.
@@ -102,6 +142,7 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
             timeout: J::TIMEOUT,
             retry: J::RETRY,
             is_kept: J::IS_KEPT,
+            dead_head: J::DEAD_HEAD,
         }
     }
 
@@ -112,6 +153,23 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
             serde_json::from_value(J::upcast(version, serde_json::from_str(args.get())?)?)?
         };
         Ok(Box::new(One(job)))
+    }
+
+    fn check(&self, version: i16, args: &Value) -> Result<(), Unreadable> {
+        let upcast;
+        let args = if version == J::VERSION {
+            args
+        } else {
+            upcast = J::upcast(version, args.clone()).map_err(|error| Unreadable::new(format!("{error:#}")))?;
+            &upcast
+        };
+        match serde_path_to_error::deserialize::<_, J>(args) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Unreadable {
+                path: error.path().to_string(),
+                error: error.into_inner().to_string(),
+            }),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
 use crate::failure::Failure;
-use crate::job::{DeadLetter, JobId};
+use crate::job::{DeadHead, DeadLetter, JobId};
 
 /// What a writer must hold.
 #[derive(Clone, Debug)]
@@ -294,13 +294,15 @@ pub(crate) async fn take(conn: &mut PgConnection, held: &Held) -> sqlx::Result<O
     .await
 }
 
-/// Moves the job to the dead letters with the report that explains it; its hook has run in the same transaction.
+/// Moves the job to the dead letters with the report that explains it; its hook has run in the same transaction. Its group
+/// goes on, unless the kind wants it to wait.
 pub(crate) async fn bury(
     conn: &mut PgConnection,
     held: &Held,
     letter: &DeadLetter,
     corpse: &Corpse,
     last_failure: Option<Value>,
+    dead_head: DeadHead,
 ) -> sqlx::Result<()> {
     let compensation = sqlx::query_scalar!(
         "select id from queue.jobs where id > $1 and xmin = pg_current_xact_id()::xid order by id limit 100",
@@ -340,8 +342,8 @@ pub(crate) async fn bury(
          )
          insert into queue.dead_letters (id, queue, kind, args_version, args, priority, fence, attempt, attempts_max,
                                          unique_key, group_key, reason, error_class, error_code, message, report,
-                                         trace_context, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+                                         trace_context, created_at, limit_key)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         held.job_id.0,
         corpse.queue,
         letter.kind,
@@ -360,10 +362,14 @@ pub(crate) async fn bury(
         report,
         corpse.trace_context,
         corpse.created_at,
+        held.limit_key,
     )
     .execute(&mut *conn)
     .await?;
-    pass_turn(conn, held).await
+    match dead_head {
+        DeadHead::Skip => pass_turn(conn, held).await,
+        DeadHead::Block => Ok(()),
+    }
 }
 
 /// One failed attempt as the failures of a job and the report remember it.

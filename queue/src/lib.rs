@@ -12,12 +12,13 @@
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
 //! 9. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
-//! 10. [`inspect`], [`operate`], [`testing`]: for people and for tests.
+//! 10. [`inspect`], [`operate`], [`testing`]: for people and for tests; [`campaign`] redrives dead letters in bulk.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
 pub mod attempt;
 pub mod backoff;
+pub mod campaign;
 pub mod catalogue;
 pub mod claim;
 pub mod complete;
@@ -38,4 +39,4 @@ pub use attempt::{Attempt, Effects, FenceLost};
 pub use catalogue::{Catalogue, KindInfo};
 pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_many};
 pub use failure::{Class, Failure, HttpFacts};
-pub use job::{DeadLetter, Job, JobId, Outcome, Retry, Unique};
+pub use job::{DeadHead, DeadLetter, Job, JobId, Outcome, Retry, Unique};

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attempts;
+mod campaigns;
 mod claims;
+mod dead_heads;
 mod dead_letters;
 mod enqueueing;
 mod kinds;
