@@ -7,4 +7,5 @@ mod door;
 mod flows;
 mod idempotency;
 mod lists;
+mod redrives;
 mod snapshot;
