@@ -219,6 +219,7 @@ create index campaign_letters_waiting on queue.campaign_letters (campaign_id, ca
 create index campaign_letters_waiting_in_group on queue.campaign_letters (campaign_id, group_key, job_id)
     where state = 'waiting' and group_key is not null;
 create index campaign_letters_in_flight on queue.campaign_letters (campaign_id, job_id) where state = 'redriven';
+create index campaign_letters_skipped on queue.campaign_letters (campaign_id, job_id) where state = 'skipped';
 create index campaign_letters_redriven on queue.campaign_letters (campaign_id, cause, redriven_at) where redriven_at is not null;
 create index campaign_letters_ended on queue.campaign_letters (campaign_id, cause, ended_at)
     where ended_at is not null and redriven_at is not null;

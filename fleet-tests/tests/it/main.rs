@@ -5,4 +5,5 @@
 
 mod chaos;
 mod fleet;
+mod redrive;
 mod up;

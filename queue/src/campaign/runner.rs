@@ -68,7 +68,8 @@ pub async fn advance(pool: &PgPool) -> sqlx::Result<Duration> {
         if limit > 0 {
             let moved = redrive(&mut tx, &due, limit).await?;
             redriven = moved.redriven;
-            is_more = moved.letters == limit;
+            // What the pace or the room kept back has to wait a little: it would come one by one.
+            is_more = moved.letters == BATCH;
         }
     }
     end_if_over(&mut tx, due.id).await?;
