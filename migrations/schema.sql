@@ -1597,6 +1597,8 @@ CREATE INDEX campaign_letters_in_flight ON queue.campaign_letters USING btree (c
 
 CREATE INDEX campaign_letters_redriven ON queue.campaign_letters USING btree (campaign_id, cause, redriven_at) WHERE (redriven_at IS NOT NULL);
 
+CREATE INDEX campaign_letters_skipped ON queue.campaign_letters USING btree (campaign_id, job_id) WHERE (state = 'skipped'::text);
+
 CREATE INDEX campaign_letters_waiting ON queue.campaign_letters USING btree (campaign_id, cause, job_id) WHERE (state = 'waiting'::text);
 
 CREATE INDEX campaign_letters_waiting_in_group ON queue.campaign_letters USING btree (campaign_id, group_key, job_id) WHERE ((state = 'waiting'::text) AND (group_key IS NOT NULL));
