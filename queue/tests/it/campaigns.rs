@@ -125,7 +125,7 @@ impl Shop {
     }
 
     async fn see(&self, id: i64) -> CampaignView {
-        campaign::campaign(&mut *self.pool().acquire().await.unwrap(), id)
+        campaign::campaign(&mut self.pool().acquire().await.unwrap(), id)
             .await
             .unwrap()
             .unwrap()
@@ -551,7 +551,7 @@ async fn groups_keep_their_order_through_a_campaign() {
     shop.dead(&jobs).await;
     shop.mend("axle");
     shop.mend("brake");
-    let preview = campaign::preview(&mut *shop.pool().acquire().await.unwrap(), &catalogue(), &plan())
+    let preview = campaign::preview(&mut shop.pool().acquire().await.unwrap(), &catalogue(), &plan())
         .await
         .unwrap();
     assert_eq!((preview.groups, preview.groups_sample.len()), (4, 4));

@@ -67,7 +67,7 @@ fn found(n: usize) -> serde_json::Value {
 }
 
 async fn blocked_by(pool: &PgPool) -> Option<JobId> {
-    inspect::blocked_by(&mut *pool.acquire().await.unwrap(), "ballad")
+    inspect::blocked_by(&mut pool.acquire().await.unwrap(), "ballad")
         .await
         .unwrap()
 }
