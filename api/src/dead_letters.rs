@@ -4,7 +4,7 @@ use axum::extract;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use queue::JobId;
-use queue::inspect::{self, DeadFilter, DeadLetterView};
+use queue::inspect::{self, CauseFilter, CauseView, DeadFilter, DeadLetterView};
 use queue::operate;
 use serde::Serialize;
 use serde_json::Value;
@@ -56,6 +56,34 @@ view! {
         created_at: DateTime<Utc> as DateTime<Utc>,
         /// When it was given up.
         dead_at: DateTime<Utc> as DateTime<Utc>,
+    }
+}
+
+view! {
+    /// Dead letters of one cause: kind, class, code and message are the same, but for ids, numbers and quoted texts.
+    DeadLetterCause of CauseView {
+        /// Its name, the same wherever it is met.
+        cause: String as String,
+        /// The line that the youngest waited in.
+        queue: String as String,
+        /// The kind of the jobs.
+        kind: String as String,
+        /// The class of their last failure.
+        error_class: String as String,
+        /// Its code.
+        error_code: String as String,
+        /// What the messages have in common.
+        pattern: String as String,
+        /// The message of the youngest.
+        message: String as String,
+        /// How many there are.
+        letters: i64 as i64,
+        /// When the first died.
+        first_at: DateTime<Utc> as DateTime<Utc>,
+        /// When the last died.
+        last_at: DateTime<Utc> as DateTime<Utc>,
+        /// The youngest of them.
+        sample: Vec<i64> as Vec<i64>,
     }
 }
 
@@ -117,6 +145,33 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
         letters,
         |letter| letter.id.0,
         DeadLetter::from,
+    )))
+}
+
+/// Lists the causes of dead letters, the largest first.
+#[utoipa::path(
+    get, path = "/dead-letters/causes", tag = "operations",
+    params(
+        ("kind" = Option<String>, Query, description = "Of this kind"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<i64>, Query, description = "1 to 100; 20 without"),
+    ),
+    responses((status = 200, description = "A page of causes", body = Page<DeadLetterCause>)),
+    security(("api_key" = ["jobs:read"])),
+)]
+pub(crate) async fn causes(
+    extract::State(state): extract::State<State>,
+    mut params: Params,
+) -> Result<Answer, Problem> {
+    let kind = params.filter("kind", "a text");
+    let window = params.window::<(i64, String)>()?;
+    let (before, limit) = (window.after.clone(), window.fetch());
+    let filter = CauseFilter { kind, before, limit };
+    let causes = inspect::causes(&mut *state.pool.acquire().await?, &filter).await?;
+    Ok(Answer::ok(&window.page(
+        causes,
+        |cause| (cause.letters, cause.cause.clone()),
+        DeadLetterCause::from,
     )))
 }
 

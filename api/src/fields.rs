@@ -210,6 +210,13 @@ pub(crate) fn small_integer(range: RangeInclusive<i32>) -> impl Fn(&Value) -> Pa
     }
 }
 
+/// True or false.
+pub(crate) fn boolean(value: &Value) -> Parsed<bool> {
+    value
+        .as_bool()
+        .ok_or_else(|| ("wrong_type", format!("must be true or false, not {}", name_of(value))))
+}
+
 /// A number in that range.
 pub(crate) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Parsed<f64> {
     move |value| match value.as_f64() {
@@ -299,13 +306,6 @@ pub(crate) fn payment_method(value: &Value) -> Parsed<String> {
             "must be a gateway token pm_…; card numbers are not taken here".to_owned(),
         ))
     }
-}
-
-/// True or false.
-pub(crate) fn boolean(value: &Value) -> Parsed<bool> {
-    value
-        .as_bool()
-        .ok_or_else(|| ("wrong_type", format!("must be true or false, not {}", name_of(value))))
 }
 
 /// Any object.

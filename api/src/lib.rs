@@ -30,6 +30,7 @@ mod prefer;
 mod problem;
 mod products;
 mod queues;
+mod redrives;
 mod router;
 mod routes;
 mod schedules;

@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inventory, layers, open_api, orders, payments, products,
-    queues, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, work,
+    queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -46,9 +46,16 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(work::list))
         .routes(routes!(work::get))
         .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::causes))
         .routes(routes!(dead_letters::get))
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
+        .routes(routes!(redrives::start, redrives::list))
+        .routes(routes!(redrives::preview))
+        .routes(routes!(redrives::get))
+        .routes(routes!(redrives::pause))
+        .routes(routes!(redrives::resume))
+        .routes(routes!(redrives::cancel))
         .routes(routes!(queues::list))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))

@@ -8,7 +8,7 @@
 //! 4. [`up`] starts all of them as real child processes and keeps them running.
 //! 5. [`import`] sends orders through the API, as a [`client`] would; [`drain`] waits until the fleet is idle.
 //! 6. [`verify`] checks the invariants from outside; [`doctor`] says what is wrong with an installation.
-//! 7. [`operator`] lists and mends: jobs, dead letters, queues, the timetable. [`table`] prints.
+//! 7. [`operator`] lists and mends: jobs, dead letters, queues, the timetable; [`redrive`] dead letters in bulk. [`table`] prints.
 
 pub mod cli;
 pub mod client;
@@ -19,6 +19,7 @@ pub mod import;
 pub mod logging;
 pub mod migrate;
 pub mod operator;
+pub mod redrive;
 pub mod roles;
 pub mod settings;
 pub mod signals;
@@ -48,6 +49,10 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dead(args) => operator::dead(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
         Command::Schedule(args) => operator::schedule(args).await?,
+        Command::Redrive(args) => {
+            let is_well = redrive::redrive(args).await?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Drain(args) => return drained(&args).await,
         Command::Verify(args) => return verified(&args).await,
         Command::Doctor(args) => return doctor::run(args).await,

@@ -4,7 +4,9 @@
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use queue::JobId;
-use queue::inspect::{self, DeadFilter, DeadLetterView, JobFilter, JobView, ScheduleView, TickView};
+use queue::inspect::{
+    self, CauseFilter, CauseView, DeadFilter, DeadLetterView, JobFilter, JobView, ScheduleView, TickView,
+};
 use queue::operate::{self, Target};
 use queue::timetable::{self, Change};
 use sqlx::PgConnection;
@@ -128,6 +130,17 @@ pub async fn dead(args: cli::Dead) -> anyhow::Result<()> {
                 .context("listing dead letters")?;
             table::print(list.output.json, &letters, dead_table)
         }
+        DeadAction::Causes(list) => {
+            let filter = CauseFilter {
+                kind: list.kind,
+                limit: list.limit,
+                ..CauseFilter::default()
+            };
+            let causes = inspect::causes(&mut conn, &filter)
+                .await
+                .context("counting dead letters by cause")?;
+            table::print(list.output.json, &causes, causes_table)
+        }
         DeadAction::Show { id, output } => {
             let letter = inspect::dead_letter(&mut conn, JobId(id))
                 .await
@@ -194,6 +207,26 @@ fn dead_table(letters: &Vec<DeadLetterView>) -> Table {
             format!("{}/{}", letter.attempt, letter.attempts_max),
             moment(letter.dead_at),
             letter.message.chars().take(100).collect(),
+        ]);
+    }
+    table
+}
+
+fn causes_table(causes: &Vec<CauseView>) -> Table {
+    let mut table = Table::new(&[
+        "CAUSE", "LETTERS", "KIND", "CLASS", "CODE", "FIRST", "LAST", "MESSAGE", "SUCH AS",
+    ]);
+    for cause in causes {
+        table.row([
+            cause.cause.clone(),
+            cause.letters.to_string(),
+            cause.kind.clone(),
+            cause.error_class.clone(),
+            cause.error_code.clone(),
+            moment(cause.first_at),
+            moment(cause.last_at),
+            cause.pattern.chars().take(100).collect(),
+            cause.sample.iter().map(i64::to_string).collect::<Vec<_>>().join(" "),
         ]);
     }
     table
@@ -495,12 +528,12 @@ fn list_ticks(ticks: &[TickView]) -> Table {
     table
 }
 
-async fn connect() -> anyhow::Result<PgConnection> {
+pub(crate) async fn connect() -> anyhow::Result<PgConnection> {
     let mut conn = database::connect("orderfleet operator").await?;
     crate::migrate::refuse_pending(&mut conn).await?;
     Ok(conn)
 }
 
-fn moment(at: DateTime<Utc>) -> String {
+pub(crate) fn moment(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%SZ").to_string()
 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -12,7 +13,7 @@ use sqlx::types::JsonRawValue;
 
 use crate::attempt::Attempt;
 use crate::batch::{self, BatchJob};
-use crate::job::{DeadLetter, Job, Outcome, Retry};
+use crate::job::{DeadHead, DeadLetter, Job, Outcome, Retry};
 use crate::schedule::{self, Entry};
 
 /// What is known of a kind without running it.
@@ -34,6 +35,8 @@ pub struct KindInfo {
     pub is_kept: bool,
     /// How many of its jobs one transaction takes at most; 1 for a kind that takes them one by one.
     pub batch_max: usize,
+    /// What becomes of its group when a job dies.
+    pub dead_head: DeadHead,
 }
 
 /// The kinds of job a process knows.
@@ -114,6 +117,22 @@ impl<S: Send + Sync + 'static> Catalogue<S> {
         unkept.map(|info| info.kind.to_owned()).collect()
     }
 
+    /// Whether this build reads such a payload.
+    pub fn check(&self, kind: &str, version: i16, args: &Value) -> Result<(), Unreadable> {
+        let Some(known) = self.kind(kind) else {
+            return Err(Unreadable::new(format!("this build knows no kind {kind}")));
+        };
+        if version > known.info().version {
+            let newest = known.info().version;
+            return Err(Unreadable::new(format!(
+                "version {version} of {kind} is newer than this build, which reads up to {newest}"
+            )));
+        }
+        // A payload's own code may panic as well.
+        std::panic::catch_unwind(AssertUnwindSafe(|| known.check(version, args)))
+            .unwrap_or_else(|_| Err(Unreadable::new("reading it panicked".to_owned())))
+    }
+
     pub(crate) fn kind(&self, kind: &str) -> Option<&dyn Kind<S>> {
         self.kinds.get(kind).map(AsRef::as_ref)
     }
@@ -125,6 +144,24 @@ impl<S: Send + Sync + 'static> Default for Catalogue<S> {
     }
 }
 
+/// Why a payload cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Unreadable {
+    /// Where in the payload, as `lines[0].sku`; `.` is the whole.
+    pub path: String,
+    /// What is wrong there.
+    pub error: String,
+}
+
+impl Unreadable {
+    fn new(error: String) -> Self {
+        Self {
+            path: ".".to_owned(),
+            error,
+        }
+    }
+}
+
 /// A kind without its type.
 pub(crate) trait Kind<S>: Send + Sync {
     fn info(&self) -> KindInfo;
@@ -132,6 +169,8 @@ pub(crate) trait Kind<S>: Send + Sync {
     fn entry(&self, name: &str, cron: &str, args: &Value) -> serde_json::Result<Entry>;
     /// Reads a payload of that version, through `upcast` when it is older.
     fn decode(&self, version: i16, args: &JsonRawValue) -> anyhow::Result<Box<dyn Decoded<S>>>;
+    /// Whether `decode` would succeed, and if not, where it stops.
+    fn check(&self, version: i16, args: &Value) -> Result<(), Unreadable>;
 }
 
 /// A job without its type.
@@ -160,6 +199,7 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
             retry: J::RETRY,
             is_kept: J::IS_KEPT,
             batch_max: 1,
+            dead_head: J::DEAD_HEAD,
         }
     }
 
@@ -174,6 +214,23 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
             serde_json::from_value(J::upcast(version, serde_json::from_str(args.get())?)?)?
         };
         Ok(Box::new(One(job)))
+    }
+
+    fn check(&self, version: i16, args: &Value) -> Result<(), Unreadable> {
+        let upcast;
+        let args = if version == J::VERSION {
+            args
+        } else {
+            upcast = J::upcast(version, args.clone()).map_err(|error| Unreadable::new(format!("{error:#}")))?;
+            &upcast
+        };
+        match serde_path_to_error::deserialize::<_, J>(args) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Unreadable {
+                path: error.path().to_string(),
+                error: error.into_inner().to_string(),
+            }),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
 use crate::failure::Failure;
-use crate::job::{DeadLetter, JobId, Outcome};
+use crate::job::{DeadHead, DeadLetter, JobId, Outcome};
 
 /// What a writer must hold.
 #[derive(Clone, Debug)]
@@ -365,13 +365,15 @@ pub(crate) async fn take(conn: &mut PgConnection, held: &Held) -> sqlx::Result<O
     .await
 }
 
-/// Moves the job to the dead letters with the report that explains it; its hook has run in the same transaction.
+/// Moves the job to the dead letters with the report that explains it; its hook has run in the same transaction. Its group
+/// goes on, unless the kind wants it to wait.
 pub(crate) async fn bury(
     conn: &mut PgConnection,
     held: &Held,
     letter: &DeadLetter,
     corpse: &Corpse,
     last_failure: Option<Value>,
+    dead_head: DeadHead,
 ) -> sqlx::Result<()> {
     let compensation = sqlx::query_scalar!(
         "select id from queue.jobs where id > $1 and xmin = pg_current_xact_id()::xid order by id limit 100",
@@ -435,7 +437,9 @@ pub(crate) async fn bury(
     )
     .execute(&mut *conn)
     .await?;
-    leave_groups(conn, &[held]).await?;
+    if dead_head == DeadHead::Skip {
+        leave_groups(conn, &[held]).await?;
+    }
     let_go(conn, &[held], false).await
 }
 

@@ -94,6 +94,44 @@ pub struct DeadFilter {
     pub limit: i64,
 }
 
+/// Which causes of dead letters to list.
+#[derive(Clone, Debug, Default)]
+pub struct CauseFilter {
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// Only smaller ones: letters and cause of the last of the page before.
+    pub before: Option<(i64, String)>,
+    /// At most so many; 0 means 100.
+    pub limit: i64,
+}
+
+/// Dead letters of one cause: kind, class, code and message are the same, but for ids, numbers and quoted texts.
+#[derive(Clone, Debug, Serialize)]
+pub struct CauseView {
+    /// Its name, the same wherever it is met.
+    pub cause: String,
+    /// The line that the youngest waited in.
+    pub queue: String,
+    /// The kind of the jobs.
+    pub kind: String,
+    /// The class of their last failure.
+    pub error_class: String,
+    /// Its code.
+    pub error_code: String,
+    /// What the messages have in common.
+    pub pattern: String,
+    /// The message of the youngest.
+    pub message: String,
+    /// How many there are.
+    pub letters: i64,
+    /// When the first died.
+    pub first_at: DateTime<Utc>,
+    /// When the last died.
+    pub last_at: DateTime<Utc>,
+    /// The youngest of them.
+    pub sample: Vec<i64>,
+}
+
 /// A dead letter.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadLetterView {
@@ -385,6 +423,43 @@ pub async fn dead_letter(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Opt
     .await
 }
 
+/// The causes of dead letters, the largest first.
+pub async fn causes(conn: &mut PgConnection, filter: &CauseFilter) -> sqlx::Result<Vec<CauseView>> {
+    sqlx::query_as!(
+        CauseView,
+        r#"with causes as (
+               select cause, count(*) as letters, min(dead_at) as first_at, max(dead_at) as last_at, max(id) as youngest
+               from queue.dead_letters
+               group by cause
+           )
+           select c.cause as "cause!", l.queue, l.kind, l.error_class, l.error_code, l.pattern as "pattern!", l.message,
+                  c.letters as "letters!", c.first_at as "first_at!", c.last_at as "last_at!",
+                  array(select s.id from queue.dead_letters s where s.cause = c.cause order by s.id desc limit 5) as "sample!"
+           from causes c
+           join queue.dead_letters l on l.id = c.youngest
+           where ($1::text is null or l.kind = $1)
+             and ($2::bigint is null or (c.letters, c.cause) < ($2, $3))
+           order by c.letters desc, c.cause desc
+           limit $4"#,
+        filter.kind,
+        filter.before.as_ref().map(|(letters, _)| *letters),
+        filter.before.as_ref().map(|(_, cause)| cause.as_str()),
+        page(filter.limit),
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// The dead letter that keeps a group's turn, if one does: nothing of the group runs until it is redriven or discarded.
+pub async fn blocked_by(conn: &mut PgConnection, group_key: &str) -> sqlx::Result<Option<JobId>> {
+    sqlx::query_scalar!(
+        r#"select l.id as "id: JobId" from queue.turns t join queue.dead_letters l on l.id = t.holder where t.group_key = $1"#,
+        group_key,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
 /// Every queue that has jobs, dead letters, a worker or a pause.
 pub async fn queues(conn: &mut PgConnection) -> sqlx::Result<Vec<QueueView>> {
     let rows = sqlx::query!(
@@ -610,9 +685,17 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
         }
         "dead" => {
             let message = view.waiting.unwrap_or_default();
-            return Ok(vec![format!(
+            let mut causes = vec![format!(
                 "it is dead: {message}; look at the dead letter, mend the cause, redrive it"
-            )]);
+            )];
+            if let Some(group) = &view.group_key
+                && blocked_by(conn, group).await? == Some(id)
+            {
+                causes.push(format!(
+                    "it keeps the turn of its group {group}, which waits until it is redriven or discarded"
+                ));
+            }
+            return Ok(causes);
         }
         "completed" | "discarded" | "cancelled" => return Ok(vec![format!("it has ended: {}", view.state)]),
         _ => {}
@@ -629,7 +712,7 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
            from queue.jobs j where j.id = $1"#,
         id.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
     let Some(facts) = facts else { return Ok(causes) };
     if let (true, Some(run_at)) = (facts.is_later, view.run_at) {
@@ -643,7 +726,12 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
     }
     if let Some(head) = facts.group_head {
         let group = view.group_key.unwrap_or_default();
-        causes.push(format!("job {head} of its group {group} comes first"));
+        match blocked_by(&mut *conn, &group).await? {
+            Some(dead) => causes.push(format!(
+                "its group {group} is blocked by dead letter {dead}; redrive or discard that one"
+            )),
+            None => causes.push(format!("job {head} of its group {group} comes first")),
+        }
     }
     if view.suspect {
         causes.push("it is a suspect and waits for a worker to run it alone".to_owned());

@@ -42,6 +42,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const TIMEOUT: Duration = Duration::from_secs(60);
     /// How often it is tried, and how far apart.
     const RETRY: Retry = Retry::new(Duration::from_secs(1), Duration::from_secs(600), 20);
+    /// What becomes of its group when a job dies.
+    const DEAD_HEAD: DeadHead = DeadHead::Skip;
 
     /// The key that only one job of this kind may have.
     fn unique(&self) -> Option<Unique> {
@@ -105,6 +107,16 @@ pub enum Outcome {
     Snooze(Duration),
     /// Never again, for the reason given.
     Discard(String),
+}
+
+/// What becomes of a group when its job whose turn it is dies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeadHead {
+    /// The next has its turn; the gap stays until the dead letter is redriven or discarded.
+    #[default]
+    Skip,
+    /// The dead job keeps the turn: nothing of its group runs until it is redriven or discarded.
+    Block,
 }
 
 /// How often and how far apart a kind is tried: full jitter, `random(0, min(cap, base·2^n))`.

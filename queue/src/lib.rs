@@ -14,13 +14,15 @@
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
 //! 9. [`limit`]: what may run at once, and whether what it depends on works.
 //! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices; [`cron`] says when, whatever the clocks do.
-//! 11. [`inspect`], [`operate`], [`timetable`], [`testing`]: for people and for tests.
+//! 11. [`inspect`], [`operate`], [`timetable`], [`testing`]: for people and for tests; [`campaign`] redrives dead letters in
+//!     bulk.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
 pub mod attempt;
 pub mod backoff;
 pub mod batch;
+pub mod campaign;
 pub mod catalogue;
 pub mod claim;
 pub mod complete;
@@ -47,4 +49,4 @@ pub use batch::{BatchJob, Member};
 pub use catalogue::{Catalogue, KindInfo};
 pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_many};
 pub use failure::{Class, Failure, HttpFacts};
-pub use job::{DeadLetter, Job, JobId, Outcome, Retry, Unique};
+pub use job::{DeadHead, DeadLetter, Job, JobId, Outcome, Retry, Unique};

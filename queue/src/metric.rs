@@ -9,6 +9,8 @@
 //! | `queue_jobs_postponed_total` | kind | running → scheduled, no attempt used: snoozed, throttled, paused, handed back |
 //! | `queue_jobs_discarded_total` | kind | running → discarded |
 //! | `queue_jobs_buried_total` | kind, reason | running → dead |
+//! | `queue_jobs_redriven_total` | | dead → available, by campaigns |
+//! | `queue_redrives_halted_total` | | causes of campaigns that halted by themselves |
 //! | `queue_jobs_rescued_total` | | running → available, taken from lost workers |
 //! | `queue_kinds_paused_total` | kind | kinds that paused themselves |
 //! | `queue_fenced_writes_total` | kind | writes of stale workers that were refused |
@@ -27,6 +29,8 @@ pub(crate) const RETRIED: &str = "queue_jobs_retried_total";
 pub(crate) const POSTPONED: &str = "queue_jobs_postponed_total";
 pub(crate) const DISCARDED: &str = "queue_jobs_discarded_total";
 pub(crate) const BURIED: &str = "queue_jobs_buried_total";
+pub(crate) const REDRIVEN: &str = "queue_jobs_redriven_total";
+pub(crate) const REDRIVES_HALTED: &str = "queue_redrives_halted_total";
 pub(crate) const RESCUED: &str = "queue_jobs_rescued_total";
 pub(crate) const KINDS_PAUSED: &str = "queue_kinds_paused_total";
 pub(crate) const FENCED: &str = "queue_fenced_writes_total";

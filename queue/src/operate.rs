@@ -108,6 +108,8 @@ pub async fn resume(
 }
 
 /// Makes a dead letter a job again, with its id and keys and all its attempts; `edit` replaces the payload.
+///
+/// Of its group it goes before everything younger that has not started.
 pub async fn redrive(
     conn: &mut PgConnection,
     id: JobId,
@@ -116,49 +118,32 @@ pub async fn redrive(
     edit: Option<Value>,
 ) -> Result<JobId, Error> {
     let mut tx = conn.begin().await?;
-    let Some(letter) = sqlx::query!("select * from queue.dead_letters where id = $1 for update", id.0)
+    let Some(letter) = sqlx::query!("select kind, args from queue.dead_letters where id = $1", id.0)
         .fetch_optional(&mut *tx)
         .await?
     else {
         return Err(Error::NotFound(id));
     };
-    if let Some(key) = &letter.unique_key {
-        reclaim_key(&mut tx, id, &letter.kind, key).await?;
-    }
-    let has_turn = match &letter.group_key {
-        Some(group_key) => take_turn(&mut tx, id, group_key).await?,
-        None => true,
-    };
-    let edited_fields = edit
-        .as_ref()
-        .map(|edit| changed_fields(&letter.args, edit))
-        .unwrap_or_default();
-    let args = edit.unwrap_or_else(|| letter.args.clone());
-    sqlx::query!(
-        r#"with revived as (
-               delete from queue.dead_letters where id = $1 returning *
-           )
-           insert into queue.jobs (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
-                                   failures, redrives, trace_context, created_at, waiting, turn, limit_key)
-           select id, queue, kind, args_version, $2, priority, fence, attempts_max, unique_key, group_key,
-                  nullif(report -> 'attempts', '[]'),
-                  coalesce(report -> 'redrives', '[]') || jsonb_build_array(jsonb_build_object(
-                      'by', $3::text, 'at', clock_timestamp(), 'edited_fields', $4::jsonb, 'reason', $5::text)),
-                  trace_context, created_at, 'redriven by ' || $3, $6, limit_key
-           from revived"#,
+    let redriven = sqlx::query!(
+        r#"select taken_by, edited_fields as "edited_fields!" from queue.redrive(array[$1::bigint], array[$2::jsonb], $3, $4)"#,
         id.0,
-        args,
+        edit,
         actor,
-        json!(edited_fields),
         reason,
-        has_turn,
     )
-    .execute(&mut *tx)
+    .fetch_optional(&mut *tx)
     .await?;
-    sqlx::query!("select pg_notify('queue_jobs', $1)", letter.queue)
-        .execute(&mut *tx)
-        .await?;
-    let detail = json!({ "reason": reason, "edited_fields": edited_fields, "kind": letter.kind, "before": letter.args, "after": args });
+    let Some(redriven) = redriven else {
+        return Err(Error::NotFound(id));
+    };
+    if let Some(other) = redriven.taken_by {
+        return Err(Error::KeyTaken {
+            id,
+            other: JobId(other),
+        });
+    }
+    let after = edit.unwrap_or_else(|| letter.args.clone());
+    let detail = json!({ "reason": reason, "edited_fields": redriven.edited_fields, "kind": letter.kind, "before": letter.args, "after": after });
     audit(&mut tx, actor, "redrive", &format!("job {id}"), detail).await?;
     tx.commit().await?;
     Ok(id)
@@ -208,47 +193,6 @@ pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
     Ok(tx.commit().await?)
 }
 
-/// A live key was freed when the job died: another may have it by now. A kept one never left.
-async fn reclaim_key(conn: &mut PgConnection, id: JobId, kind: &str, key: &str) -> Result<(), Error> {
-    let owner = sqlx::query_scalar!(
-        r#"with ours as (
-               insert into queue.unique_keys (kind, key, job_id, scope) values ($1, $2, $3, 'live')
-               on conflict do nothing returning job_id
-           )
-           select job_id as "job_id!" from ours
-           union all
-           select job_id from queue.unique_keys where kind = $1 and key = $2"#,
-        kind,
-        key,
-        id.0,
-    )
-    .fetch_optional(conn)
-    .await?;
-    match owner {
-        Some(owner) if owner != id.0 => Err(Error::KeyTaken {
-            id,
-            other: JobId(owner),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// A job that returns to its group is the next one there, or the one, if nobody else is.
-async fn take_turn(conn: &mut PgConnection, id: JobId, group_key: &str) -> sqlx::Result<bool> {
-    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 7))", group_key)
-        .execute(&mut *conn)
-        .await?;
-    let taken = sqlx::query!(
-        "insert into queue.turns as t (group_key, holder) values ($1, $2)
-         on conflict (group_key) do update set vacant = false where t.holder = excluded.holder",
-        group_key,
-        id.0,
-    )
-    .execute(conn)
-    .await?;
-    Ok(taken.rows_affected() == 1)
-}
-
 pub(crate) async fn audit(
     conn: &mut PgConnection,
     actor: &str,
@@ -266,24 +210,6 @@ pub(crate) async fn audit(
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// The names of the fields that an edit adds, changes or takes away.
-fn changed_fields(before: &Value, after: &Value) -> Vec<String> {
-    let empty = serde_json::Map::new();
-    let (before, after) = (
-        before.as_object().unwrap_or(&empty),
-        after.as_object().unwrap_or(&empty),
-    );
-    let mut names: Vec<String> = before
-        .keys()
-        .chain(after.keys())
-        .filter(|name| before.get(*name) != after.get(*name))
-        .cloned()
-        .collect();
-    names.sort();
-    names.dedup();
-    names
 }
 
 /// Makes the partitions of the days ahead; returns how many are new.

@@ -232,7 +232,12 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
             return self.unburied(&error).await;
         }
         let record = was_run.then(|| finish::failure_record(claimed, &self.registration.build, failure));
-        finish::bury(&mut tx, held, &letter, &corpse, record).await?;
+        let dead_head = self
+            .runner
+            .catalogue
+            .kind(&claimed.kind)
+            .map(|kind| kind.info().dead_head);
+        finish::bury(&mut tx, held, &letter, &corpse, record, dead_head.unwrap_or_default()).await?;
         tx.commit().await?;
         metrics::counter!(metric::BURIED, "kind" => claimed.kind.clone(), "reason" => reason).increment(1);
         tracing::error!(reason, code = failure.code, "the job is dead: {}", failure.message);

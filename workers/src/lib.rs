@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`run`] sets the process up and brings it down; `fetch` claims as many jobs as a pool has free
 //! slots; `pool` runs the slots, on apalis; `quarantine` runs suspects with nothing beside them; `maintain` does what
-//! any worker does for the whole fleet: rescue, timetable, partitions, gauges; `health` answers the orchestrator.
+//! any worker does for the whole fleet: rescue, timetable, partitions, gauges, campaigns; `health` answers the orchestrator.
 //!
 //! What one attempt does is `queue::attempt`; what the jobs do is `jobs`.
 
@@ -126,6 +126,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
     tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
     tasks.spawn(quarantine::quarantine(Arc::clone(&site), config.pools.clone()));
     tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));
+    tasks.spawn(maintain::redrive(Arc::clone(&site)));
     tasks.spawn(pulse(heart.pulse(), site.ended.clone()));
     if let Some(listen) = config.health {
         tasks.spawn(health::serve(listen, Arc::clone(&site)));

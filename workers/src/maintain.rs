@@ -16,6 +16,9 @@ const MEND_EVERY: Duration = Duration::from_secs(5);
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
+/// How long campaigns are remembered, in days.
+const CAMPAIGNS_KEPT: i32 = 30;
+
 /// Keeps the fleet in order until the process has stopped.
 pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease: Duration, timetable: Vec<Entry>) {
     let mut rescuer = Rescuer::new(lease);
@@ -48,6 +51,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
             if partitioned.is_due() {
                 queue::operate::ensure_partitions(&site.pool).await?;
                 schedule::prune(&site.pool).await?;
+                queue::campaign::prune(&mut *site.pool.acquire().await?, CAMPAIGNS_KEPT).await?;
             }
             anyhow::Ok(())
         };
@@ -67,6 +71,31 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = site.stop.cancelled() => return,
+        }
+    }
+}
+
+/// Carries redrive campaigns on until the process has stopped. Apart from the rest, since a round of a large one takes a while.
+pub(crate) async fn redrive<S: Send + Sync + 'static>(site: Arc<Site<S>>) {
+    let mut trouble = Trouble::default();
+    loop {
+        let wait = match queue::campaign::advance(&site.pool).await {
+            Ok(wait) => {
+                trouble.over();
+                wait
+            }
+            Err(error) => {
+                let wait = trouble.wait();
+                if trouble.is_first() {
+                    tracing::warn!("cannot carry on a redrive campaign: {error:#}");
+                }
+                wait
+            }
+        };
+        tokio::select! {
+            biased;
+            () = site.stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }

@@ -17,7 +17,10 @@ fn operations() -> Vec<(Method, String, Scope)> {
                 .unwrap()
                 .parse()
                 .unwrap();
-            let hole = if path.contains("jobs") || path.contains("dead-letters") {
+            let hole = if ["jobs", "dead-letters", "redrives"]
+                .iter()
+                .any(|numbered| path.contains(numbered))
+            {
                 "1"
             } else {
                 "0199aaaa-0000-7000-8000-000000000000"

@@ -84,6 +84,8 @@ async fn every_list_answers_an_empty_page() {
         "vehicles",
         "jobs",
         "dead-letters",
+        "dead-letters/causes",
+        "redrives",
         "queues",
         "schedules",
         "api-keys",

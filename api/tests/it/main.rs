@@ -7,5 +7,6 @@ mod door;
 mod flows;
 mod idempotency;
 mod lists;
+mod redrives;
 mod schedules;
 mod snapshot;

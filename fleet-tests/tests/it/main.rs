@@ -6,4 +6,5 @@
 mod chaos;
 mod clocks;
 mod fleet;
+mod redrive;
 mod up;

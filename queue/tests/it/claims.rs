@@ -228,7 +228,7 @@ async fn a_redriven_job_is_the_next_of_its_group() {
     .await
     .unwrap();
     run(&db.pool, &world).await;
-    assert_eq!(*world.order.lock().unwrap(), ["first", "second", "first", "third"]);
+    assert_eq!(*world.order.lock().unwrap(), ["first", "first", "second", "third"]);
     assert_eq!(traces(&db.pool).await, [0; 4]);
 }
 

@@ -4,7 +4,9 @@
 
 mod attempts;
 mod batches;
+mod campaigns;
 mod claims;
+mod dead_heads;
 mod dead_letters;
 mod enqueueing;
 mod kinds;
