@@ -175,6 +175,31 @@ begin
     select m.job_id from marked m;
 end $$;
 
+CREATE FUNCTION queue.count_again(p_job bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+begin
+    perform from queue.waiters w
+    where w.pending > 0
+      and w.job_id in (select m.waiter_id from queue.waiter_members m where m.member_id = p_job and m.outcome = 'dead')
+    order by w.job_id
+    for update;
+    with again as (
+        update queue.waiter_members m
+        set outcome = null, marked = true
+        from queue.waiters w
+        where m.member_id = p_job and m.outcome = 'dead' and w.job_id = m.waiter_id and w.pending > 0
+        returning m.waiter_id
+    )
+    update queue.waiters w
+    set pending = w.pending + 1, failed = w.failed - 1
+    from again a
+    where w.job_id = a.waiter_id;
+    -- Whoever redrives a waiter means it to run.
+    update queue.waiters w set on_failure = 'run' where w.job_id = p_job;
+    return found or exists (select from queue.waiter_members m where m.member_id = p_job and m.outcome is null);
+end $$;
+
 CREATE FUNCTION queue.drop_partitions(keep_days integer) RETURNS integer
     LANGUAGE plpgsql
     AS $_$
@@ -243,6 +268,60 @@ begin
             p_unique_key, p_group_key, p_trace_context, has_turn);
 end $$;
 
+CREATE FUNCTION queue.enqueue_after_all(p_members bigint[], p_queue text, p_kind text, p_args jsonb, p_on_failure text DEFAULT 'run'::text, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_after interval DEFAULT NULL::interval, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+declare
+    members bigint[] := array(select distinct m from unnest(p_members) m where m is not null order by 1);
+    last_given bigint;
+    marked bigint[];
+    waits_for int;
+    waiter bigint;
+begin
+    if cardinality(members) > 10000 then
+        raise exception 'a job waits for at most 10000 others, not %', cardinality(members)
+            using errcode = 'check_violation', constraint = 'waiters_have_at_most_10000_members';
+    end if;
+    select s.last_value into last_given from queue.jobs_id_seq s;
+    if members[1] < 1 or members[cardinality(members)] > last_given then
+        raise exception 'there is no job %', case when members[1] < 1 then members[1] else members[cardinality(members)] end
+            using errcode = 'foreign_key_violation', constraint = 'members_are_jobs';
+    end if;
+
+    -- Not due until it is released: it has no turn, and the last day there is says so to whoever only looks at run_at.
+    select e.job_id, e.is_new into job_id, is_new
+    from queue.enqueue(p_queue => p_queue, p_kind => p_kind, p_args => p_args, p_run_at => '9999-12-31 00:00:00+00',
+                       p_unique_key => p_unique_key, p_unique_scope => p_unique_scope, p_priority => p_priority,
+                       p_attempts_max => p_attempts_max, p_args_version => p_args_version,
+                       p_trace_context => p_trace_context) e;
+    if not is_new then
+        return;
+    end if;
+
+    waiter := job_id;
+
+    -- A member that is locked here cannot be claimed, let alone end, before its waiter is committed. What somebody else has
+    -- locked is left to the sweep, so that nobody waits for anybody.
+    marked := array(select j.id from queue.jobs j where j.id = any(members) for no key update skip locked);
+    update queue.jobs j set awaited = true where j.id = any(marked) and j.awaited is distinct from true;
+    insert into queue.waiter_members (waiter_id, member_id, marked, outcome)
+    select waiter, m.id, k.id is not null, e.outcome
+    from unnest(members) m (id)
+    left join unnest(marked) k (id) on k.id = m.id
+    left join queue.how_ended(members) e on e.id = m.id;
+    insert into queue.waiters (job_id, on_failure, pending, failed, deadline_after)
+    select waiter, p_on_failure, count(*) filter (where m.outcome is null),
+           count(*) filter (where m.outcome in ('discarded', 'cancelled', 'dead')), p_deadline_after
+    from queue.waiter_members m where m.waiter_id = waiter
+    returning pending into waits_for;
+    update queue.jobs j
+    set turn = false, awaited = true, waiting = 'it waits for ' || waits_for || ' jobs'
+    where j.id = waiter;
+    if waits_for = 0 then
+        perform queue.release_waiter(waiter);
+    end if;
+end $$;
+
 CREATE FUNCTION queue.ensure_partitions(days_ahead integer DEFAULT 7) RETURNS integer
     LANGUAGE plpgsql
     AS $$
@@ -276,6 +355,28 @@ begin
     return exists (select from queue.claims c where c.id = p_claim and c.worker_id = p_worker)
        and not exists (select from queue.ended e where e.claim_id = p_claim and e.job_id = p_job);
 end $$;
+
+CREATE FUNCTION queue.how_ended(p_jobs bigint[]) RETURNS TABLE(id bigint, outcome text)
+    LANGUAGE sql STABLE
+    AS $$
+    with live as materialized (
+        select j.id from queue.jobs j where j.id = any(p_jobs)
+        union all
+        select j.id
+        from queue.claims c
+        cross join unnest(c.jobs) j
+        where not exists (select from queue.ended e where e.claim_id = c.id and e.job_id = j.id)
+    ), gone as materialized (
+        select g.id from unnest(p_jobs) g (id)
+        except
+        select l.id from live l
+    )
+    select g.id,
+           coalesce((select 'dead' from queue.dead_letters d where d.id = g.id),
+                    (select f.state from queue.finished_jobs f where f.id = g.id limit 1),
+                    'forgotten')
+    from gone g
+$$;
 
 CREATE TABLE queue.jobs (
     id bigint NOT NULL,
@@ -359,6 +460,26 @@ begin
     end loop;
 end $$;
 
+CREATE FUNCTION queue.release_waiter(p_waiter bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    line text;
+begin
+    update queue.jobs j
+    set turn = true, run_at = clock_timestamp(), deadline_at = clock_timestamp() + w.deadline_after,
+        waiting = case
+            when w.failed = 0 then 'every job it waited for has ended'
+            else w.failed || ' of the jobs it waited for did not complete'
+        end
+    from queue.waiters w
+    where j.id = p_waiter and w.job_id = p_waiter
+    returning j.queue into line;
+    if found then
+        perform pg_notify('queue_jobs', line);
+    end if;
+end $$;
+
 CREATE FUNCTION queue.seize(p_claims bigint[], p_wait boolean) RETURNS TABLE(claim_id bigint, worker_id bigint, job queue.jobs)
     LANGUAGE plpgsql
     AS $$
@@ -385,6 +506,34 @@ begin
     select g.id, g.worker_id, j
     from gone g cross join unnest(g.jobs) j
     where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id);
+end $$;
+
+CREATE FUNCTION queue.sweep_waiters(p_all boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+declare
+    looked_at bigint[];
+    in_line bigint[];
+    gone bigint[];
+    outcomes text[];
+begin
+    if p_all then
+        looked_at := array(select distinct m.member_id from queue.waiter_members m where m.outcome is null);
+    else
+        looked_at := array(select distinct m.member_id from queue.waiter_members m where m.outcome is null and not m.marked);
+    end if;
+    if cardinality(looked_at) = 0 then
+        return 0;
+    end if;
+    select array_agg(e.id), array_agg(e.outcome) into gone, outcomes from queue.how_ended(looked_at) e;
+    if gone is not null then
+        perform queue.tell_waiters(gone, outcomes);
+    end if;
+    in_line := array(select j.id from queue.jobs j where j.id = any(looked_at) for no key update skip locked);
+    update queue.jobs j set awaited = true where j.id = any(in_line) and j.awaited is distinct from true;
+    update queue.waiter_members m set marked = true
+    where m.member_id = any(in_line) and m.outcome is null and not m.marked;
+    return coalesce(cardinality(gone), 0);
 end $$;
 
 CREATE FUNCTION queue.take(p_claim bigint, p_job bigint, p_worker bigint) RETURNS TABLE(claimed_at timestamp with time zone, job queue.jobs)
@@ -414,6 +563,46 @@ begin
     join queue.claims c on c.id = t.claim_id
     cross join unnest(c.jobs) j
     where j.id = p_job;
+end $$;
+
+CREATE FUNCTION queue.tell_waiters(p_jobs bigint[], p_outcomes text[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this record;
+begin
+    perform from queue.waiters w
+    where w.job_id = any(p_jobs)
+       or w.job_id in (select m.waiter_id from queue.waiter_members m
+                       where m.member_id = any(p_jobs) and m.outcome is null)
+    order by w.job_id
+    for update;
+
+    for this in
+        with told as (
+            update queue.waiter_members m
+            set outcome = e.outcome
+            from unnest(p_jobs, p_outcomes) e (id, outcome)
+            where m.member_id = e.id and m.outcome is null
+            returning m.waiter_id, m.outcome
+        )
+        select t.waiter_id, count(*) as ended,
+               count(*) filter (where t.outcome in ('discarded', 'cancelled', 'dead')) as failed
+        from told t group by t.waiter_id order by t.waiter_id
+    loop
+        update queue.waiters w
+        set pending = w.pending - this.ended, failed = w.failed + this.failed
+        where w.job_id = this.waiter_id;
+        perform queue.release_waiter(w.job_id) from queue.waiters w where w.job_id = this.waiter_id and w.pending = 0;
+    end loop;
+
+    with over as (
+        delete from queue.waiters w
+        using unnest(p_jobs, p_outcomes) e (id, outcome)
+        where w.job_id = e.id and e.outcome <> 'dead'
+        returning w.job_id
+    )
+    delete from queue.waiter_members m using over o where m.waiter_id = o.job_id;
 end $$;
 
 CREATE TABLE public.api_keys (
@@ -1154,6 +1343,28 @@ CREATE TABLE queue.unique_keys (
     CONSTRAINT unique_keys_scope_check CHECK ((scope = ANY (ARRAY['live'::text, 'kept'::text])))
 );
 
+CREATE TABLE queue.waiter_members (
+    waiter_id bigint NOT NULL,
+    member_id bigint NOT NULL,
+    marked boolean NOT NULL,
+    outcome text,
+    CONSTRAINT waiter_members_outcome_check CHECK ((outcome = ANY (ARRAY['completed'::text, 'discarded'::text, 'cancelled'::text, 'dead'::text, 'forgotten'::text]))),
+    CONSTRAINT waiters_come_after_their_members CHECK ((member_id < waiter_id))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE queue.waiters (
+    job_id bigint NOT NULL,
+    on_failure text NOT NULL,
+    pending integer NOT NULL,
+    failed integer DEFAULT 0 NOT NULL,
+    deadline_after interval,
+    CONSTRAINT waiters_failed_check CHECK ((failed >= 0)),
+    CONSTRAINT waiters_on_failure_check CHECK ((on_failure = ANY (ARRAY['run'::text, 'bury'::text]))),
+    CONSTRAINT waiters_pending_check CHECK ((pending >= 0))
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE queue.workers (
     id bigint NOT NULL,
     name text NOT NULL,
@@ -1324,6 +1535,12 @@ ALTER TABLE ONLY queue.turns
 ALTER TABLE ONLY queue.unique_keys
     ADD CONSTRAINT unique_keys_pkey PRIMARY KEY (kind, key);
 
+ALTER TABLE ONLY queue.waiter_members
+    ADD CONSTRAINT waiter_members_pkey PRIMARY KEY (waiter_id, member_id);
+
+ALTER TABLE ONLY queue.waiters
+    ADD CONSTRAINT waiters_pkey PRIMARY KEY (job_id);
+
 ALTER TABLE ONLY queue.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
 
@@ -1408,6 +1625,12 @@ CREATE INDEX turns_vacant ON queue.turns USING btree (group_key) WHERE vacant;
 CREATE INDEX unique_keys_by_age ON queue.unique_keys USING btree (created_at);
 
 CREATE INDEX unique_keys_by_job ON queue.unique_keys USING btree (job_id);
+
+CREATE INDEX waiter_members_dead ON queue.waiter_members USING btree (member_id) WHERE (outcome = 'dead'::text);
+
+CREATE INDEX waiter_members_pending ON queue.waiter_members USING btree (member_id) WHERE (outcome IS NULL);
+
+CREATE INDEX waiter_members_unmarked ON queue.waiter_members USING btree (member_id) WHERE ((outcome IS NULL) AND (NOT marked));
 
 ALTER INDEX queue.finished_jobs_by_id ATTACH PARTITION queue.finished_jobs_other_id_idx;
 

@@ -18,6 +18,7 @@ use crate::catalogue::{Catalogue, Decoded, Kind};
 use crate::claim::Claimed;
 use crate::complete::Completer;
 use crate::failure::{Class, Failure, is_infrastructure};
+use crate::fan_in;
 use crate::finish::{self, Held};
 use crate::job::{DeadLetter, JobId, Outcome};
 use crate::lease::Registration;
@@ -283,6 +284,9 @@ async fn judge<S: Send + Sync + 'static>(
     if let Some(verdict) = refuse(claimed) {
         return (verdict, false);
     }
+    if let Some(verdict) = refuse_waiter(runner.pool, claimed).await {
+        return (verdict, false);
+    }
     let Some(kind) = runner.catalogue.kind(&claimed.kind) else {
         return (Verdict::HandBack, false);
     };
@@ -342,6 +346,21 @@ fn refuse(claimed: &Claimed) -> Option<Verdict> {
         failure,
         was_run: false,
     })
+}
+
+/// A job that waited for others is not run when one of them failed, if it was enqueued so.
+async fn refuse_waiter(pool: &PgPool, claimed: &Claimed) -> Option<Verdict> {
+    if !claimed.is_awaited {
+        return None;
+    }
+    match fan_in::refusal(pool, claimed.id).await {
+        Ok(why) => Some(Verdict::Dead {
+            reason: "cancelled_parent",
+            failure: Failure::permanent("member_failed", why?),
+            was_run: false,
+        }),
+        Err(error) => Some(Verdict::Infrastructure(crate::failure::excerpt(&error.to_string()))),
+    }
 }
 
 fn decode<S>(kind: &dyn Kind<S>, claimed: &Claimed) -> Result<Box<dyn Decoded<S>>, Box<Failure>> {

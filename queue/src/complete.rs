@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::catalogue::Catalogue;
 use crate::claim::Claimed;
 use crate::failure::is_database_trouble;
+use crate::fan_in;
 use crate::finish::{self, Held};
+use crate::job::JobId;
 
 /// A completion waits for the rest of its claim as long as one of them comes in this time,
 const GATHER: Duration = Duration::from_millis(3);
@@ -368,7 +370,8 @@ impl Work {
     async fn try_write(&self, batch: &Batch) -> sqlx::Result<Vec<bool>> {
         let (of_whole, singles) = batch.completions.split_at(batch.of_whole);
         let is_grouped = batch.completions.iter().any(|one| one.held.group_key.is_some());
-        if singles.is_empty() && !is_grouped {
+        let is_awaited = batch.completions.iter().any(|one| one.held.is_awaited);
+        if singles.is_empty() && !is_grouped && !is_awaited {
             let gone = self.delete_whole(&mut *self.pool.acquire().await?, batch).await?;
             return Ok(of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect());
         }
@@ -382,17 +385,20 @@ impl Work {
             let marked: BTreeSet<i64> = self.mark_singles(&mut tx, singles).await?.into_iter().collect();
             written.extend(singles.iter().map(|one| marked.contains(&one.held.job_id.0)));
         }
+        // Only of those that have really ended: another is back in line, and it is still its turn.
+        let ended = || {
+            let completions = batch.completions.iter().zip(&written);
+            completions.filter_map(|(one, is_written)| is_written.then_some(&one.held))
+        };
         if is_grouped {
-            // Only of those that have really ended: another is back in line, and it is still its turn.
-            let ended = batch
-                .completions
-                .iter()
-                .zip(&written)
-                .filter(|(_, is_written)| **is_written);
-            let (groups, holders): (Vec<String>, Vec<i64>) = ended
-                .filter_map(|(one, _)| Some((one.held.group_key.clone()?, one.held.job_id.0)))
+            let (groups, holders): (Vec<String>, Vec<i64>) = ended()
+                .filter_map(|held| Some((held.group_key.clone()?, held.job_id.0)))
                 .unzip();
             finish::pass_turns(&mut tx, &groups, &holders).await?;
+        }
+        if is_awaited {
+            let awaited: Vec<JobId> = ended().filter(|held| held.is_awaited).map(|held| held.job_id).collect();
+            fan_in::tell(&mut tx, &awaited, "completed").await?;
         }
         tx.commit().await?;
         Ok(written)

@@ -29,6 +29,18 @@ pub enum Error {
         /// What the serializer said.
         source: serde_json::Error,
     },
+    /// A job of a group cannot wait for others: its turn is given when it is enqueued.
+    #[error("{kind} has a group and cannot wait for other jobs")]
+    GroupWaits {
+        /// The kind of the job.
+        kind: &'static str,
+    },
+    /// A job cannot wait for so many others.
+    #[error("a job waits for at most {} others, not {}", crate::fan_in::MEMBERS_MAX, .0)]
+    TooManyMembers(usize),
+    /// One of those to wait for was never enqueued.
+    #[error("cannot wait: {0}")]
+    NotAJob(String),
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -179,6 +191,6 @@ async fn insert<J: Job>(
     })
 }
 
-fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {
+pub(crate) fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {
     serde_json::to_value(job).map_err(|source| Error::Payload { kind: J::KIND, source })
 }

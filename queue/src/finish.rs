@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
 use crate::failure::Failure;
+use crate::fan_in;
 use crate::job::{DeadLetter, JobId};
 
 /// What a writer must hold.
@@ -66,6 +67,9 @@ async fn end(conn: &mut PgConnection, held: &Held, state: &str, result: Option<V
     .await?;
     if is_ended {
         pass_turn(conn, held).await?;
+        if held.is_awaited {
+            fan_in::tell(conn, &[held.job_id], state).await?;
+        }
     }
     Ok(is_ended)
 }
@@ -363,7 +367,11 @@ pub(crate) async fn bury(
     )
     .execute(&mut *conn)
     .await?;
-    pass_turn(conn, held).await
+    pass_turn(conn, held).await?;
+    if held.is_awaited {
+        fan_in::tell(conn, &[held.job_id], "dead").await?;
+    }
+    Ok(())
 }
 
 /// One failed attempt as the failures of a job and the report remember it.

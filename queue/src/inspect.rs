@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use sqlx::PgConnection;
 
+use crate::fan_in;
 use crate::job::JobId;
 
 /// Which jobs to list, newest first.
@@ -117,7 +118,7 @@ pub struct DeadLetterView {
     pub unique_key: Option<String>,
     /// The group it takes its turn in.
     pub group_key: Option<String>,
-    /// exhausted, permanent, poison or deadline.
+    /// exhausted, permanent, poison, deadline or cancelled_parent.
     pub reason: String,
     /// The class of the last failure.
     pub error_class: String,
@@ -510,9 +511,26 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
            from queue.jobs j where j.id = $1"#,
         id.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
     let Some(facts) = facts else { return Ok(causes) };
+    if let Some(waiter) = fan_in::waiter(&mut *conn, id)
+        .await?
+        .filter(|waiter| waiter.pending > 0)
+    {
+        let ids: Vec<String> = waiter.waits_for.iter().map(i64::to_string).collect();
+        return Ok(vec![format!(
+            "it waits for {} of {} jobs: {}{}",
+            waiter.pending,
+            waiter.members,
+            ids.join(", "),
+            if waiter.pending as usize > ids.len() {
+                ", …"
+            } else {
+                ""
+            },
+        )]);
+    }
     if let (true, Some(run_at)) = (facts.is_later, view.run_at) {
         causes.push(format!("it is not due before {}", run_at.to_rfc3339()));
     }

@@ -11,8 +11,9 @@
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
-//! 9. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
-//! 10. [`inspect`], [`operate`], [`testing`]: for people and for tests.
+//! 9. [`fan_in`]: a job that is due when others have ended.
+//! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
+//! 11. [`inspect`], [`operate`], [`testing`]: for people and for tests.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
@@ -23,6 +24,7 @@ pub mod claim;
 pub mod complete;
 pub mod enqueue;
 pub mod failure;
+pub mod fan_in;
 pub mod finish;
 pub mod inspect;
 pub mod job;
@@ -38,4 +40,5 @@ pub use attempt::{Attempt, Effects, FenceLost};
 pub use catalogue::{Catalogue, KindInfo};
 pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_many};
 pub use failure::{Class, Failure, HttpFacts};
+pub use fan_in::{OnFailure, enqueue_after_all};
 pub use job::{DeadLetter, Job, JobId, Outcome, Retry, Unique};

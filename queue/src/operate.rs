@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
+use crate::fan_in;
 use crate::finish;
 use crate::job::JobId;
 
@@ -158,6 +159,7 @@ pub async fn redrive(
         Some(group_key) => take_turn(&mut tx, id, group_key).await?,
         None => true,
     };
+    let is_awaited = fan_in::count_again(&mut tx, id).await?;
     let edited_fields = edit
         .as_ref()
         .map(|edit| changed_fields(&letter.args, edit))
@@ -168,12 +170,12 @@ pub async fn redrive(
                delete from queue.dead_letters where id = $1 returning *
            )
            insert into queue.jobs (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
-                                   failures, redrives, trace_context, created_at, waiting, turn)
+                                   failures, redrives, trace_context, created_at, waiting, turn, awaited)
            select id, queue, kind, args_version, $2, priority, fence, attempts_max, unique_key, group_key,
                   nullif(report -> 'attempts', '[]'),
                   coalesce(report -> 'redrives', '[]') || jsonb_build_array(jsonb_build_object(
                       'by', $3::text, 'at', clock_timestamp(), 'edited_fields', $4::jsonb, 'reason', $5::text)),
-                  trace_context, created_at, 'redriven by ' || $3, $6
+                  trace_context, created_at, 'redriven by ' || $3, $6, nullif($7, false)
            from revived"#,
         id.0,
         args,
@@ -181,6 +183,7 @@ pub async fn redrive(
         json!(edited_fields),
         reason,
         has_turn,
+        is_awaited,
     )
     .execute(&mut *tx)
     .await?;
@@ -196,6 +199,7 @@ pub async fn redrive(
 /// Gives up a dead letter or a waiting job for good.
 pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> Result<(), Error> {
     let mut tx = conn.begin().await?;
+    fan_in::lock(&mut tx, id).await?;
     let result = json!({ "reason": reason, "by": actor });
     let ended = sqlx::query!(
         "with dead as (
@@ -226,6 +230,7 @@ pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
     if let Some(group_key) = ended.group_key {
         finish::pass_turns(&mut tx, &[group_key], &[id.0]).await?;
     }
+    fan_in::tell(&mut tx, &[id], "discarded").await?;
     audit(
         &mut tx,
         actor,

@@ -13,6 +13,8 @@ use crate::site::Site;
 const ROUND_EVERY: Duration = Duration::from_millis(500);
 const TICK_EVERY: Duration = Duration::from_secs(1);
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
+/// How often every member of every waiter is looked at, not only those without the mark.
+const SWEPT_EVERY: Duration = Duration::from_secs(60);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
 /// Keeps the fleet in order until the process has stopped.
@@ -20,6 +22,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
     let mut rescuer = Rescuer::new(lease);
     let mut ticked = Every::new(TICK_EVERY);
     let mut gauged = Every::new(GAUGES_EVERY);
+    let mut swept = Every::new(SWEPT_EVERY);
     let mut partitioned = Every::new(PARTITIONS_EVERY);
     let mut is_installed = false;
     let mut trouble = Trouble::default();
@@ -31,6 +34,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
                 is_installed = true;
             }
             queue::operate::fill_vacant_turns(&site.pool).await?;
+            queue::fan_in::sweep(&site.pool, swept.is_due()).await?;
             if ticked.is_due() {
                 schedule::tick(&site.pool).await?;
             }

@@ -6,6 +6,7 @@ mod attempts;
 mod claims;
 mod dead_letters;
 mod enqueueing;
+mod fan_in;
 mod kinds;
 mod plans;
 mod rescues;
