@@ -1377,7 +1377,9 @@ CREATE TABLE queue.workers (
     started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     beat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     lease_until timestamp with time zone NOT NULL,
-    stopping boolean DEFAULT false NOT NULL
+    stopping boolean DEFAULT false NOT NULL,
+    kinds text[],
+    versions smallint[]
 );
 
 ALTER TABLE queue.workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (

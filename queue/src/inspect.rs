@@ -506,6 +506,11 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
                   (select p.reason || ' (' || p.actor || ')' from queue.pauses p where p.target = 'kind' and p.name = j.kind) as kind_pause,
                   (select t.holder from queue.turns t where t.group_key = j.group_key and not j.turn) as group_head,
                   exists (select from queue.workers w where j.queue = any(w.pools) and not w.stopping) as "is_served!",
+                  -- A worker of a build that does not tell what it knows is given the benefit of the doubt.
+                  exists (select from queue.workers w
+                          where j.queue = any(w.pools) and not w.stopping
+                            and (w.kinds is null
+                                 or j.args_version <= w.versions[array_position(w.kinds, j.kind)])) as "is_known!",
                   (select count(*) from queue.jobs e where e.queue = j.queue and not e.suspect and e.turn
                       and (e.rank, e.id) < (j.rank, j.id)) as "ahead!"
            from queue.jobs j where j.id = $1"#,
@@ -549,6 +554,11 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
     }
     if !facts.is_served {
         causes.push(format!("no worker serves the queue {}; start one", view.queue));
+    } else if !facts.is_known {
+        causes.push(format!(
+            "no worker of the queue {} knows {} version {}; start one of a build that does",
+            view.queue, view.kind, view.args_version
+        ));
     }
     if !facts.is_later && facts.ahead > 0 {
         causes.push(format!("{} jobs are ahead of it", facts.ahead));

@@ -13,11 +13,12 @@
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
 //! 9. [`fan_in`]: a job that is due when others have ended.
 //! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
-//! 11. [`inspect`], [`operate`], [`testing`]: for people and for tests.
+//! 11. [`inspect`], [`operate`], [`backlog`], [`testing`]: for people and for tests.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
 pub mod attempt;
+pub mod backlog;
 pub mod backoff;
 pub mod catalogue;
 pub mod claim;

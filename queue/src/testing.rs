@@ -50,6 +50,7 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
     let identity = Identity {
         name: "run_until_idle".to_owned(),
+        kinds: catalogue.kinds_of(&queues),
         pools: queues,
         build: "test".to_owned(),
         lease: Duration::from_secs(3600),

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attempts;
+mod backlog;
 mod claims;
 mod dead_letters;
 mod enqueueing;
