@@ -200,6 +200,36 @@ begin
     return found or exists (select from queue.waiter_members m where m.member_id = p_job and m.outcome is null);
 end $$;
 
+CREATE FUNCTION queue.count_jobs() RETURNS TABLE(queue text, available bigint, scheduled bigint, retryable bigint, running bigint, dead bigint, oldest_due_seconds double precision)
+    LANGUAGE sql
+    AS $$
+    with live as (
+        select j.queue as name,
+               count(*) filter (where j.run_at <= clock_timestamp()) as available,
+               count(*) filter (where j.run_at > clock_timestamp() and j.failures is null) as scheduled,
+               count(*) filter (where j.run_at > clock_timestamp() and j.failures is not null) as retryable,
+               extract(epoch from clock_timestamp() - min(j.run_at)
+                   filter (where j.run_at <= clock_timestamp()))::double precision as oldest_due_seconds
+        from queue.jobs j group by j.queue
+    ), held as (
+        select c.queue as name,
+               sum(c.size - (select count(*) from queue.ended e where e.claim_id = c.id))::bigint as running
+        from queue.claims c group by c.queue
+    ), dead as (
+        select d.queue as name, count(*) as dead from queue.dead_letters d group by d.queue
+    ), names as (
+        select l.name from live l union select h.name from held h union select d.name from dead d
+        union select unnest(w.pools) from queue.workers w
+        union select p.name from queue.pauses p where p.target = 'queue'
+    )
+    select n.name, coalesce(l.available, 0), coalesce(l.scheduled, 0), coalesce(l.retryable, 0), coalesce(h.running, 0),
+           coalesce(d.dead, 0), l.oldest_due_seconds
+    from names n
+    left join live l using (name)
+    left join held h using (name)
+    left join dead d using (name)
+$$;
+
 CREATE FUNCTION queue.drop_partitions(keep_days integer) RETURNS integer
     LANGUAGE plpgsql
     AS $_$
@@ -434,6 +464,40 @@ CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
     )
     select count(*) from lined_up
 $$;
+
+CREATE FUNCTION queue.measure(p_every interval DEFAULT '00:00:05'::interval) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+declare
+    started timestamptz := clock_timestamp();
+    before timestamptz;
+begin
+    if exists (select from queue.measures m
+               where m.at > started - interval '10 minutes' and m.at + greatest(p_every, m.took * 50) > started)
+       or not pg_try_advisory_xact_lock(hashtext('queue.measure')) then
+        return false;
+    end if;
+    -- Whoever had the lock before has committed: it is seen only now.
+    if exists (select from queue.measures m
+               where m.at > started - interval '10 minutes' and m.at + greatest(p_every, m.took * 50) > started) then
+        return false;
+    end if;
+    select max(m.at) into before from queue.measures m where m.at > started - interval '5 minutes';
+    insert into queue.measures (at, queue, available, scheduled, retryable, running, dead, oldest_due_seconds, ended)
+    select started, c.queue, c.available, c.scheduled, c.retryable, c.running, c.dead, c.oldest_due_seconds,
+           coalesce(e.ended, 0)
+    from queue.count_jobs() c
+    left join (
+        select f.queue, count(*) as ended
+        from queue.finished_jobs f
+        where f.kind = any(array(select distinct unnest(w.kinds) from queue.workers w))
+          and f.finished_at > before - interval '1 second' and f.finished_at <= started - interval '1 second'
+        group by f.queue
+    ) e using (queue);
+    update queue.measures m set took = clock_timestamp() - started where m.at = started;
+    delete from queue.measures m where m.at < started - interval '10 minutes';
+    return true;
+end $$;
 
 CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS void
     LANGUAGE plpgsql
@@ -1294,6 +1358,20 @@ CREATE TABLE queue.losses (
     CONSTRAINT losses_how_check CHECK ((how = ANY (ARRAY['killed'::text, 'silent'::text])))
 );
 
+CREATE TABLE queue.measures (
+    at timestamp with time zone NOT NULL,
+    queue text NOT NULL,
+    available bigint NOT NULL,
+    scheduled bigint NOT NULL,
+    retryable bigint NOT NULL,
+    running bigint NOT NULL,
+    dead bigint NOT NULL,
+    oldest_due_seconds double precision,
+    ended bigint NOT NULL,
+    took interval
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000');
+
 CREATE TABLE queue.pauses (
     target text NOT NULL,
     name text NOT NULL,
@@ -1302,6 +1380,53 @@ CREATE TABLE queue.pauses (
     paused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT pauses_target_check CHECK ((target = ANY (ARRAY['queue'::text, 'kind'::text])))
 );
+
+CREATE VIEW queue.rates AS
+ WITH last AS (
+         SELECT max(m_1.at) AS at
+           FROM queue.measures m_1
+        ), span AS (
+         SELECT l_1.at AS last_at,
+            f.at AS first_at,
+            (NULLIF(EXTRACT(epoch FROM (l_1.at - f.at)), (0)::numeric))::double precision AS seconds
+           FROM (last l_1
+             CROSS JOIN LATERAL ( SELECT COALESCE(max(m_1.at) FILTER (WHERE (m_1.at <= (l_1.at - '00:01:00'::interval))), min(m_1.at)) AS at
+                   FROM queue.measures m_1
+                  WHERE (m_1.at > (l_1.at - '00:05:00'::interval))) f)
+        ), moved AS (
+         SELECT m_1.queue,
+            s.seconds,
+            sum(m_1.ended) FILTER (WHERE (m_1.at > s.first_at)) AS ended,
+            (sum(((((m_1.available + m_1.scheduled) + m_1.retryable) + m_1.running) + m_1.dead)) FILTER (WHERE (m_1.at = s.last_at)) - COALESCE(sum(((((m_1.available + m_1.scheduled) + m_1.retryable) + m_1.running) + m_1.dead)) FILTER (WHERE (m_1.at = s.first_at)), (0)::numeric)) AS grown
+           FROM (queue.measures m_1
+             CROSS JOIN span s)
+          WHERE (m_1.at >= s.first_at)
+          GROUP BY m_1.queue, s.seconds
+        ), speeds AS (
+         SELECT v_1.queue,
+            ((v_1.ended)::double precision / v_1.seconds) AS completed_per_second,
+            ((GREATEST((v_1.grown + v_1.ended), (0)::numeric))::double precision / v_1.seconds) AS arrived_per_second
+           FROM moved v_1
+        )
+ SELECT m.queue,
+    m.at,
+    m.available,
+    m.scheduled,
+    m.retryable,
+    m.running,
+    m.dead,
+    m.oldest_due_seconds,
+    v.completed_per_second,
+    v.arrived_per_second,
+        CASE
+            WHEN (m.available = 0) THEN (0)::double precision
+            WHEN (v.completed_per_second > (0)::double precision) THEN LEAST(((m.available)::double precision / v.completed_per_second), (86400)::double precision)
+            WHEN (v.completed_per_second = (0)::double precision) THEN (86400)::double precision
+            ELSE NULL::double precision
+        END AS drain_seconds
+   FROM ((last l
+     JOIN queue.measures m ON ((m.at = l.at)))
+     LEFT JOIN speeds v ON ((v.queue = m.queue)));
 
 CREATE TABLE queue.schedules (
     name text NOT NULL,
@@ -1518,6 +1643,9 @@ ALTER TABLE ONLY queue.jobs
 
 ALTER TABLE ONLY queue.losses
     ADD CONSTRAINT losses_pkey PRIMARY KEY (worker_id);
+
+ALTER TABLE ONLY queue.measures
+    ADD CONSTRAINT measures_pkey PRIMARY KEY (at, queue);
 
 ALTER TABLE ONLY queue.pauses
     ADD CONSTRAINT pauses_pkey PRIMARY KEY (target, name);

@@ -50,6 +50,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(queues::list))
+        .routes(routes!(queues::health))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
         .routes(routes!(queues::pause_kind))

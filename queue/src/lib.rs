@@ -13,7 +13,7 @@
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
 //! 9. [`fan_in`]: a job that is due when others have ended.
 //! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
-//! 11. [`inspect`], [`operate`], [`backlog`], [`testing`]: for people and for tests.
+//! 11. [`inspect`], [`health`], [`operate`], [`backlog`], [`testing`]: for people and for tests.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
@@ -27,6 +27,7 @@ pub mod enqueue;
 pub mod failure;
 pub mod fan_in;
 pub mod finish;
+pub mod health;
 pub mod inspect;
 pub mod job;
 pub mod lease;

@@ -8,6 +8,7 @@ mod claims;
 mod dead_letters;
 mod enqueueing;
 mod fan_in;
+mod health;
 mod kinds;
 mod plans;
 mod rescues;
