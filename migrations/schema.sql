@@ -138,6 +138,33 @@ CREATE FUNCTION queue.clock() RETURNS timestamp with time zone
     LANGUAGE sql
     AS $$ select clock_timestamp() $$;
 
+CREATE FUNCTION queue.compensate(p_saga bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    next bigint;
+begin
+    select u.id into next
+    from queue.saga_jobs u
+    join queue.saga_jobs s on s.saga_id = u.saga_id and s.step = u.step and not s.undo
+    where u.saga_id = p_saga and u.undo and u.job_id is null and s.outcome in ('completed', 'forgotten')
+    order by u.step desc
+    limit 1;
+    if next is not null then
+        update queue.sagas s set state = 'compensating', ended_at = null where s.id = p_saga;
+        perform queue.enqueue_saga_job(next);
+    else
+        update queue.sagas s
+        set ended_at = clock_timestamp(),
+            state = case
+                when exists (select from queue.saga_jobs u
+                             where u.saga_id = p_saga and u.undo and u.outcome not in ('completed', 'forgotten'))
+                then 'compensation_failed' else 'compensated'
+            end
+        where s.id = p_saga;
+    end if;
+end $$;
+
 CREATE FUNCTION queue.complete_some(p_claims bigint[], p_workers bigint[], p_jobs bigint[], p_unkept text[]) RETURNS SETOF bigint
     LANGUAGE plpgsql
     SET enable_nestloop TO 'off'
@@ -178,7 +205,13 @@ end $$;
 CREATE FUNCTION queue.count_again(p_job bigint) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
+declare
+    of_saga bigint;
 begin
+    if exists (select from queue.saga_jobs m where m.job_id = p_job and not m.undo) then
+        raise exception 'job % is a step of a saga that has turned back', p_job
+            using errcode = 'object_not_in_prerequisite_state', constraint = 'sagas_do_not_turn_again';
+    end if;
     perform from queue.waiters w
     where w.pending > 0
       and w.job_id in (select m.waiter_id from queue.waiter_members m where m.member_id = p_job and m.outcome = 'dead')
@@ -195,9 +228,13 @@ begin
     set pending = w.pending + 1, failed = w.failed - 1
     from again a
     where w.job_id = a.waiter_id;
+    select m.saga_id into of_saga from queue.saga_jobs m where m.job_id = p_job;
+    perform from queue.sagas s where s.id = of_saga for update;
+    update queue.saga_jobs m set outcome = null where m.job_id = p_job and m.outcome = 'dead';
+    update queue.sagas s set state = 'compensating', ended_at = null where s.id = of_saga;
     -- Whoever redrives a waiter means it to run.
     update queue.waiters w set on_failure = 'run' where w.job_id = p_job;
-    return found or exists (select from queue.waiter_members m where m.member_id = p_job and m.outcome is null);
+    return found or of_saga is not null or exists (select from queue.waiter_members m where m.member_id = p_job and m.outcome is null);
 end $$;
 
 CREATE FUNCTION queue.count_jobs() RETURNS TABLE(queue text, available bigint, scheduled bigint, retryable bigint, running bigint, dead bigint, oldest_due_seconds double precision)
@@ -352,6 +389,22 @@ begin
     end if;
 end $$;
 
+CREATE FUNCTION queue.enqueue_saga_job(p_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this queue.saga_jobs;
+    enqueued bigint;
+begin
+    select * into this from queue.saga_jobs s where s.id = p_id;
+    select e.job_id into enqueued
+    from queue.enqueue(p_queue => this.queue, p_kind => this.kind, p_args => this.args, p_priority => this.priority::int,
+                       p_attempts_max => this.attempts_max, p_deadline_at => clock_timestamp() + this.deadline_after,
+                       p_args_version => this.args_version::int) e;
+    update queue.jobs j set awaited = true where j.id = enqueued;
+    update queue.saga_jobs s set job_id = enqueued where s.id = p_id;
+end $$;
+
 CREATE FUNCTION queue.ensure_partitions(days_ahead integer DEFAULT 7) RETURNS integer
     LANGUAGE plpgsql
     AS $$
@@ -499,6 +552,43 @@ begin
     return true;
 end $$;
 
+CREATE FUNCTION queue.move_sagas(p_jobs bigint[], p_outcomes text[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this record;
+    next bigint;
+begin
+    for this in
+        select m.id, m.saga_id, m.step, m.undo, e.outcome
+        from unnest(p_jobs, p_outcomes) e (job_id, outcome)
+        join queue.saga_jobs m on m.job_id = e.job_id
+        order by m.saga_id
+    loop
+        perform from queue.sagas s where s.id = this.saga_id for update;
+        -- An end counts once; but who discards a dead compensation means the others to go on without it.
+        update queue.saga_jobs m set outcome = this.outcome
+        where m.id = this.id and (m.outcome is null or (m.undo and m.outcome = 'dead' and this.outcome = 'discarded'));
+        continue when not found;
+        if this.undo and this.outcome = 'dead' then
+            update queue.sagas s set state = 'compensation_failed', ended_at = clock_timestamp() where s.id = this.saga_id;
+        elsif this.undo then
+            perform queue.compensate(this.saga_id);
+        elsif this.outcome in ('completed', 'forgotten') then
+            select m.id into next
+            from queue.saga_jobs m where m.saga_id = this.saga_id and m.step = this.step + 1 and not m.undo;
+            if next is null then
+                update queue.sagas s set state = 'completed', ended_at = clock_timestamp() where s.id = this.saga_id;
+            else
+                perform queue.enqueue_saga_job(next);
+            end if;
+        else
+            update queue.sagas s set failed_step = this.step where s.id = this.saga_id;
+            perform queue.compensate(this.saga_id);
+        end if;
+    end loop;
+end $$;
+
 CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -582,7 +672,12 @@ declare
     outcomes text[];
 begin
     if p_all then
-        looked_at := array(select distinct m.member_id from queue.waiter_members m where m.outcome is null);
+        looked_at := array(select m.member_id from queue.waiter_members m where m.outcome is null
+                           union
+                           select j.job_id
+                           from queue.sagas s
+                           join queue.saga_jobs j on j.saga_id = s.id
+                           where s.state in ('running', 'compensating') and j.job_id is not null and j.outcome is null);
     else
         looked_at := array(select distinct m.member_id from queue.waiter_members m where m.outcome is null and not m.marked);
     end if;
@@ -667,6 +762,7 @@ begin
         returning w.job_id
     )
     delete from queue.waiter_members m using over o where m.waiter_id = o.job_id;
+    perform queue.move_sagas(p_jobs, p_outcomes);
 end $$;
 
 CREATE TABLE public.api_keys (
@@ -1428,6 +1524,55 @@ CREATE VIEW queue.rates AS
      JOIN queue.measures m ON ((m.at = l.at)))
      LEFT JOIN speeds v ON ((v.queue = m.queue)));
 
+CREATE TABLE queue.saga_jobs (
+    id bigint NOT NULL,
+    saga_id bigint NOT NULL,
+    step integer NOT NULL,
+    undo boolean NOT NULL,
+    queue text NOT NULL,
+    kind text NOT NULL,
+    args_version smallint NOT NULL,
+    args jsonb NOT NULL,
+    priority smallint NOT NULL,
+    attempts_max integer NOT NULL,
+    deadline_after interval,
+    job_id bigint,
+    outcome text,
+    CONSTRAINT saga_job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
+    CONSTRAINT saga_jobs_step_check CHECK (((step >= 1) AND (step <= 100)))
+);
+
+ALTER TABLE queue.saga_jobs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME queue.saga_jobs_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE queue.sagas (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    key text NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    failed_step integer,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT sagas_key_check CHECK ((length(key) <= 300)),
+    CONSTRAINT sagas_name_check CHECK (((name <> ''::text) AND (length(name) <= 100))),
+    CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'completed'::text, 'compensated'::text, 'compensation_failed'::text])))
+);
+
+ALTER TABLE queue.sagas ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME queue.sagas_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE queue.schedules (
     name text NOT NULL,
     kind text NOT NULL,
@@ -1626,6 +1771,9 @@ ALTER TABLE ONLY public.webhook_deliveries
 ALTER TABLE ONLY public.webhook_endpoints
     ADD CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY queue.sagas
+    ADD CONSTRAINT a_saga_is_known_by_its_key UNIQUE (name, key);
+
 ALTER TABLE ONLY queue.audit
     ADD CONSTRAINT audit_pkey PRIMARY KEY (id);
 
@@ -1652,6 +1800,15 @@ ALTER TABLE ONLY queue.pauses
 
 ALTER TABLE ONLY queue.progress
     ADD CONSTRAINT progress_pkey PRIMARY KEY (job_id);
+
+ALTER TABLE ONLY queue.saga_jobs
+    ADD CONSTRAINT saga_jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY queue.saga_jobs
+    ADD CONSTRAINT saga_jobs_saga_id_step_undo_key UNIQUE (saga_id, step, undo);
+
+ALTER TABLE ONLY queue.sagas
+    ADD CONSTRAINT sagas_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY queue.schedules
     ADD CONSTRAINT schedules_pkey PRIMARY KEY (name);
@@ -1750,6 +1907,12 @@ CREATE INDEX losses_by_time ON queue.losses USING btree (lost_at);
 
 CREATE INDEX progress_of_claim ON queue.progress USING btree (claim_id);
 
+CREATE INDEX saga_jobs_by_job ON queue.saga_jobs USING btree (job_id) WHERE (job_id IS NOT NULL);
+
+CREATE INDEX sagas_ended ON queue.sagas USING btree (ended_at) WHERE (ended_at IS NOT NULL);
+
+CREATE INDEX sagas_in_progress ON queue.sagas USING btree (id) WHERE (state = ANY (ARRAY['running'::text, 'compensating'::text]));
+
 CREATE INDEX turns_vacant ON queue.turns USING btree (group_key) WHERE vacant;
 
 CREATE INDEX unique_keys_by_age ON queue.unique_keys USING btree (created_at);
@@ -1837,3 +2000,6 @@ ALTER TABLE ONLY public.webhook_deliveries
 
 ALTER TABLE ONLY public.webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.events(event_id);
+
+ALTER TABLE ONLY queue.saga_jobs
+    ADD CONSTRAINT saga_jobs_saga_id_fkey FOREIGN KEY (saga_id) REFERENCES queue.sagas(id) ON DELETE CASCADE;

@@ -182,6 +182,7 @@ impl From<operate::Error> for Problem {
         let detail = error.to_string();
         match error {
             operate::Error::Database(error) => error.into(),
+            operate::Error::TurnedBack(_) => Problem::conflict("saga_turned_back", detail),
             operate::Error::NotFound(_) => Problem::not_found("dead letter"),
             operate::Error::KeyTaken { other, .. } => {
                 Problem::conflict("unique_key_taken", detail).with("job_id", other.0)

@@ -36,6 +36,8 @@ pub enum Place {
     Running,
     /// Among the dead letters, from where it may be redriven.
     Dead,
+    /// In a saga, not enqueued yet.
+    Saga,
     /// On the timetable.
     Timetable,
 }
@@ -73,7 +75,7 @@ pub struct Stranded {
     pub error: String,
     /// How many.
     pub count: u64,
-    /// The first five: job ids, or names of the timetable.
+    /// The first five: job ids, steps of sagas, or names of the timetable.
     pub samples: Vec<String>,
 }
 
@@ -118,7 +120,7 @@ pub async fn check<S: Send + Sync + 'static>(
     let last = sqlx::query_scalar!(r#"select last_value as "last!" from queue.jobs_id_seq"#)
         .fetch_one(&mut *conn)
         .await?;
-    for source in [Source::Line, Source::Flight, Source::DeadLetters, Source::Timetable] {
+    for source in Source::ALL {
         let mut after = Cursor::default();
         loop {
             let mut tx = conn.begin_with("begin read only").await?;
@@ -153,16 +155,26 @@ enum Source {
     Line,
     Flight,
     DeadLetters,
+    Sagas,
     Timetable,
 }
 
 impl Source {
+    const ALL: [Source; 5] = [
+        Self::Line,
+        Self::Flight,
+        Self::DeadLetters,
+        Self::Sagas,
+        Self::Timetable,
+    ];
+
     fn place(self, stored: &Stored) -> Place {
         match self {
             Self::Line if stored.is_later => Place::Scheduled,
             Self::Line => Place::Due,
             Self::Flight => Place::Running,
             Self::DeadLetters => Place::Dead,
+            Self::Sagas => Place::Saga,
             Self::Timetable => Place::Timetable,
         }
     }
@@ -210,6 +222,23 @@ impl Source {
                        from queue.dead_letters
                        where id > $1
                        order by id
+                       limit $2"#,
+                    after.id,
+                    PAGE,
+                )
+                .fetch_all(conn)
+                .await
+            }
+            Self::Sagas => {
+                sqlx::query_as!(
+                    Stored,
+                    r#"select j.id as "id!", 'step ' || j.step || ' of saga ' || j.saga_id as name, j.queue, j.kind,
+                              j.args_version as version, j.args as "args: Json<Box<JsonRawValue>>", false as "is_later!"
+                       from queue.saga_jobs j
+                       join queue.sagas s on s.id = j.saga_id
+                       -- Sagas stop at a dead compensation, and go on when it is redriven.
+                       where j.id > $1 and j.job_id is null and s.state in ('running', 'compensating', 'compensation_failed')
+                       order by j.id
                        limit $2"#,
                     after.id,
                     PAGE,

@@ -29,7 +29,7 @@ pub enum Error {
         /// What the serializer said.
         source: serde_json::Error,
     },
-    /// A job of a group cannot wait for others: its turn is given when it is enqueued.
+    /// A job of a group cannot wait for others, nor be part of a saga: its turn is given when it is enqueued.
     #[error("{kind} has a group and cannot wait for other jobs")]
     GroupWaits {
         /// The kind of the job.
@@ -41,6 +41,9 @@ pub enum Error {
     /// One of those to wait for was never enqueued.
     #[error("cannot wait: {0}")]
     NotAJob(String),
+    /// A saga has at least one step, and not too many.
+    #[error("a saga has from 1 to {} steps, not {}", crate::saga::STEPS_MAX, .0)]
+    Steps(usize),
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),

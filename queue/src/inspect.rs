@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 
 pub use crate::health::{Health, health};
 use crate::job::JobId;
+pub use crate::saga::saga;
 use crate::{fan_in, metric};
 
 /// Which jobs to list, newest first.

@@ -11,7 +11,7 @@
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
-//! 9. [`fan_in`]: a job that is due when others have ended.
+//! 9. [`fan_in`]: a job that is due when others have ended; [`saga`]: steps that are undone in reverse.
 //! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices.
 //! 11. [`inspect`], [`health`], [`operate`], [`backlog`], [`testing`]: for people and for tests.
 //!
@@ -34,6 +34,7 @@ pub mod lease;
 pub mod metric;
 pub mod operate;
 pub mod rescue;
+pub mod saga;
 pub mod schedule;
 pub mod testing;
 pub mod wakeup;

@@ -39,6 +39,9 @@ pub enum Error {
         /// The one in its place.
         other: JobId,
     },
+    /// It is a step of a saga, whose earlier steps are being undone or already are.
+    #[error("job {0} is a step of a saga that has turned back: begin the saga anew under another key")]
+    TurnedBack(JobId),
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -159,7 +162,13 @@ pub async fn redrive(
         Some(group_key) => take_turn(&mut tx, id, group_key).await?,
         None => true,
     };
-    let is_awaited = fan_in::count_again(&mut tx, id).await?;
+    let is_awaited = fan_in::count_again(&mut tx, id).await.map_err(|error| {
+        let constraint = error.as_database_error().and_then(|refusal| refusal.constraint());
+        match constraint {
+            Some("sagas_do_not_turn_again") => Error::TurnedBack(id),
+            _ => Error::Database(error),
+        }
+    })?;
     let edited_fields = edit
         .as_ref()
         .map(|edit| changed_fields(&letter.args, edit))

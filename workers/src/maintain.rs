@@ -43,6 +43,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
             }
             if partitioned.is_due() {
                 queue::operate::ensure_partitions(&site.pool).await?;
+                queue::saga::prune(&mut *site.pool.acquire().await?).await?;
             }
             anyhow::Ok(())
         };

@@ -113,12 +113,32 @@ async fn the_gate_lists_what_a_build_could_not_run_wherever_it_lies() {
         .await
         .unwrap();
 
+    let mut conn = db.pool.acquire().await.unwrap();
+    let next = Play {
+        title: "next".to_owned(),
+        scenes: vec![],
+    };
+    let steps = queue::saga::Steps::new().step(&next).step(&next);
+    queue::saga::begin(&mut conn, "season", "2026", steps).await.unwrap();
+    sqlx::query("update queue.saga_jobs set kind = 'mime' where step = 2")
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    drop(conn);
+
     let found = check(&db).await;
     let read: Vec<_> = found.read.into_iter().collect();
-    use Place::{Dead, Due, Running, Scheduled, Timetable};
+    use Place::{Dead, Due, Running, Saga, Scheduled, Timetable};
     assert_eq!(
         read,
-        [(Due, 8), (Scheduled, 2), (Running, 1), (Dead, 7), (Timetable, 1)]
+        [
+            (Due, 9),
+            (Scheduled, 2),
+            (Running, 1),
+            (Dead, 7),
+            (Saga, 1),
+            (Timetable, 1)
+        ]
     );
     let seen: Vec<_> = found
         .stranded
@@ -140,6 +160,7 @@ async fn the_gate_lists_what_a_build_could_not_run_wherever_it_lies() {
             (Scheduled, "dance", 1, UnknownKind, "", 1),
             (Running, "tune", 1, UnknownKind, "", 1),
             (Dead, "play", 2, Undecodable, "title", 7),
+            (Saga, "mime", 2, UnknownKind, "", 1),
             (Timetable, "sing", 2, UnknownKind, "", 1),
         ]
     );
@@ -153,9 +174,10 @@ async fn the_gate_lists_what_a_build_could_not_run_wherever_it_lies() {
     );
     assert_eq!(error(4), "this build reads up to version 2");
     assert_eq!(found.stranded[7].samples, ["1001", "1002", "1003", "1004", "1005"]);
-    assert_eq!(found.stranded[8].samples, ["opera"]);
+    assert_eq!(found.stranded[8].samples, ["step 2 of saga 1"]);
+    assert_eq!(found.stranded[9].samples, ["opera"]);
     let found = check(&db).await;
-    assert_eq!((found.stranded_count(true), found.stranded_count(false)), (17, 10));
+    assert_eq!((found.stranded_count(true), found.stranded_count(false)), (18, 11));
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn traces(pool: &PgPool) -> i64 {
 }
 
 /// Runs what was claimed to its end, all of it at once.
-async fn run_claimed(pool: &PgPool, world: &World, worker: &Worker, claimed: Vec<queue::claim::Claimed>) {
+pub(crate) async fn run_claimed(pool: &PgPool, world: &World, worker: &Worker, claimed: Vec<queue::claim::Claimed>) {
     let (catalogue, stop) = (catalogue(), CancellationToken::new());
     let (completer, work) = Completer::new(pool.clone(), &catalogue);
     let work = tokio::spawn(work);

@@ -12,4 +12,5 @@ mod health;
 mod kinds;
 mod plans;
 mod rescues;
+mod sagas;
 mod schedules;
