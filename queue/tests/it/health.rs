@@ -144,7 +144,8 @@ async fn whoever_pins_the_horizon_is_named_with_the_remedy() {
         .unwrap();
     assert!(is_ended);
     testkit::eventually("the horizon to be free", || async {
-        let health = inspect::health(&mut *db.pool.acquire().await.unwrap()).await.unwrap();
+        let mut conn = db.pool.acquire().await.unwrap();
+        let health = inspect::health(&mut conn).await.unwrap();
         let is_held = health.holders.iter().any(|holder| holder.name == pid.to_string());
         (!is_held).then_some(())
     })
