@@ -22,8 +22,7 @@ $$;
 
 alter table queue.dead_letters
     add column pattern text generated always as (queue.message_pattern(message)) stored,
-    add column cause text generated always as (queue.cause(kind, error_class, error_code, message)) stored,
-    add column if not exists limit_key text;
+    add column cause text generated always as (queue.cause(kind, error_class, error_code, message)) stored;
 -- Counting the letters of each cause reads this index only.
 create index dead_letters_of_cause on queue.dead_letters (cause, id) include (dead_at);
 
@@ -56,6 +55,7 @@ declare
     lowest bigint;
     holding bigint;
     redriven bigint[];
+    awaited bigint[];
     freed text[] := '{}';
 begin
     -- As whoever enqueues into several groups: in the order of their keys.
@@ -88,6 +88,19 @@ begin
     join queue.dead_letters l on l.id = g.id
     left join queue.unique_keys u on u.kind = l.kind and u.key = l.unique_key and u.job_id <> l.id;
 
+    -- Whoever waits for one of them waits for it again.
+    awaited := array(
+        select x.id
+        from (
+            select l.id from queue.dead_letters l
+            where l.id = any(p_ids)
+              and not exists (select from queue.unique_keys u where u.kind = l.kind and u.key = l.unique_key and u.job_id <> l.id)
+            order by l.id
+            offset 0
+        ) x
+        where queue.count_again(x.id)
+    );
+
     with revived as (
         delete from queue.dead_letters l
         using unnest(p_ids, p_args) g (id, args)
@@ -98,14 +111,15 @@ begin
         returning l.*, coalesce(g.args, l.args) as new_args, g.args is not null as is_edited
     ), lined_up as (
         insert into queue.jobs as j (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
-                                     limit_key, failures, redrives, trace_context, created_at, waiting, turn)
+                                     limit_key, failures, redrives, trace_context, created_at, waiting, turn, awaited)
         select r.id, r.queue, r.kind, r.args_version, r.new_args, r.priority, r.fence, r.attempts_max, r.unique_key, r.group_key,
                r.limit_key, nullif(r.report -> 'attempts', '[]'),
                coalesce(r.report -> 'redrives', '[]') || jsonb_strip_nulls(jsonb_build_object(
                    'by', p_actor, 'at', clock_timestamp(), 'reason', p_reason, 'campaign_id', p_campaign_id,
                    'edited_fields', case when r.is_edited then queue.edited_fields(r.args, r.new_args) else '[]' end)),
                r.trace_context, r.created_at,
-               'redriven by ' || p_actor || coalesce(' in campaign ' || p_campaign_id, ''), r.group_key is null
+               'redriven by ' || p_actor || coalesce(' in campaign ' || p_campaign_id, ''), r.group_key is null,
+               nullif(r.id = any(awaited), false)
         from revived r
         order by r.id
         returning j.id

@@ -238,6 +238,7 @@ impl From<operate::Error> for Problem {
         let detail = error.to_string();
         match error {
             operate::Error::Database(error) => error.into(),
+            operate::Error::TurnedBack(_) => Problem::conflict("saga_turned_back", detail),
             operate::Error::NotFound(_) => Problem::not_found("dead letter"),
             operate::Error::Invalid(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail),
             operate::Error::KeyTaken { other, .. } => {

@@ -82,7 +82,7 @@ async fn migrations(state: &State) -> Result<(), String> {
 
 async fn queue(state: &State) -> Result<(), String> {
     let mut conn = state.pool.acquire().await.map_err(said("cannot be reached"))?;
-    queue::inspect::queues(&mut conn)
+    queue::inspect::workers(&mut conn)
         .await
         .map(drop)
         .map_err(said("cannot be read"))

@@ -1,7 +1,7 @@
 //! Queues and kinds of job: seen, paused and resumed.
 
 use axum::extract;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use queue::inspect::{self, PauseView, QueueView};
 use queue::operate::{self, Target};
 use serde::Serialize;
@@ -47,6 +47,12 @@ pub(crate) struct Queue {
     dead: i64,
     /// How long the longest-waiting due job has waited.
     oldest_due_seconds: Option<f64>,
+    /// Jobs that came in, a second, over the last minute.
+    arrived_per_second: Option<f64>,
+    /// Jobs that ended, a second, over the last minute.
+    completed_per_second: Option<f64>,
+    /// How long what is due takes at that speed, at most a day; to scale by.
+    drain_seconds: Option<f64>,
     /// The pause, if there is one.
     paused: Option<Pause>,
     /// The kinds of this queue that are paused.
@@ -63,6 +69,9 @@ impl From<QueueView> for Queue {
             running: queue.running,
             dead: queue.dead,
             oldest_due_seconds: queue.oldest_due_seconds,
+            arrived_per_second: queue.arrived_per_second,
+            completed_per_second: queue.completed_per_second,
+            drain_seconds: queue.drain_seconds,
             paused: queue.paused.map(Pause::from),
             paused_kinds: queue.paused_kinds,
         }
@@ -79,6 +88,9 @@ impl Queue {
             running: 0,
             dead: 0,
             oldest_due_seconds: None,
+            arrived_per_second: None,
+            completed_per_second: None,
+            drain_seconds: None,
             paused: None,
             paused_kinds: Vec::new(),
         }
@@ -118,6 +130,75 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, params: P
     Ok(Answer::ok(&Page {
         items,
         next_cursor: None,
+    }))
+}
+
+view! {
+    /// A table whose rows come and go.
+    TableHealth of queue::health::Table {
+        /// Its name.
+        name: String as String,
+        /// Rows that are there, estimated.
+        live_rows: i64 as i64,
+        /// Rows that are gone but not cleared away, estimated.
+        dead_rows: i64 as i64,
+        /// With its indexes.
+        bytes: i64 as i64,
+        /// How long ago it was last cleared.
+        vacuumed_seconds_ago: Option<f64> as Option<f64>,
+    }
+}
+
+view! {
+    /// Somebody because of whom rows that are gone cannot be cleared away.
+    Holder of queue::health::Holder {
+        /// session, prepared transaction or replication slot.
+        what: String as String,
+        /// The process of a session, or the name of the others.
+        name: String as String,
+        /// The program and the role.
+        who: String as String,
+        /// Its state and the beginning of its statement.
+        doing: String as String,
+        /// For how long, where that is known.
+        seconds: Option<f64> as Option<f64>,
+        /// How many transactions have begun since.
+        transactions: i64 as i64,
+        /// The statement that ends it.
+        remedy: String as String,
+    }
+}
+
+/// Whether the queue's tables stay small, and who keeps them from it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct QueueHealth {
+    /// The hot tables, the one with most dead rows first.
+    tables: Vec<TableHealth>,
+    /// For how long the horizon has been held.
+    horizon_seconds: f64,
+    /// By whom, the oldest first; at most twenty.
+    holders: Vec<Holder>,
+    /// The first day of the history.
+    history_since: Option<NaiveDate>,
+    /// Its size with indexes.
+    history_bytes: i64,
+}
+
+/// The queue's tables, and who keeps dead rows from being cleared away.
+#[utoipa::path(
+    get, path = "/queue-health", tag = "operations",
+    responses((status = 200, description = "The report", body = QueueHealth)),
+    security(("api_key" = ["jobs:read"])),
+)]
+pub(crate) async fn health(extract::State(state): extract::State<State>, params: Params) -> Result<Answer, Problem> {
+    params.end()?;
+    let health = inspect::health(&mut *state.pool.acquire().await?).await?;
+    Ok(Answer::ok(&QueueHealth {
+        horizon_seconds: health.horizon_seconds(),
+        tables: health.tables.into_iter().map(TableHealth::from).collect(),
+        holders: health.holders.into_iter().map(Holder::from).collect(),
+        history_since: health.history.since,
+        history_bytes: health.history.bytes,
     }))
 }
 

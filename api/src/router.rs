@@ -57,6 +57,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(redrives::resume))
         .routes(routes!(redrives::cancel))
         .routes(routes!(queues::list))
+        .routes(routes!(queues::health))
         .routes(routes!(queues::pause))
         .routes(routes!(queues::resume))
         .routes(routes!(queues::pause_kind))

@@ -1,4 +1,4 @@
-//! `/metrics`: what this process counted, and how deep every queue is right now.
+//! `/metrics`: what this process counted, and how deep every queue was when the fleet last counted.
 
 use std::fmt::Write;
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use axum::extract;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use queue::inspect::QueueView;
+use queue::inspect::{self, Health, Measure};
 
 use crate::State;
 use crate::problem::Problem;
@@ -37,45 +37,69 @@ pub(crate) async fn scrape(extract::State(state): extract::State<State>) -> Resu
         text.push_str(&recorder.render());
     }
     let mut conn = state.pool.acquire().await?;
-    let queues = queue::inspect::queues(&mut conn).await?;
-    gauges(&mut text, &queues);
+    gauges(&mut text, &inspect::measured(&mut conn).await?);
+    horizon_gauges(&mut text, &inspect::health(&mut conn).await?);
     pool_gauges(&mut text, &state.pool);
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }
 
-fn gauges(text: &mut String, queues: &[QueueView]) {
-    text.push_str("# HELP queue_depth Jobs by queue and state.\n# TYPE queue_depth gauge\n");
+fn gauges(text: &mut String, queues: &[Measure]) {
+    head(text, "queue_depth", "Jobs by queue and state.");
     for queue in queues {
-        let states = [
-            ("available", queue.available),
-            ("scheduled", queue.scheduled),
-            ("retryable", queue.retryable),
-            ("running", queue.running),
-            ("dead", queue.dead),
-        ];
-        for (state, count) in states {
+        for (state, count) in queue.depths() {
             line(
                 text,
                 format_args!("queue_depth{{queue={:?},state={state:?}}} {count}", queue.name),
             );
         }
     }
-    text.push_str(
-        "# HELP queue_oldest_due_seconds How long the longest-waiting due job has waited.\n\
-         # TYPE queue_oldest_due_seconds gauge\n",
+    type Gauge = (&'static str, &'static str, fn(&Measure) -> Option<f64>);
+    let gauges: [Gauge; 5] = [
+        (
+            "queue_oldest_due_seconds",
+            "How long the longest-waiting due job has waited.",
+            |queue| Some(queue.oldest_due_seconds.unwrap_or(0.0)),
+        ),
+        (
+            "queue_arrived_per_second",
+            "Jobs that came in, over the last minute.",
+            |queue| queue.arrived_per_second,
+        ),
+        (
+            "queue_completed_per_second",
+            "Jobs that ended, over the last minute.",
+            |queue| queue.completed_per_second,
+        ),
+        (
+            "queue_drain_seconds",
+            "How long what is due takes at that speed, at most a day.",
+            |queue| queue.drain_seconds,
+        ),
+        ("queue_paused", "1 while the queue is paused.", |queue| {
+            Some(f64::from(u8::from(queue.is_paused)))
+        }),
+    ];
+    for (name, help, value) in gauges {
+        head(text, name, help);
+        for queue in queues {
+            if let Some(value) = value(queue) {
+                line(text, format_args!("{name}{{queue={:?}}} {value}", queue.name));
+            }
+        }
+    }
+}
+
+fn horizon_gauges(text: &mut String, health: &Health) {
+    head(
+        text,
+        "queue_horizon_seconds",
+        "For how long somebody has kept rows from being cleared away.",
     );
-    for queue in queues {
-        let age = queue.oldest_due_seconds.unwrap_or(0.0);
-        line(
-            text,
-            format_args!("queue_oldest_due_seconds{{queue={:?}}} {age}", queue.name),
-        );
-    }
-    text.push_str("# HELP queue_paused 1 while the queue is paused.\n# TYPE queue_paused gauge\n");
-    for queue in queues {
-        let paused = i32::from(queue.paused.is_some());
-        line(text, format_args!("queue_paused{{queue={:?}}} {paused}", queue.name));
-    }
+    line(text, format_args!("queue_horizon_seconds {}", health.horizon_seconds()));
+}
+
+fn head(text: &mut String, name: &str, help: &str) {
+    line(text, format_args!("# HELP {name} {help}\n# TYPE {name} gauge"));
 }
 
 fn pool_gauges(text: &mut String, pool: &sqlx::PgPool) {

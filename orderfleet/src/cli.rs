@@ -55,6 +55,8 @@ pub enum Command {
     Worker(Worker),
     /// Bring the database's schema up to date
     Migrate(Migrate),
+    /// Check that this build can run everything an earlier one has stored, before it takes over
+    CheckDeploy(CheckDeploy),
     /// Import orders through the API, as a client would
     Import(Import),
     /// Wait until nothing is due or running
@@ -213,6 +215,25 @@ pub enum MigrateAction {
         #[command(flatten)]
         output: Output,
     },
+}
+
+/// Settings of `check-deploy`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Reads every payload with this build's kinds, upcasts included: what is due, scheduled, running, dead, and on\n\
+    the timetable. Changes nothing, locks nothing, and reads in short pages, so it is safe on a running fleet.\n\n\
+    Exit 0: this build may take over.\n\
+    Exit 2: something would be stranded; each line says what, how many, why, and names some.\n\
+    Exit 1: the check could not be made.\n\n\
+    In a pipeline: orderfleet migrate && orderfleet check-deploy && (replace the processes)"
+)]
+pub struct CheckDeploy {
+    /// Dead letters that this build cannot read are listed, but do not fail the check
+    #[arg(long)]
+    pub allow_dead: bool,
+
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// `import FORMAT FILE`.

@@ -132,6 +132,7 @@ pub async fn examine(conn: &mut PgConnection) -> anyhow::Result<Vec<Finding>> {
     ));
     if is_current {
         findings.extend(fleet(conn).await.context("asking about the fleet")?);
+        findings.extend(tables(conn).await.context("asking about the tables")?);
     }
     Ok(findings)
 }
@@ -247,6 +248,59 @@ async fn fleet(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
             findings.push(Finding::ok(&name, seen));
         }
     }
+    Ok(findings)
+}
+
+/// Whether the queue's tables stay small, and who keeps them from it.
+async fn tables(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
+    let health = queue::inspect::health(conn).await?;
+    let mut findings = Vec::new();
+    let bloated: Vec<_> = health.tables.iter().filter(|table| table.is_bloated()).collect();
+    for table in &bloated {
+        let seen = format!("{} rows and {} dead ones", table.live_rows, table.dead_rows);
+        let to_do = format!(
+            "end whoever holds the horizon, if anybody is listed here; then `vacuum queue.{}`",
+            table.name
+        );
+        findings.push(Finding::wrong(&format!("table {}", table.name), seen, to_do));
+    }
+    if bloated.is_empty() {
+        let dead: i64 = health.tables.iter().map(|table| table.dead_rows).sum();
+        findings.push(Finding::ok("tables", format!("{dead} dead rows in all")));
+    }
+    for holder in health.holders.iter().filter(|holder| holder.is_harmful()) {
+        let since = holder.seconds.map_or_else(
+            || format!("{} transactions", holder.transactions),
+            |seconds| format!("{seconds:.0} s"),
+        );
+        let seen = format!(
+            "held back for {since} by {} {} ({}), {}",
+            holder.what, holder.name, holder.who, holder.doing
+        );
+        let to_do = format!("dead rows pile up behind it: end it by itself, or `{}`", holder.remedy);
+        findings.push(Finding::wrong("horizon", seen, to_do));
+    }
+    if !health.holders.iter().any(queue::health::Holder::is_harmful) {
+        let seen = format!("held back for {:.0} s", health.horizon_seconds());
+        findings.push(Finding::of(
+            "horizon",
+            health.sees_all,
+            if health.sees_all {
+                seen
+            } else {
+                format!("{seen}, as far as this role can see")
+            },
+            "let this role see other sessions: `grant pg_read_all_stats to` it",
+        ));
+    }
+    let history = &health.history;
+    let since = history
+        .since
+        .map_or_else(|| "nothing".to_owned(), |since| format!("since {since}"));
+    findings.push(Finding::ok(
+        "history",
+        format!("{since}, {} MiB; days are dropped whole", history.bytes / (1 << 20)),
+    ));
     Ok(findings)
 }
 

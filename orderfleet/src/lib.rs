@@ -7,9 +7,11 @@
 //! 3. [`roles`] are the processes of a fleet: the API, the workers, the two simulators.
 //! 4. [`up`] starts all of them as real child processes and keeps them running.
 //! 5. [`import`] sends orders through the API, as a [`client`] would; [`drain`] waits until the fleet is idle.
-//! 6. [`verify`] checks the invariants from outside; [`doctor`] says what is wrong with an installation.
+//! 6. [`check_deploy`] is the gate of a new build; [`verify`] checks the invariants from outside; [`doctor`] says what is wrong
+//!    with an installation.
 //! 7. [`operator`] lists and mends: jobs, dead letters, queues, the timetable; [`redrive`] dead letters in bulk. [`table`] prints.
 
+pub mod check_deploy;
 pub mod cli;
 pub mod client;
 pub mod database;
@@ -35,7 +37,7 @@ use clap::CommandFactory;
 
 use cli::{Cli, Command};
 
-/// Carries out a command; its exit code is 1 when what was asked does not hold.
+/// Carries out a command; its exit code is 1 when what was asked does not hold, 2 when a deploy would strand jobs.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up(args) => up::run(args).await?,
@@ -55,6 +57,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Drain(args) => return drained(&args).await,
         Command::Verify(args) => return verified(&args).await,
+        Command::CheckDeploy(args) => return check_deploy::run(args).await,
         Command::Doctor(args) => return doctor::run(args).await,
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "orderfleet", &mut std::io::stdout());

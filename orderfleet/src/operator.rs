@@ -276,6 +276,9 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
                     "SCHEDULED",
                     "DEAD",
                     "OLDEST DUE",
+                    "IN/s",
+                    "OUT/s",
+                    "TO DRAIN",
                     "PAUSED",
                 ]);
                 for queue in queues {
@@ -294,6 +297,9 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
                         queue
                             .oldest_due_seconds
                             .map_or_else(String::new, |seconds| format!("{seconds:.1} s")),
+                        per_second(queue.arrived_per_second),
+                        per_second(queue.completed_per_second),
+                        drain(queue.drain_seconds),
                         paused.into_iter().chain(kinds).collect::<Vec<_>>().join(", "),
                     ]);
                 }
@@ -315,6 +321,20 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
             let words = if was_paused { "resumed" } else { "was not paused:" };
             table::say(&format!("{words} {word} {}\n", target.name))
         }
+    }
+}
+
+fn per_second(speed: Option<f64>) -> String {
+    speed.map_or_else(String::new, |speed| format!("{speed:.1}"))
+}
+
+fn drain(seconds: Option<f64>) -> String {
+    /// What the queue says when nothing ends.
+    const A_DAY: f64 = 86_400.0;
+    match seconds {
+        None => String::new(),
+        Some(seconds) if seconds >= A_DAY => "a day or more".to_owned(),
+        Some(seconds) => format!("{seconds:.0} s"),
     }
 }
 

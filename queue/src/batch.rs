@@ -16,8 +16,9 @@ use crate::attempt::{Attempt, FenceLost};
 use crate::catalogue::{Decoded, One};
 use crate::claim::Claimed;
 use crate::failure::is_infrastructure;
+use crate::fan_in;
 use crate::finish;
-use crate::job::{Job, Outcome};
+use crate::job::{Job, JobId, Outcome};
 use crate::lease::Registration;
 use crate::metric;
 use crate::runner::{Performed, Runner, Settled, Verdict, decode, refuse};
@@ -100,8 +101,9 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
     /// order of the jobs unless the batch had to be divided.
     pub async fn run_batch(&self, claimed: Vec<Claimed>, registration: Arc<Registration>) -> Vec<Settled> {
         let mut settled = Vec::with_capacity(claimed.len());
-        let (refused, fit): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|job| refuse(job).is_some());
-        let mut untried: Vec<_> = refused.into_iter().map(|job| vec![job]).collect();
+        let alone = self.to_be_run_alone(&claimed).await;
+        let (alone, fit): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|job| alone.contains(&job.id));
+        let mut untried: Vec<_> = alone.into_iter().map(|job| vec![job]).collect();
         untried.push(fit);
         while let Some(mut batch) = untried.pop() {
             if batch.len() == 1 {
@@ -137,6 +139,18 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             }
         }
         settled
+    }
+
+    /// Jobs that may not be run at all: what becomes of each is its own story.
+    async fn to_be_run_alone(&self, claimed: &[Claimed]) -> Vec<JobId> {
+        let refused = claimed.iter().filter(|job| refuse(job).is_some());
+        let mut alone: Vec<_> = refused.map(|job| job.id).collect();
+        let awaited: Vec<_> = claimed.iter().filter(|job| job.is_awaited).map(|job| job.id).collect();
+        if !awaited.is_empty() {
+            // Where that cannot be told, each finds it out for itself.
+            alone.extend(fan_in::refused(self.pool, &awaited).await.unwrap_or(awaited));
+        }
+        alone
     }
 
     /// Runs the handler on a batch of two or more, and ends its jobs in the same transaction.

@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::JsonRawValue;
@@ -133,6 +134,13 @@ impl<S: Send + Sync + 'static> Catalogue<S> {
             .unwrap_or_else(|_| Err(Unreadable::new("reading it panicked".to_owned())))
     }
 
+    /// The kinds that wait in one of these queues.
+    pub fn kinds_of(&self, queues: &[String]) -> Vec<KindInfo> {
+        let mut kinds = self.kinds();
+        kinds.retain(|kind| queues.iter().any(|queue| queue == kind.queue));
+        kinds
+    }
+
     pub(crate) fn kind(&self, kind: &str) -> Option<&dyn Kind<S>> {
         self.kinds.get(kind).map(AsRef::as_ref)
     }
@@ -209,9 +217,10 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
 
     fn decode(&self, version: i16, args: &JsonRawValue) -> anyhow::Result<Box<dyn Decoded<J::Services>>> {
         let job: J = if version == J::VERSION {
-            serde_json::from_str(args.get())?
+            read(args.get())?
         } else {
-            serde_json::from_value(J::upcast(version, serde_json::from_str(args.get())?)?)?
+            let today = J::upcast(version, serde_json::from_str(args.get())?)?;
+            serde_path_to_error::deserialize(today)?
         };
         Ok(Box::new(One(job)))
     }
@@ -231,6 +240,16 @@ impl<J: Job> Kind<J::Services> for Typed<J> {
                 error: error.into_inner().to_string(),
             }),
         }
+    }
+}
+
+/// Reads a payload; only one that cannot be read is read again, to say where.
+fn read<J: DeserializeOwned>(text: &str) -> anyhow::Result<J> {
+    match serde_json::from_str(text) {
+        Ok(job) => Ok(job),
+        Err(_) => Ok(serde_path_to_error::deserialize(
+            &mut serde_json::Deserializer::from_str(text),
+        )?),
     }
 }
 

@@ -210,7 +210,7 @@ impl Completer {
                 return Ok(None);
             }
         }
-        finish::follow(conn, jobs).await?;
+        finish::follow(conn, jobs, "completed").await?;
         Ok(Some(is_gone))
     }
 }
@@ -458,7 +458,7 @@ impl Work {
                 .filter(|(_, is_written)| **is_written)
                 .map(|(one, _)| &one.held)
                 .collect();
-            finish::follow(&mut tx, &ended).await?;
+            finish::follow(&mut tx, &ended, "completed").await?;
         }
         tx.commit().await?;
         Ok(written)

@@ -31,6 +31,21 @@ pub enum Error {
         /// What the serializer said.
         source: serde_json::Error,
     },
+    /// A job of a group cannot wait for others, nor be part of a saga: its turn is given when it is enqueued.
+    #[error("{kind} has a group and cannot wait for other jobs")]
+    GroupWaits {
+        /// The kind of the job.
+        kind: &'static str,
+    },
+    /// A job cannot wait for so many others.
+    #[error("a job waits for at most {} others, not {}", crate::fan_in::MEMBERS_MAX, .0)]
+    TooManyMembers(usize),
+    /// One of those to wait for was never enqueued.
+    #[error("cannot wait: {0}")]
+    NotAJob(String),
+    /// A saga has at least one step, and not too many.
+    #[error("a saga has from 1 to {} steps, not {}", crate::saga::STEPS_MAX, .0)]
+    Steps(usize),
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -277,6 +292,6 @@ async fn insert_one_plain<J: Job>(
     })
 }
 
-fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {
+pub(crate) fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {
     serde_json::to_value(job).map_err(|source| Error::Payload { kind: J::KIND, source })
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
 use crate::failure::Failure;
+use crate::fan_in;
 use crate::job::{DeadHead, DeadLetter, JobId, Outcome};
 
 /// What a writer must hold.
@@ -75,7 +76,7 @@ async fn end(conn: &mut PgConnection, held: &Held, state: &str, result: Option<V
     .fetch_one(&mut *conn)
     .await?;
     if is_ended {
-        follow(conn, &[held]).await?;
+        follow(conn, &[held], state).await?;
     }
     Ok(is_ended)
 }
@@ -83,14 +84,29 @@ async fn end(conn: &mut PgConnection, held: &Held, state: &str, result: Option<V
 impl Held {
     /// Whether anything follows from its end.
     pub(crate) fn is_followed(&self) -> bool {
-        self.group_key.is_some() || !self.limit_keys.is_empty()
+        self.group_key.is_some() || !self.limit_keys.is_empty() || self.is_awaited
     }
 }
 
-/// What follows when jobs have completed or were given up: the next of each group has its turn, and limits have room again.
-pub(crate) async fn follow(conn: &mut PgConnection, jobs: &[&Held]) -> sqlx::Result<()> {
+/// What follows when jobs have ended so: the next of each group has its turn, limits have room again, and whoever waited for
+/// them knows.
+pub(crate) async fn follow(conn: &mut PgConnection, jobs: &[&Held], outcome: &str) -> sqlx::Result<()> {
     leave_groups(conn, jobs).await?;
-    let_go(conn, jobs, true).await
+    let_go(conn, jobs, true).await?;
+    tell_waiters(conn, jobs, outcome).await
+}
+
+/// Tells those who wait for these jobs how they ended.
+async fn tell_waiters(conn: &mut PgConnection, jobs: &[&Held], outcome: &str) -> sqlx::Result<()> {
+    let awaited: Vec<JobId> = jobs
+        .iter()
+        .filter(|held| held.is_awaited)
+        .map(|held| held.job_id)
+        .collect();
+    match awaited.is_empty() {
+        true => Ok(()),
+        false => fan_in::tell(conn, &awaited, outcome).await,
+    }
 }
 
 /// These jobs have left their groups.
@@ -440,7 +456,8 @@ pub(crate) async fn bury(
     if dead_head == DeadHead::Skip {
         leave_groups(conn, &[held]).await?;
     }
-    let_go(conn, &[held], false).await
+    let_go(conn, &[held], false).await?;
+    tell_waiters(conn, &[held], "dead").await
 }
 
 /// One failed attempt as the failures of a job and the report remember it.

@@ -175,7 +175,7 @@ pub struct DeadLetter {
     pub kind: String,
     /// The fence of the claim that buries it.
     pub fence: i64,
-    /// exhausted, permanent, poison or deadline.
+    /// exhausted, permanent, poison, deadline or cancelled_parent.
     pub reason: &'static str,
     /// The class of the last failure.
     pub class: Class,

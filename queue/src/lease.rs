@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Trouble;
+use crate::catalogue::KindInfo;
 
 /// How often the heart beats, at most a third of the lease.
 const BEAT_EVERY: Duration = Duration::from_millis(400);
@@ -71,6 +72,8 @@ pub struct Identity {
     pub build: String,
     /// How long it is believed to live without a beat.
     pub lease: Duration,
+    /// The kinds it can run.
+    pub kinds: Vec<KindInfo>,
 }
 
 /// A registered worker whose heart beats; dropping it stops the heart but leaves the row.
@@ -278,9 +281,11 @@ impl Beats {
 /// Writes a worker's row for the session of this connection.
 pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Result<Registration> {
     let sent = Instant::now();
+    let kinds: Vec<String> = identity.kinds.iter().map(|kind| kind.kind.to_owned()).collect();
+    let versions: Vec<i16> = identity.kinds.iter().map(|kind| kind.version).collect();
     let id = sqlx::query_scalar!(
-        r#"insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until)
-           select $1, $2, $3, $4, $5, a.pid, a.backend_start, clock_timestamp() + make_interval(secs => $6)
+        r#"insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until, kinds, versions)
+           select $1, $2, $3, $4, $5, a.pid, a.backend_start, clock_timestamp() + make_interval(secs => $6), $7, $8
            from pg_stat_get_activity(pg_backend_pid()) a
            returning id"#,
         identity.name,
@@ -289,6 +294,8 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
         hostname(),
         i32::try_from(std::process::id()).unwrap_or(0),
         identity.lease.as_secs_f64(),
+        &kinds,
+        &versions,
     )
     .fetch_one(conn)
     .await?;

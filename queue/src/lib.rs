@@ -12,14 +12,16 @@
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
-//! 9. [`limit`]: what may run at once, and whether what it depends on works.
+//! 9. [`limit`]: what may run at once, and whether what it depends on works. [`fan_in`]: a job that is due when others have
+//!    ended; [`saga`]: steps that are undone in reverse.
 //! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices; [`cron`] says when, whatever the clocks do.
-//! 11. [`inspect`], [`operate`], [`timetable`], [`testing`]: for people and for tests; [`campaign`] redrives dead letters in
-//!     bulk.
+//! 11. [`inspect`], [`health`], [`operate`], [`timetable`], [`backlog`], [`testing`]: for people and for tests; [`campaign`]
+//!     redrives dead letters in bulk.
 //!
 //! Every state change has one counter; [`metric`] lists them.
 
 pub mod attempt;
+pub mod backlog;
 pub mod backoff;
 pub mod batch;
 pub mod campaign;
@@ -29,7 +31,9 @@ pub mod complete;
 pub mod cron;
 pub mod enqueue;
 pub mod failure;
+pub mod fan_in;
 pub mod finish;
+pub mod health;
 pub mod inspect;
 pub mod job;
 pub mod lease;
@@ -38,6 +42,7 @@ pub mod metric;
 pub mod operate;
 pub mod rescue;
 pub mod runner;
+pub mod saga;
 pub mod schedule;
 mod settle;
 pub mod testing;
@@ -49,4 +54,5 @@ pub use batch::{BatchJob, Member};
 pub use catalogue::{Catalogue, KindInfo};
 pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_many};
 pub use failure::{Class, Failure, HttpFacts};
+pub use fan_in::{OnFailure, enqueue_after_all};
 pub use job::{DeadHead, DeadLetter, Job, JobId, Outcome, Retry, Unique};

@@ -21,6 +21,12 @@
 //! | `queue_attempt_seconds` | kind | histogram of attempts |
 //! | `queue_depth` | queue, state | gauge: jobs by state |
 //! | `queue_oldest_due_seconds` | queue | gauge: the longest wait of a due job |
+//! | `queue_arrived_per_second` | queue | gauge: jobs that came in, over the last minute |
+//! | `queue_completed_per_second` | queue | gauge: jobs that ended, over the last minute |
+//! | `queue_drain_seconds` | queue | gauge: how long what is due takes at that speed, at most a day |
+//! | `queue_horizon_seconds` | | gauge: for how long somebody has kept rows from being cleared away |
+//! | `queue_table_dead_rows` | table | gauge: rows that are gone but not cleared away |
+//! | `queue_table_bytes` | table | gauge: the size with indexes |
 
 pub(crate) const ENQUEUED: &str = "queue_jobs_enqueued_total";
 pub(crate) const CLAIMED: &str = "queue_jobs_claimed_total";
@@ -41,3 +47,9 @@ pub(crate) const TICKS_MISSED: &str = "queue_ticks_missed_total";
 pub(crate) const ATTEMPT_SECONDS: &str = "queue_attempt_seconds";
 pub(crate) const DEPTH: &str = "queue_depth";
 pub(crate) const OLDEST_DUE_SECONDS: &str = "queue_oldest_due_seconds";
+pub(crate) const ARRIVED_PER_SECOND: &str = "queue_arrived_per_second";
+pub(crate) const COMPLETED_PER_SECOND: &str = "queue_completed_per_second";
+pub(crate) const DRAIN_SECONDS: &str = "queue_drain_seconds";
+pub(crate) const HORIZON_SECONDS: &str = "queue_horizon_seconds";
+pub(crate) const TABLE_DEAD_ROWS: &str = "queue_table_dead_rows";
+pub(crate) const TABLE_BYTES: &str = "queue_table_bytes";

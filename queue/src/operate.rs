@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
+use crate::fan_in;
 use crate::finish;
 use crate::job::JobId;
 
@@ -41,6 +42,9 @@ pub enum Error {
     /// What was asked for makes no sense, in words.
     #[error("{0}")]
     Invalid(String),
+    /// It is a step of a saga, whose earlier steps are being undone or already are.
+    #[error("job {0} is a step of a saga that has turned back: begin the saga anew under another key")]
+    TurnedBack(JobId),
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -132,7 +136,14 @@ pub async fn redrive(
         reason,
     )
     .fetch_optional(&mut *tx)
-    .await?;
+    .await
+    .map_err(|error| {
+        let constraint = error.as_database_error().and_then(|refusal| refusal.constraint());
+        match constraint {
+            Some("sagas_do_not_turn_again") => Error::TurnedBack(id),
+            _ => Error::Database(error),
+        }
+    })?;
     let Some(redriven) = redriven else {
         return Err(Error::NotFound(id));
     };
@@ -152,6 +163,7 @@ pub async fn redrive(
 /// Gives up a dead letter or a waiting job for good.
 pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> Result<(), Error> {
     let mut tx = conn.begin().await?;
+    fan_in::lock(&mut tx, id).await?;
     let result = json!({ "reason": reason, "by": actor });
     let ended = sqlx::query!(
         "with dead as (
@@ -182,6 +194,7 @@ pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
     if let Some(group_key) = ended.group_key {
         finish::pass_turns(&mut tx, &[group_key], &[id.0]).await?;
     }
+    fan_in::tell(&mut tx, &[id], "discarded").await?;
     audit(
         &mut tx,
         actor,

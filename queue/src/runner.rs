@@ -15,6 +15,7 @@ use crate::catalogue::{Catalogue, Decoded, Kind};
 use crate::claim::Claimed;
 use crate::complete::Completer;
 use crate::failure::{Class, Failure, is_infrastructure};
+use crate::fan_in;
 use crate::finish::Held;
 use crate::job::Outcome;
 use crate::lease::Registration;
@@ -119,6 +120,9 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         if let Some(verdict) = refuse(claimed) {
             return (verdict, None);
         }
+        if let Some(verdict) = self.refuse_waiter(claimed).await {
+            return (verdict, None);
+        }
         let Some(kind) = self.catalogue.kind(&claimed.kind) else {
             return (Verdict::HandBack, None);
         };
@@ -154,6 +158,21 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             Performed::LeaseLost => Verdict::Lost,
         };
         (verdict, attempt.ended())
+    }
+
+    /// A job that waited for others is not run when one of them failed, if it was enqueued so.
+    pub(crate) async fn refuse_waiter(&self, claimed: &Claimed) -> Option<Verdict> {
+        if !claimed.is_awaited {
+            return None;
+        }
+        match fan_in::refusal(self.pool, claimed.id).await {
+            Ok(why) => Some(Verdict::Dead {
+                reason: "cancelled_parent",
+                failure: Failure::permanent("member_failed", why?),
+                was_run: false,
+            }),
+            Err(error) => Some(Verdict::Infrastructure(crate::failure::excerpt(&error.to_string()))),
+        }
     }
 
     /// Runs a handler until it returns, panics, takes too long, or must stop.

@@ -53,6 +53,7 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
         let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
         let identity = Identity {
             name: "test".to_owned(),
+            kinds: catalogue.kinds(),
             pools: queues(catalogue),
             build: "test".to_owned(),
             lease: Duration::from_secs(3600),

@@ -94,6 +94,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
         pools: config.pools.clone(),
         build: config.build.clone(),
         lease: config.lease,
+        kinds: catalogue.kinds_of(&config.pools),
     };
     let heart = Heart::start(identity, database).context("starting the heartbeat")?;
     let (completer, completions) = Completer::new(pool.clone(), &catalogue);

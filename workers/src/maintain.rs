@@ -14,6 +14,8 @@ const ROUND_EVERY: Duration = Duration::from_millis(500);
 const TICK_EVERY: Duration = Duration::from_secs(1);
 const MEND_EVERY: Duration = Duration::from_secs(5);
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
+/// How often every member of every waiter is looked at, not only those without the mark.
+const SWEPT_EVERY: Duration = Duration::from_secs(60);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 
 /// How long campaigns are remembered, in days.
@@ -25,6 +27,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
     let mut ticked = Every::new(TICK_EVERY);
     let mut mended = Every::new(MEND_EVERY);
     let mut gauged = Every::new(GAUGES_EVERY);
+    let mut swept = Every::new(SWEPT_EVERY);
     let mut partitioned = Every::new(PARTITIONS_EVERY);
     let mut listed = Every::new(schedule::LIST_EVERY);
     // After trouble, before the next tick: a list that nobody lists goes out of force.
@@ -42,6 +45,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
             if mended.is_due() {
                 queue::limit::mend(&mut *site.pool.acquire().await?).await?;
             }
+            queue::fan_in::sweep(&site.pool, swept.is_due()).await?;
             if ticked.is_due() {
                 schedule::tick(&site.pool).await?;
             }
@@ -52,6 +56,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
                 queue::operate::ensure_partitions(&site.pool).await?;
                 schedule::prune(&site.pool).await?;
                 queue::campaign::prune(&mut *site.pool.acquire().await?, CAMPAIGNS_KEPT).await?;
+                queue::saga::prune(&mut *site.pool.acquire().await?).await?;
             }
             anyhow::Ok(())
         };

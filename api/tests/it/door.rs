@@ -195,6 +195,7 @@ async fn probes_metrics_documents_and_the_first_page_need_no_key_and_nothing_fro
     let metrics = ask(&app, &Method::GET, "/metrics", &[]).await.text;
     assert!(metrics.contains("route=\"/api/v1/orders\""), "{metrics}");
     assert!(metrics.contains("queue_oldest_due_seconds"), "{metrics}");
+    assert!(metrics.contains("queue_horizon_seconds"), "{metrics}");
 }
 
 #[tokio::test]

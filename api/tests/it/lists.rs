@@ -274,6 +274,14 @@ async fn queues_are_paused_and_dead_letters_discarded_with_a_reason() {
         StatusCode::NO_CONTENT
     );
     assert!(app.get("/api/v1/queues").await.json()["items"][0]["paused"].is_null());
+
+    let health = app.get("/api/v1/queue-health").await.json();
+    let tables = health["tables"].as_array().unwrap();
+    assert!(tables.iter().any(|table| table["name"] == "jobs"), "{health}");
+    assert!(
+        health["holders"].is_array() && health["history_since"].is_string(),
+        "{health}"
+    );
     assert_eq!(
         app.post("/api/v1/dead-letters/7/discard", json!({"reason": "x"}))
             .await

@@ -38,6 +38,7 @@ fn each_command_has_help_with_an_explanation_of_each_option() {
         "api",
         "worker",
         "migrate",
+        "check-deploy",
         "import",
         "drain",
         "verify",

@@ -295,7 +295,8 @@ struct Moved {
 async fn redrive(conn: &mut PgConnection, due: &Due, limit: i64) -> sqlx::Result<Moved> {
     // Of a group, nothing may go before an older letter that waits for a canary; the rest goes in the order of ids anyway.
     let picked = sqlx::query!(
-        r#"select w.job_id, w.args, d.id is null as "is_gone!", coalesce(d.fence <> w.fence, false) as "is_another!"
+        r#"select w.job_id, w.args, d.id is null as "is_gone!", coalesce(d.fence <> w.fence, false) as "is_another!",
+                  exists (select from queue.saga_jobs s where s.job_id = w.job_id and not s.undo) as "is_turned_back!"
            from queue.campaign_causes c
            cross join lateral (
                select l.job_id, l.args, l.fence
@@ -327,6 +328,8 @@ async fn redrive(conn: &mut PgConnection, due: &Due, limit: i64) -> sqlx::Result
             skipped.push((letter.job_id, GONE.to_owned()));
         } else if letter.is_another {
             skipped.push((letter.job_id, "it ran and died again meanwhile".to_owned()));
+        } else if letter.is_turned_back {
+            skipped.push((letter.job_id, "it is a step of a saga that has turned back".to_owned()));
         } else {
             jobs.push(letter.job_id);
             args.push(letter.args);

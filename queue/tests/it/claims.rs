@@ -104,10 +104,14 @@ async fn unknown_kinds_and_newer_versions_stay_in_line() {
     .unwrap();
     assert_eq!(run(&db.pool, &world).await, Default::default());
     assert_eq!(queue::testing::enqueued(&db.pool, "dance").await.unwrap()[0].attempt, 0);
-    assert_eq!(
-        queue::testing::enqueued(&db.pool, Act::KIND).await.unwrap()[0].attempt,
-        0
-    );
+    let newer = queue::testing::enqueued(&db.pool, Act::KIND).await.unwrap().remove(0);
+    assert_eq!(newer.attempt, 0);
+    let _worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let why = queue::inspect::why(&mut db.pool.acquire().await.unwrap(), newer.id)
+        .await
+        .unwrap();
+    let expected = "no worker of the queue stage knows act version 2; start one of a build that does";
+    assert!(why.contains(&expected.to_owned()), "{why:?}");
 }
 
 #[tokio::test]

@@ -153,6 +153,7 @@ pub(crate) async fn worker(pool: &PgPool, lease: Duration) -> Worker {
         pools: vec![Act::QUEUE.to_owned()],
         build: "test".to_owned(),
         lease,
+        kinds: catalogue().kinds(),
     };
     let registration = Arc::new(lease::register(&mut session, &identity).await.unwrap());
     Worker { session, registration }

@@ -3,14 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attempts;
+mod backlog;
 mod batches;
 mod campaigns;
 mod claims;
 mod dead_heads;
 mod dead_letters;
 mod enqueueing;
+mod fan_in;
+mod health;
 mod kinds;
 mod limits;
 mod plans;
 mod rescues;
+mod sagas;
 mod schedules;
