@@ -21,6 +21,7 @@ use crate::failure::{Class, Failure, is_infrastructure};
 use crate::finish::{self, Held};
 use crate::job::{DeadLetter, JobId, Outcome};
 use crate::lease::Registration;
+use crate::trace::{self, TraceContext};
 use crate::{metric, rescue};
 
 /// The job is no longer this attempt's: nothing was written, and nothing more may be.
@@ -226,15 +227,17 @@ pub async fn run<S: Send + Sync + 'static>(
     claimed: Claimed,
     registration: Arc<Registration>,
 ) -> Settled {
+    let trace = TraceContext::following(claimed.trace_context.as_deref());
     let span = tracing::info_span!(
         "attempt",
+        trace.id = %trace.trace_id(),
         job.id = claimed.id.0,
         job.kind = claimed.kind,
         job.attempt = claimed.attempt,
         queue = claimed.queue,
         worker.id = claimed.worker_id,
     );
-    async {
+    let work = async {
         let started = Instant::now();
         let (verdict, is_completed) = judge(runner, &claimed, &registration).await;
         metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
@@ -250,9 +253,8 @@ pub async fn run<S: Send + Sync + 'static>(
         }
         count(&claimed, settled);
         settled
-    }
-    .instrument(span)
-    .await
+    };
+    trace::scope(trace, work.instrument(span)).await
 }
 
 /// What an attempt comes to, before anything is written.

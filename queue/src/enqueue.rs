@@ -7,7 +7,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, Unique};
+use crate::trace;
 
 /// What became of a wish to enqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,12 @@ pub enum Error {
         /// What the serializer said.
         source: serde_json::Error,
     },
+    /// Only a job with a live unique key can be debounced.
+    #[error("a {kind} cannot be debounced: it has no unique key that is free when its job ends")]
+    NotDebounced {
+        /// The kind of the job.
+        kind: &'static str,
+    },
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -49,6 +56,46 @@ pub async fn enqueue_after<J: Job>(conn: &mut PgConnection, job: &J, wait: Durat
     insert(conn, job, None, Some(wait.as_secs_f64())).await
 }
 
+/// Enqueues a job that is due after `wait`, by the database's clock, or, when one of its unique key waits already, gives
+/// that one this payload and this wait, but makes it wait for no more than `wait_max` after it was enqueued. Not new means
+/// replaced. Neither is more than 366 days.
+///
+/// A job that runs keeps its payload, and a new one is made beside it, so nothing is lost: give both a group where they
+/// must not overlap. One that waits for its retry waits on. The key must be a live one.
+pub async fn enqueue_debounced<J: Job>(
+    conn: &mut PgConnection,
+    job: &J,
+    wait: Duration,
+    wait_max: Duration,
+) -> Result<Enqueued, Error> {
+    let Some(unique) = job.unique().filter(|unique| unique.scope == "live") else {
+        return Err(Error::NotDebounced { kind: J::KIND });
+    };
+    const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let row = sqlx::query!(
+        r#"select e.job_id as "id!", e.is_new as "is_new!"
+           from queue.enqueue_debounced(
+               make_interval(secs => $1), make_interval(secs => $2), $3, $4, $5, $6, $7, $8, $9,
+               make_interval(secs => $10), $11, $12
+           ) e"#,
+        wait.min(LONGEST).as_secs_f64(),
+        wait_max.min(LONGEST).as_secs_f64(),
+        J::QUEUE,
+        J::KIND,
+        payload(job)?,
+        unique.key,
+        job.group(),
+        i32::from(J::PRIORITY),
+        J::RETRY.attempts_max,
+        J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+        i32::from(J::VERSION),
+        trace::stored(),
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(enqueued::<J>(row.id, row.is_new))
+}
+
 /// Enqueues many jobs of one kind in one statement; the answers are in the order of the jobs.
 ///
 /// Group keys are locked in their own order, so that two bulk loads cannot wait for each other.
@@ -56,10 +103,12 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
     let mut args = Vec::with_capacity(jobs.len());
     let mut keys = Vec::with_capacity(jobs.len());
     let mut scopes = Vec::with_capacity(jobs.len());
+    let mut windows = Vec::with_capacity(jobs.len());
     let mut groups = Vec::with_capacity(jobs.len());
     for job in jobs {
         args.push(payload(job)?);
         let unique = job.unique();
+        windows.push(unique.as_ref().and_then(window_secs));
         scopes.push(unique.as_ref().map_or("kept", |unique| unique.scope).to_owned());
         keys.push(unique.map(|unique| unique.key));
         groups.push(job.group());
@@ -67,6 +116,9 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
     let is_plain = keys.iter().all(Option::is_none) && groups.iter().all(Option::is_none);
     if is_plain {
         return insert_plain::<J>(conn, &args).await;
+    }
+    if windows.iter().any(Option::is_some) {
+        return insert_within::<J>(conn, &args, &keys, &scopes, &windows, &groups).await;
     }
     let rows = sqlx::query!(
         r#"select n.place as "place!", e.job_id as "id!", e.is_new as "is_new!"
@@ -77,7 +129,7 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
            ) n
            cross join lateral queue.enqueue(
                $5, $6, n.args, null, n.key, n.scope, n.group_key, $7, $8,
-               clock_timestamp() + make_interval(secs => $9), $10
+               clock_timestamp() + make_interval(secs => $9), $10, $11
            ) e"#,
         &args,
         &keys as &[Option<String>],
@@ -89,25 +141,73 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         i32::from(J::VERSION),
+        trace::stored(),
     )
     .fetch_all(conn)
     .await?;
+    Ok(in_order::<J>(
+        rows.into_iter().map(|row| (row.place, row.id, row.is_new)),
+    ))
+}
 
-    let mut answers: Vec<_> = rows
-        .into_iter()
-        .map(|row| {
-            (
-                row.place,
-                Enqueued {
-                    id: JobId(row.id),
-                    is_new: row.is_new,
-                },
-            )
-        })
-        .collect();
-    answers.sort_by_key(|(place, _)| *place);
-    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(answers.len() as u64);
-    Ok(answers.into_iter().map(|(_, enqueued)| enqueued).collect())
+/// The same where some keys are taken for a time.
+async fn insert_within<J: Job>(
+    conn: &mut PgConnection,
+    args: &[serde_json::Value],
+    keys: &[Option<String>],
+    scopes: &[String],
+    windows: &[Option<f64>],
+    groups: &[Option<String>],
+) -> Result<Vec<Enqueued>, Error> {
+    let rows = sqlx::query!(
+        r#"select n.place as "place!", e.job_id as "id!", e.is_new as "is_new!"
+           from (
+               select * from unnest($1::jsonb[], $2::text[], $3::text[], $4::float8[], $5::text[])
+                    with ordinality as u(args, key, scope, secs, group_key, place)
+               order by group_key nulls first, place
+           ) n
+           cross join lateral queue.enqueue_within(
+               make_interval(secs => n.secs), $6, $7, n.args, null, n.key, n.scope, n.group_key, $8, $9,
+               clock_timestamp() + make_interval(secs => $10), $11, $12
+           ) e"#,
+        args,
+        keys as &[Option<String>],
+        scopes,
+        windows as &[Option<f64>],
+        groups as &[Option<String>],
+        J::QUEUE,
+        J::KIND,
+        i32::from(J::PRIORITY),
+        J::RETRY.attempts_max,
+        J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+        i32::from(J::VERSION),
+        trace::stored(),
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(in_order::<J>(
+        rows.into_iter().map(|row| (row.place, row.id, row.is_new)),
+    ))
+}
+
+fn in_order<J: Job>(rows: impl Iterator<Item = (i64, i64, bool)>) -> Vec<Enqueued> {
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort_by_key(|(place, ..)| *place);
+    rows.into_iter()
+        .map(|(_, id, is_new)| enqueued::<J>(id, is_new))
+        .collect()
+}
+
+/// Counts what is new.
+fn enqueued<J: Job>(id: i64, is_new: bool) -> Enqueued {
+    if is_new {
+        metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
+    }
+    Enqueued { id: JobId(id), is_new }
+}
+
+fn window_secs(unique: &Unique) -> Option<f64> {
+    unique.window.map(|window| window.as_secs_f64())
 }
 
 /// Jobs that nobody else's can collide with need none of what `queue.enqueue` looks up for each.
@@ -122,8 +222,9 @@ async fn insert_plain<J: Job>(conn: &mut PgConnection, args: &[serde_json::Value
     .fetch_optional(&mut *conn)
     .await?;
     let ids = sqlx::query_scalar!(
-        r#"insert into queue.jobs (queue, kind, args, priority, attempts_max, deadline_at, args_version)
-           select $1, $2, n.args, $4, $5, clock_timestamp() + make_interval(secs => $6), $7
+        r#"insert into queue.jobs (queue, kind, args, priority, attempts_max, deadline_at, args_version,
+                                   trace_context)
+           select $1, $2, n.args, $4, $5, clock_timestamp() + make_interval(secs => $6), $7, $8
            from unnest($3::jsonb[]) with ordinality as n (args, place)
            order by n.place
            returning id as "id: JobId""#,
@@ -134,6 +235,7 @@ async fn insert_plain<J: Job>(conn: &mut PgConnection, args: &[serde_json::Value
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         J::VERSION,
+        trace::stored(),
     )
     .fetch_all(conn)
     .await?;
@@ -149,11 +251,39 @@ async fn insert<J: Job>(
 ) -> Result<Enqueued, Error> {
     let args = payload(job)?;
     let unique = job.unique();
+    if let Some(within_secs) = unique.as_ref().and_then(window_secs) {
+        let row = sqlx::query!(
+            r#"select e.job_id as "id!", e.is_new as "is_new!"
+               from queue.enqueue_within(
+                   make_interval(secs => $1), $2, $3, $4, coalesce($5, clock_timestamp() + make_interval(secs => $6)), $7, $8,
+                   $9, $10, $11,
+                   greatest($5, clock_timestamp() + make_interval(secs => coalesce($6, 0))) + make_interval(secs => $12),
+                   $13, $14
+               ) e"#,
+            within_secs,
+            J::QUEUE,
+            J::KIND,
+            args,
+            run_at,
+            wait_secs,
+            unique.as_ref().map(|unique| unique.key.as_str()),
+            unique.as_ref().map(|unique| unique.scope),
+            job.group(),
+            i32::from(J::PRIORITY),
+            J::RETRY.attempts_max,
+            J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+            i32::from(J::VERSION),
+            trace::stored(),
+        )
+        .fetch_one(conn)
+        .await?;
+        return Ok(enqueued::<J>(row.id, row.is_new));
+    }
     let row = sqlx::query!(
         r#"select e.job_id as "id!", e.is_new as "is_new!"
            from queue.enqueue(
                $1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => $5)), $6, $7, $8, $9, $10,
-               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5, 0))) + make_interval(secs => $11), $12
+               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5, 0))) + make_interval(secs => $11), $12, $13
            ) e"#,
         J::QUEUE,
         J::KIND,
@@ -167,16 +297,11 @@ async fn insert<J: Job>(
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         i32::from(J::VERSION),
+        trace::stored(),
     )
     .fetch_one(conn)
     .await?;
-    if row.is_new {
-        metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
-    }
-    Ok(Enqueued {
-        id: JobId(row.id),
-        is_new: row.is_new,
-    })
+    Ok(enqueued::<J>(row.id, row.is_new))
 }
 
 fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {

@@ -4,7 +4,7 @@
 //!
 //! 1. [`job`]: what a job is: its payload, its policy and what it does.
 //! 2. [`failure`]: what may go wrong, sorted by what happens next.
-//! 3. [`mod@enqueue`]: a job exists if and only if the caller's transaction commits.
+//! 3. [`mod@enqueue`]: a job exists if and only if the caller's transaction commits; [`trace`] says what it follows from.
 //! 4. [`catalogue`]: the kinds a process knows; it claims no others.
 //! 5. [`claim`]: due jobs change hands, each claim with a higher fence.
 //! 6. [`attempt`]: one run of one job as a list of named steps; [`Effects`] are its fenced writes.
@@ -32,10 +32,11 @@ pub mod operate;
 pub mod rescue;
 pub mod schedule;
 pub mod testing;
+pub mod trace;
 pub mod wakeup;
 
 pub use attempt::{Attempt, Effects, FenceLost};
 pub use catalogue::{Catalogue, KindInfo};
-pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_many};
+pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_debounced, enqueue_many};
 pub use failure::{Class, Failure, HttpFacts};
 pub use job::{DeadLetter, Job, JobId, Outcome, Retry, Unique};

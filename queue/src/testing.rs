@@ -98,12 +98,15 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     Ok(ran)
 }
 
-/// Makes everything that waits due that much sooner: rows move, not clocks.
+/// Makes everything that waits due that much sooner, and ends the keys that are taken for a time: rows move, not clocks.
 pub async fn fast_forward(pool: &PgPool, time: Duration) -> sqlx::Result<()> {
     sqlx::query!(
         "with moved as (
              update queue.jobs
-             set run_at = run_at - make_interval(secs => $1), deadline_at = deadline_at - make_interval(secs => $1)
+             set run_at = run_at - make_interval(secs => $1), deadline_at = deadline_at - make_interval(secs => $1),
+                 created_at = created_at - make_interval(secs => $1)
+         ), aged as (
+             update queue.unique_keys set expires_at = expires_at - make_interval(secs => $1) where expires_at is not null
          )
          update queue.schedules set settled_at = settled_at - make_interval(secs => $1)",
         time.as_secs_f64(),
