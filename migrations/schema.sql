@@ -243,6 +243,91 @@ begin
             p_unique_key, p_group_key, p_trace_context, has_turn);
 end $$;
 
+CREATE FUNCTION queue.enqueue_debounced(p_wait interval, p_wait_max interval, p_queue text, p_kind text, p_args jsonb, p_unique_key text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_after interval DEFAULT NULL::interval, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+declare
+    -- Whoever comes in between has got somewhere: a hundred times in a row is a fault.
+    rounds_left int := 100;
+    present timestamptz;
+    due timestamptz;
+begin
+    if p_unique_key is null then
+        raise exception 'only a job with a unique key can be debounced' using errcode = 'null_value_not_allowed';
+    end if;
+    if p_group_key is not null then
+        perform pg_advisory_xact_lock(hashtextextended(p_group_key, 7));
+    end if;
+    while rounds_left > 0 loop
+        rounds_left := rounds_left - 1;
+        present := clock_timestamp();
+        select u.job_id into job_id from queue.unique_keys u where u.kind = p_kind and u.key = p_unique_key;
+        if job_id is not null then
+            -- The row of the job is the lock: a claim that is faster takes it away, one that is slower takes the new payload.
+            -- One that was tried waits as long as its retry says.
+            update queue.jobs j
+            set args = p_args, args_version = p_args_version, trace_context = p_trace_context,
+                run_at = greatest(least(present + p_wait, j.created_at + p_wait_max),
+                                  case when j.fence > 0 then j.run_at end),
+                deadline_at = least(present + p_wait, j.created_at + p_wait_max) + p_deadline_after
+            where j.id = job_id
+            returning j.run_at into due;
+            if found then
+                is_new := false;
+                if due <= present then
+                    perform pg_notify('queue_jobs', p_queue);
+                end if;
+                return;
+            end if;
+            delete from queue.unique_keys u where u.kind = p_kind and u.key = p_unique_key and u.job_id = enqueue_debounced.job_id;
+        end if;
+        due := present + least(p_wait, p_wait_max);
+        select e.job_id, e.is_new into job_id, is_new
+        from queue.enqueue(
+            p_queue => p_queue, p_kind => p_kind, p_args => p_args, p_run_at => due, p_unique_key => p_unique_key,
+            p_unique_scope => 'live', p_group_key => p_group_key, p_priority => p_priority,
+            p_attempts_max => p_attempts_max, p_deadline_at => due + p_deadline_after, p_args_version => p_args_version,
+            p_trace_context => p_trace_context) e;
+        exit when is_new;
+    end loop;
+    if not is_new then
+        raise exception 'the unique key % of % never stood still', p_unique_key, p_kind using errcode = 'serialization_failure';
+    end if;
+end $$;
+
+CREATE FUNCTION queue.enqueue_within(p_within interval, p_queue text, p_kind text, p_args jsonb, p_run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if p_within <= interval '0' or p_within > interval '366 days' then
+        raise exception 'a unique key is taken for more than nothing and at most 366 days, not for %', p_within
+            using errcode = 'invalid_parameter_value';
+    end if;
+    if p_within is not null then
+        if p_unique_key is null then
+            raise exception 'only a job with a unique key can be unique for a time'
+                using errcode = 'null_value_not_allowed';
+        end if;
+        -- The group before the key, as whoever enqueues a second job of the group in one transaction does.
+        if p_group_key is not null then
+            perform pg_advisory_xact_lock(hashtextextended(p_group_key, 7));
+        end if;
+        delete from queue.unique_keys u
+        where u.kind = p_kind and u.key = p_unique_key and u.expires_at <= clock_timestamp();
+    end if;
+    select e.job_id, e.is_new into job_id, is_new
+    from queue.enqueue(
+        p_queue => p_queue, p_kind => p_kind, p_args => p_args, p_run_at => p_run_at, p_unique_key => p_unique_key,
+        p_unique_scope => case when p_within is null then p_unique_scope else 'kept' end, p_group_key => p_group_key,
+        p_priority => p_priority, p_attempts_max => p_attempts_max, p_deadline_at => p_deadline_at,
+        p_args_version => p_args_version, p_trace_context => p_trace_context) e;
+    if p_within is not null and is_new then
+        update queue.unique_keys u
+        set scope = 'window', expires_at = clock_timestamp() + p_within
+        where u.kind = p_kind and u.key = p_unique_key;
+    end if;
+end $$;
+
 CREATE FUNCTION queue.ensure_partitions(days_ahead integer DEFAULT 7) RETURNS integer
     LANGUAGE plpgsql
     AS $$
@@ -1057,6 +1142,13 @@ ALTER TABLE queue.audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE queue.cancels (
+    job_id bigint NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 ALTER TABLE queue.claims ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME queue.claims_id_seq
     START WITH 1
@@ -1093,6 +1185,13 @@ ALTER TABLE queue.jobs ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+
+CREATE TABLE queue.logs (
+    job_id bigint NOT NULL,
+    lines jsonb NOT NULL,
+    dropped integer DEFAULT 0 NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
 CREATE TABLE queue.losses (
@@ -1151,7 +1250,9 @@ CREATE TABLE queue.unique_keys (
     job_id bigint NOT NULL,
     scope text NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT unique_keys_scope_check CHECK ((scope = ANY (ARRAY['live'::text, 'kept'::text])))
+    expires_at timestamp with time zone,
+    CONSTRAINT unique_keys_scope_check CHECK ((scope = ANY (ARRAY['live'::text, 'kept'::text, 'window'::text]))),
+    CONSTRAINT unique_keys_window_has_an_end CHECK (((scope = 'window'::text) = (expires_at IS NOT NULL)))
 );
 
 CREATE TABLE queue.workers (
@@ -1291,6 +1392,9 @@ ALTER TABLE ONLY public.webhook_endpoints
 ALTER TABLE ONLY queue.audit
     ADD CONSTRAINT audit_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY queue.cancels
+    ADD CONSTRAINT cancels_pkey PRIMARY KEY (job_id);
+
 ALTER TABLE ONLY queue.claims
     ADD CONSTRAINT claims_pkey PRIMARY KEY (id);
 
@@ -1302,6 +1406,9 @@ ALTER TABLE ONLY queue.ended
 
 ALTER TABLE ONLY queue.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY queue.logs
+    ADD CONSTRAINT logs_pkey PRIMARY KEY (job_id);
 
 ALTER TABLE ONLY queue.losses
     ADD CONSTRAINT losses_pkey PRIMARY KEY (worker_id);
@@ -1399,6 +1506,8 @@ CREATE INDEX jobs_grouped ON queue.jobs USING btree (group_key, id) WHERE (group
 
 CREATE INDEX jobs_in_line ON queue.jobs USING btree (queue, suspect, rank, id) WHERE turn;
 
+CREATE INDEX logs_by_age ON queue.logs USING btree (at);
+
 CREATE INDEX losses_by_time ON queue.losses USING btree (lost_at);
 
 CREATE INDEX progress_of_claim ON queue.progress USING btree (claim_id);
@@ -1406,6 +1515,8 @@ CREATE INDEX progress_of_claim ON queue.progress USING btree (claim_id);
 CREATE INDEX turns_vacant ON queue.turns USING btree (group_key) WHERE vacant;
 
 CREATE INDEX unique_keys_by_age ON queue.unique_keys USING btree (created_at);
+
+CREATE INDEX unique_keys_by_end ON queue.unique_keys USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
 CREATE INDEX unique_keys_by_job ON queue.unique_keys USING btree (job_id);
 

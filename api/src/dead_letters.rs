@@ -183,6 +183,7 @@ impl From<operate::Error> for Problem {
         match error {
             operate::Error::Database(error) => error.into(),
             operate::Error::NotFound(_) => Problem::not_found("dead letter"),
+            operate::Error::Ended { state, .. } => Problem::conflict("job_ended", detail).with("state", state),
             operate::Error::KeyTaken { other, .. } => {
                 Problem::conflict("unique_key_taken", detail).with("job_id", other.0)
             }

@@ -45,6 +45,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(vehicles::get, vehicles::update, vehicles::retire))
         .routes(routes!(work::list))
         .routes(routes!(work::get))
+        .routes(routes!(work::cancel))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::get))
         .routes(routes!(dead_letters::redrive))

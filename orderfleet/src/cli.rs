@@ -309,7 +309,7 @@ pub struct Output {
     pub json: bool,
 }
 
-/// `jobs [list|show|why]`.
+/// `jobs [list|show|why|cancel]`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Jobs {
@@ -325,7 +325,7 @@ pub struct Jobs {
 pub enum JobsAction {
     /// List jobs, newest first (the default)
     List(JobsList),
-    /// Show one job whole: arguments, attempts, failures
+    /// Show one job whole: arguments, attempts, failures, log
     Show {
         /// The job's number
         id: i64,
@@ -336,6 +336,14 @@ pub enum JobsAction {
     Why {
         /// The job's number
         id: i64,
+    },
+    /// End jobs that wait, and ask those that run to stop: they do within a second, unless they end before
+    Cancel {
+        /// The jobs' numbers
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        #[command(flatten)]
+        because: Because,
     },
 }
 

@@ -5,7 +5,9 @@ use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use queue::JobId;
 use queue::inspect::{self, DeadFilter, DeadLetterView, JobFilter, JobView};
-use queue::operate::{self, Target};
+use queue::log::{self, Log};
+use queue::operate::{self, Cancelled, Target};
+use serde::Serialize;
 use sqlx::PgConnection;
 
 use crate::cli::{self, DeadAction, JobsAction, QueuesAction, ScheduleAction};
@@ -21,7 +23,22 @@ pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
             let job = inspect::job(&mut conn, JobId(id)).await.context("reading the job")?;
             let job =
                 job.with_context(|| format!("there is no job {id}; finished ones are kept for some days only"))?;
-            table::print(output.json, &job, show_job)
+            let log = log::read(&mut conn, JobId(id)).await.context("reading the job's log")?;
+            table::print(output.json, &Whole { job, log }, show_job)
+        }
+        JobsAction::Cancel { ids, because } => {
+            for id in ids {
+                let cancelled = operate::cancel(&mut conn, JobId(id), &because.actor, &because.reason)
+                    .await
+                    .with_context(|| format!("cancelling job {id}"))?;
+                table::say(&match cancelled {
+                    Cancelled::Ended => format!("cancelled {id}\n"),
+                    Cancelled::Asked => {
+                        format!("asked {id} to stop; `orderfleet jobs show {id}` says whether it did\n")
+                    }
+                })?;
+            }
+            Ok(())
         }
         JobsAction::Why { id } => {
             let why = inspect::why(&mut conn, JobId(id))
@@ -69,7 +86,15 @@ fn tries(job: &JobView) -> String {
     }
 }
 
-fn show_job(job: &JobView) -> Table {
+/// A job and what it has logged.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    job: JobView,
+    log: Log,
+}
+
+fn show_job(Whole { job, log }: &Whole) -> Table {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     let mut line = |name: &str, value: String| table.row([name.to_owned(), value]);
     line("id", job.id.to_string());
@@ -108,6 +133,15 @@ fn show_job(job: &JobView) -> Table {
     }
     for failure in job.failures.as_array().into_iter().flatten() {
         line("failure", failure.to_string());
+    }
+    if log.dropped > 0 {
+        line("log", format!("({} earlier lines are gone)", log.dropped));
+    }
+    for said in &log.lines {
+        line(
+            "log",
+            format!("{} try {}: {}", moment(said.at), said.attempt, said.line),
+        );
     }
     table
 }

@@ -58,7 +58,7 @@ pub struct Attempt {
     registration: Arc<Registration>,
     stop: CancellationToken,
     is_completed: Arc<AtomicBool>,
-    held: Held,
+    pub(crate) held: Held,
 }
 
 impl Attempt {
@@ -97,11 +97,13 @@ impl Attempt {
             .min(self.registration.time_left())
     }
 
-    /// Ends when the attempt should: its lease is lost or the worker stops.
+    /// Ends when the attempt should: its lease is lost, the worker stops, or somebody cancels the job. The attempt is
+    /// dropped then; this is for the tasks it has spawned.
     pub async fn cancelled(&self) {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = self.registration.lost.cancelled() => {}
+            () = self.registration.asked_to_cancel(self.job_id) => {}
         }
     }
 
@@ -124,7 +126,7 @@ impl Attempt {
         Ok(())
     }
 
-    fn fence_lost(&self) -> FenceLost {
+    pub(crate) fn fence_lost(&self) -> FenceLost {
         metrics::counter!(crate::metric::FENCED, "kind" => self.kind.clone()).increment(1);
         FenceLost {
             job_id: self.job_id,
@@ -200,6 +202,8 @@ pub enum Settled {
     Buried,
     /// Given up on purpose.
     Discarded,
+    /// Stopped because somebody asked for it.
+    Cancelled,
     /// Somebody else's: nothing was written.
     Lost,
 }
@@ -273,6 +277,7 @@ enum Verdict {
     },
     Infrastructure(String),
     HandBack,
+    Cancelled,
     Lost,
 }
 
@@ -321,6 +326,7 @@ async fn judge<S: Send + Sync + 'static>(
             exhaust(Verdict::Failed { failure, wait }, claimed)
         }
         Performed::Stopped => Verdict::HandBack,
+        Performed::Cancelled => Verdict::Cancelled,
         Performed::LeaseLost => Verdict::Lost,
     };
     (verdict, attempt.is_completed.load(Ordering::Acquire))
@@ -362,6 +368,7 @@ enum Performed {
     Panicked(String),
     TimedOut,
     Stopped,
+    Cancelled,
     LeaseLost,
 }
 
@@ -381,6 +388,7 @@ async fn perform<S: Send + Sync + 'static>(
             Err(_) => Performed::TimedOut,
         },
         () = attempt.registration.lost.cancelled() => Performed::LeaseLost,
+        () = attempt.registration.asked_to_cancel(attempt.job_id) => Performed::Cancelled,
         () = runner.stop.cancelled() => Performed::Stopped,
     }
 }
@@ -516,6 +524,12 @@ async fn write_alone<S: Send + Sync + 'static>(
             let is_written = finish::discard(&mut tx, held, reason).await?;
             tx.commit().await?;
             (is_written, Settled::Discarded)
+        }
+        Verdict::Cancelled => {
+            let mut tx = runner.pool.begin().await?;
+            let is_written = finish::cancel(&mut tx, held).await?;
+            tx.commit().await?;
+            (is_written, Settled::Cancelled)
         }
         Verdict::HandBack => (
             finish::hand_back(&mut *runner.pool.acquire().await?, held).await?,
@@ -701,6 +715,7 @@ fn count(claimed: &Claimed, settled: Settled) {
         Settled::Retried => metric::RETRIED,
         Settled::Postponed => metric::POSTPONED,
         Settled::Discarded => metric::DISCARDED,
+        Settled::Cancelled => metric::CANCELLED,
         Settled::Buried | Settled::Lost => return,
     };
     metrics::counter!(name, "kind" => claimed.kind.clone()).increment(1);

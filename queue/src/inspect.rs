@@ -487,7 +487,12 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
             let worker = view
                 .worker_id
                 .map_or_else(String::new, |worker| format!(" on worker {worker}"));
-            return Ok(vec![format!("it is running{worker}, attempt {}", view.attempt)]);
+            let mut lines = vec![format!("it is running{worker}, attempt {}", view.attempt)];
+            let wish = sqlx::query!("select actor, reason from queue.cancels where job_id = $1", id.0)
+                .fetch_optional(conn)
+                .await?;
+            lines.extend(wish.map(|wish| format!("{} has asked it to stop: {}", wish.actor, wish.reason)));
+            return Ok(lines);
         }
         "dead" => {
             let message = view.waiting.unwrap_or_default();

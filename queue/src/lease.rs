@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Trouble;
+use crate::job::JobId;
 
 /// How often the heart beats, at most a third of the lease.
 const BEAT_EVERY: Duration = Duration::from_millis(400);
@@ -34,6 +35,8 @@ pub struct Registration {
     /// Cancelled when the row is gone: others may hold our jobs.
     pub lost: CancellationToken,
     valid_until: Mutex<Instant>,
+    /// Jobs, ours or not, that somebody has asked to stop.
+    cancels: watch::Sender<Vec<i64>>,
 }
 
 impl Registration {
@@ -43,7 +46,15 @@ impl Registration {
             build,
             lost: CancellationToken::new(),
             valid_until: Mutex::new(valid_until),
+            cancels: watch::Sender::new(Vec::new()),
         }
+    }
+
+    /// Ends when a heartbeat has read that this job is asked to stop.
+    pub(crate) async fn asked_to_cancel(&self, job: JobId) {
+        let mut cancels = self.cancels.subscribe();
+        // The sender lives as long as we do.
+        _ = cancels.wait_for(|asked| asked.contains(&job.0)).await;
     }
 
     /// How long the lease can still be trusted, by this machine's monotonic clock.
@@ -214,21 +225,27 @@ impl Beats {
         self.sender.borrow().clone()
     }
 
-    /// Proves life once; false when the row is gone.
+    /// Proves life once, and reads which jobs are asked to stop; false when the row is gone.
     async fn beat(&self, conn: &mut PgConnection, registration: &Registration) -> sqlx::Result<bool> {
+        const CANCELS_MAX: i64 = 1000;
         let sent = Instant::now();
-        let beaten = sqlx::query!(
-            "update queue.workers set beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
-             where id = $1",
+        let beaten = sqlx::query_scalar!(
+            r#"update queue.workers set beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
+               where id = $1
+               returning array(select c.job_id from queue.cancels c order by c.at limit $3) as "cancels!""#,
             registration.id,
             self.identity.lease.as_secs_f64(),
+            CANCELS_MAX,
         )
-        .execute(conn)
+        .fetch_optional(conn)
         .await?;
-        if beaten.rows_affected() == 0 {
-            return Ok(false);
-        }
+        let Some(cancels) = beaten else { return Ok(false) };
         registration.extend(sent + self.identity.lease);
+        registration.cancels.send_if_modified(|known| {
+            let is_news = *known != cancels;
+            *known = cancels;
+            is_news
+        });
         Ok(true)
     }
 

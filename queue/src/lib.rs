@@ -7,7 +7,7 @@
 //! 3. [`mod@enqueue`]: a job exists if and only if the caller's transaction commits; [`trace`] says what it follows from.
 //! 4. [`catalogue`]: the kinds a process knows; it claims no others.
 //! 5. [`claim`]: due jobs change hands, each claim with a higher fence.
-//! 6. [`attempt`]: one run of one job as a list of named steps; [`Effects`] are its fenced writes.
+//! 6. [`attempt`]: one run of one job as a list of named steps; [`Effects`] are its fenced writes, [`mod@log`] what it says.
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
@@ -27,6 +27,7 @@ pub mod finish;
 pub mod inspect;
 pub mod job;
 pub mod lease;
+pub mod log;
 pub mod metric;
 pub mod operate;
 pub mod rescue;

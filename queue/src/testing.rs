@@ -26,6 +26,8 @@ pub struct Ran {
     pub buried: u64,
     /// Attempts that discarded their job.
     pub discarded: u64,
+    /// Attempts that were stopped because somebody asked for it.
+    pub cancelled: u64,
     /// Attempts whose job was taken from them.
     pub lost: u64,
 }
@@ -82,6 +84,7 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
                     Settled::Postponed => ran.postponed += 1,
                     Settled::Buried => ran.buried += 1,
                     Settled::Discarded => ran.discarded += 1,
+                    Settled::Cancelled => ran.cancelled += 1,
                     Settled::Lost => ran.lost += 1,
                 }
             }

@@ -31,6 +31,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
                 is_installed = true;
             }
             queue::operate::fill_vacant_turns(&site.pool).await?;
+            queue::operate::settle_cancels(&site.pool).await?;
             if ticked.is_due() {
                 schedule::tick(&site.pool).await?;
             }

@@ -155,6 +155,7 @@ async fn every_writing_endpoint_refuses_what_it_does_not_know() {
         (Method::POST, "/api/v1/vehicles".to_owned()),
         (Method::POST, "/api/v1/dead-letters/1/redrive".to_owned()),
         (Method::POST, "/api/v1/dead-letters/1/discard".to_owned()),
+        (Method::POST, "/api/v1/jobs/1/cancel".to_owned()),
         (Method::POST, "/api/v1/queues/stock/pause".to_owned()),
         (Method::POST, "/api/v1/kinds/reserve_stock/pause".to_owned()),
         (Method::POST, "/api/v1/api-keys".to_owned()),
