@@ -1262,12 +1262,13 @@ CREATE TABLE queue.workers (
     build text NOT NULL,
     host text NOT NULL,
     pid integer NOT NULL,
-    backend_pid integer NOT NULL,
-    backend_start timestamp with time zone NOT NULL,
+    backend_pid integer,
+    backend_start timestamp with time zone,
     started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     beat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     lease_until timestamp with time zone NOT NULL,
-    stopping boolean DEFAULT false NOT NULL
+    stopping boolean DEFAULT false NOT NULL,
+    CONSTRAINT workers_session_is_whole CHECK (((backend_pid IS NULL) = (backend_start IS NULL)))
 );
 
 ALTER TABLE queue.workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (

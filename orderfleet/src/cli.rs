@@ -190,6 +190,11 @@ pub struct Worker {
     #[arg(long, value_name = "ADDRESS")]
     pub health: Option<SocketAddr>,
 
+    /// For a DATABASE_URL that leads to a proxy which pools transactions (PgBouncer 1.21 or later): poll, never LISTEN
+    #[arg(long, env = "ORDERFLEET_POLL_ONLY", value_name = "BOOL",
+          num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub poll_only: bool,
+
     #[command(flatten)]
     pub outside: Outside,
 }

@@ -34,7 +34,10 @@ pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
     let name = args
         .name
         .unwrap_or_else(|| format!("{}-{}", args.pools.join("+"), std::process::id()));
-    let options = database::options(&database::url()?, &format!("orderfleet-worker {name}"))?;
+    let mut options = database::options(&database::url()?, &format!("orderfleet-worker {name}"))?;
+    if args.poll_only {
+        options = options.extra_float_digits(None);
+    }
     let services = services(&args.outside)?;
     known_pools(&args.pools)?;
     current_schema(&options).await?;
@@ -46,6 +49,7 @@ pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
         shutdown_grace: args.shutdown_grace,
         build: BUILD.to_owned(),
         health: args.health,
+        poll_only: args.poll_only,
     };
     workers::run(config, options, services, stop).await
 }

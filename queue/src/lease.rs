@@ -82,6 +82,9 @@ pub struct Identity {
     pub build: String,
     /// How long it is believed to live without a beat.
     pub lease: Duration,
+    /// Whether it comes through a proxy that pools transactions: no session is its own, so none proves that it lives, and it
+    /// is lost when its lease has run out.
+    pub is_pooled: bool,
 }
 
 /// A registered worker whose heart beats; dropping it stops the heart but leaves the row.
@@ -196,8 +199,11 @@ impl Beats {
     /// One connection's life: register or prove that the row still stands, then beat.
     async fn live(&self, trouble: &mut Trouble) -> sqlx::Result<()> {
         let mut conn = in_time(PgConnection::connect_with(&self.database)).await?;
-        // A beat that a crash of the server forgets costs nothing; a claim that follows flushes the registration.
-        in_time(sqlx::query("set synchronous_commit = off").execute(&mut conn)).await?;
+        // A beat that a crash of the server forgets costs nothing; a claim that follows flushes the registration. But in a
+        // pooled session the setting would stay for whoever comes next.
+        if !self.identity.is_pooled {
+            in_time(sqlx::query("set synchronous_commit = off").execute(&mut conn)).await?;
+        }
         let mut registration = match self.current() {
             Some(registration) if in_time(self.take_over(&mut conn, &registration)).await? => registration,
             _ => self.register_anew(&mut conn).await?,
@@ -254,12 +260,13 @@ impl Beats {
         let sent = Instant::now();
         let taken = sqlx::query!(
             "update queue.workers w
-             set backend_pid = a.pid, backend_start = a.backend_start,
+             set backend_pid = case when not $3 then a.pid end, backend_start = case when not $3 then a.backend_start end,
                  beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
              from pg_stat_get_activity(pg_backend_pid()) a
              where w.id = $1",
             registration.id,
             self.identity.lease.as_secs_f64(),
+            self.identity.is_pooled,
         )
         .execute(conn)
         .await?;
@@ -292,12 +299,13 @@ impl Beats {
     }
 }
 
-/// Writes a worker's row for the session of this connection.
+/// Writes a worker's row, for the session of this connection if it is the worker's own.
 pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Result<Registration> {
     let sent = Instant::now();
     let id = sqlx::query_scalar!(
         r#"insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until)
-           select $1, $2, $3, $4, $5, a.pid, a.backend_start, clock_timestamp() + make_interval(secs => $6)
+           select $1, $2, $3, $4, $5, case when not $7 then a.pid end, case when not $7 then a.backend_start end,
+                  clock_timestamp() + make_interval(secs => $6)
            from pg_stat_get_activity(pg_backend_pid()) a
            returning id"#,
         identity.name,
@@ -306,6 +314,7 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
         hostname(),
         i32::try_from(std::process::id()).unwrap_or(0),
         identity.lease.as_secs_f64(),
+        identity.is_pooled,
     )
     .fetch_one(conn)
     .await?;

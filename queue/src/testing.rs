@@ -55,6 +55,7 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
         pools: queues,
         build: "test".to_owned(),
         lease: Duration::from_secs(3600),
+        is_pooled: false,
     };
     let registration = Arc::new(lease::register(&mut session, &identity).await?);
     let stop = CancellationToken::new();

@@ -51,6 +51,9 @@ pub struct Config {
     pub build: String,
     /// Where /livez, /readyz and /metrics are served.
     pub health: Option<SocketAddr>,
+    /// For a database behind a proxy that pools transactions: no LISTEN and no state of a session, so no hints, no bounds
+    /// on statements but those of the database's role, and a process that is killed is missed when its lease runs out.
+    pub poll_only: bool,
 }
 
 /// Serves the pools with the jobs and the timetable of Orderfleet until `stop` is cancelled.
@@ -73,7 +76,10 @@ pub async fn run_with<S: Send + Sync + 'static>(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     check(&config, &catalogue)?;
-    let database = with_bounds(database);
+    let database = match config.poll_only {
+        true => for_a_pooler(database),
+        false => with_bounds(database),
+    };
     let pool = PgPoolOptions::new()
         .max_connections(connections(&config))
         .acquire_timeout(Duration::from_secs(5))
@@ -85,6 +91,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
         pools: config.pools.clone(),
         build: config.build.clone(),
         lease: config.lease,
+        is_pooled: config.poll_only,
     };
     let heart = Heart::start(identity, database).context("starting the heartbeat")?;
     let (completer, completions) = Completer::new(pool.clone(), &catalogue);
@@ -113,7 +120,9 @@ pub async fn run_with<S: Send + Sync + 'static>(
     }
     tasks.spawn(completions);
     _ = site.hints.set(hints.clone());
-    tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
+    if !config.poll_only {
+        tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
+    }
     tasks.spawn(quarantine::quarantine(Arc::clone(&site), config.pools.clone()));
     tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));
     tasks.spawn(pulse(heart.pulse(), site.ended.clone()));
@@ -201,6 +210,11 @@ fn connections(config: &Config) -> u32 {
     const SPARE: usize = 4;
     const CONNECTIONS_MAX: usize = 20;
     u32::try_from((config.slots * config.pools.len() + SPARE).min(CONNECTIONS_MAX)).unwrap_or(20)
+}
+
+/// A proxy passes on only the settings it knows. (`extra_float_digits` changes nothing since PostgreSQL 12.)
+fn for_a_pooler(database: PgConnectOptions) -> PgConnectOptions {
+    database.application_name("orderfleet worker").extra_float_digits(None)
 }
 
 /// No statement of a worker waits for ever.

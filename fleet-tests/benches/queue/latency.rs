@@ -99,6 +99,7 @@ fn config(slots: usize) -> Config {
         shutdown_grace: Duration::from_secs(10),
         build: "bench".to_owned(),
         health: None,
+        poll_only: false,
     }
 }
 

@@ -30,6 +30,7 @@ pub(crate) async fn run(args: &Args) {
         shutdown_grace: Duration::from_secs(10),
         build: "bench".to_owned(),
         health: None,
+        poll_only: false,
     };
     let stop = CancellationToken::new();
     let database = args.url.parse().unwrap();

@@ -70,6 +70,7 @@ async fn perform(db: &Database, count: usize, cancel: impl AsyncFn(&Stage, &[Job
         pools: vec![Act::QUEUE.to_owned()],
         build: "test".to_owned(),
         lease: Duration::from_secs(3600),
+        is_pooled: false,
     };
     let heart = Heart::start(identity, db.url.parse().unwrap()).unwrap();
     let registration = heart
@@ -209,7 +210,11 @@ async fn of_a_cancel_and_a_completion_at_once_exactly_one_wins() {
     let settled = perform(&db, 100, async |stage, ids| {
         // Each is asked to stop and let through; the wishes are read whenever the heart beats.
         for id in ids {
-            cancel(&db, *id).await.unwrap();
+            let asked = cancel(&db, *id).await;
+            assert!(
+                matches!(asked, Ok(Cancelled::Asked) | Err(Error::Ended { .. })),
+                "{asked:?}"
+            );
             stage.gate.add_permits(1);
         }
     })

@@ -27,12 +27,17 @@ pub(crate) fn config(pools: &[&str], slots: usize) -> Config {
         shutdown_grace: Duration::from_secs(10),
         build: "test".to_owned(),
         health: None,
+        poll_only: false,
     }
 }
 
 pub(crate) fn start(db: &Database, config: Config, world: &Arc<World>) -> Running {
+    start_at(&db.url, config, world)
+}
+
+pub(crate) fn start_at(url: &str, config: Config, world: &Arc<World>) -> Running {
     let stop = CancellationToken::new();
-    let database = db.url.parse().unwrap();
+    let database = url.parse().unwrap();
     let run = workers::run_with(
         config,
         database,
