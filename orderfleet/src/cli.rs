@@ -161,12 +161,13 @@ pub struct Api {
 /// Settings of a worker process.
 #[derive(Debug, Args)]
 #[command(after_help = "Pools: stock, payments, webhooks, routes, maintenance.\n\
+    --pool rest=routes:3,maintenance:1 shares its slots: three to one while both have work, all to one while the other has none.\n\
     Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, each also as NAME_FILE.\n\
     SIGTERM takes no new jobs and waits for the running ones; a second one stops at once, and others take over.")]
 pub struct Worker {
-    /// A pool to serve; repeat it for several
+    /// A pool to serve, or NAME=POOL:WEIGHT,… for slots that several share; repeat it for several
     #[arg(long = "pool", required = true, value_name = "NAME")]
-    pub pools: Vec<String>,
+    pub pools: Vec<workers::Pool>,
 
     /// Jobs at once in each pool
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]

@@ -82,14 +82,14 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     }
 }
 
-enum Claims {
+pub(crate) enum Claims {
     Full,
     Some,
     None,
 }
 
 /// All free slots, at least one.
-async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemaphorePermit> {
+pub(crate) async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemaphorePermit> {
     let mut free = Arc::clone(semaphore).acquire_owned().await.ok()?;
     if semaphore.available_permits() < (slots / 4).min(claim::CLAIM_MAX / 2) {
         tokio::time::sleep(GATHER).await;
@@ -101,7 +101,7 @@ async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemapho
     Some(free)
 }
 
-async fn claim_round<S: Send + Sync + 'static>(
+pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     site: &Arc<Site<S>>,
     known: &Known,
     free: Option<OwnedSemaphorePermit>,
@@ -166,7 +166,7 @@ async fn claim_round<S: Send + Sync + 'static>(
 }
 
 /// The wait of an idle queue, but not past the next job that is due.
-async fn idle<S: Send + Sync + 'static>(site: &Site<S>, known: &Known, wait: Duration) -> Duration {
+pub(crate) async fn idle<S: Send + Sync + 'static>(site: &Site<S>, known: &Known, wait: Duration) -> Duration {
     if wait < SHORT_WAIT {
         return wait;
     }

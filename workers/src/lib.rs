@@ -1,7 +1,7 @@
 //! The worker process: pools of slots over the queue, and everything that keeps them honest.
 //!
 //! In reading order: [`run`] sets the process up and brings it down; `fetch` claims as many jobs as a pool has free
-//! slots; `pool` runs the slots, on apalis; `quarantine` runs suspects with nothing beside them; `maintain` does what
+//! slots, `share` does so for a pool of several queues; `pool` runs the slots, on apalis; `quarantine` runs suspects with nothing beside them; `maintain` does what
 //! any worker does for the whole fleet: rescue, timetable, partitions, gauges; `health` answers the orchestrator.
 //!
 //! What one attempt does is `queue::attempt`; what the jobs do is `jobs`.
@@ -11,6 +11,7 @@ mod health;
 mod maintain;
 mod pool;
 mod quarantine;
+mod share;
 mod site;
 
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::share::Pool;
 use crate::site::Site;
 
 /// More slots than this hold more jobs in memory than a rescue should have to bring back.
@@ -39,8 +41,8 @@ const SLOTS_MAX: usize = 8192;
 pub struct Config {
     /// The name of the process, for people.
     pub name: String,
-    /// The queues it serves, a pool of slots each.
-    pub pools: Vec<String>,
+    /// Its pools of slots, each for one queue or for several.
+    pub pools: Vec<Pool>,
     /// How many jobs of each pool run at once.
     pub slots: usize,
     /// How long a silent worker is believed to live.
@@ -86,9 +88,10 @@ pub async fn run_with<S: Send + Sync + 'static>(
         // A ping before each use costs a round trip a job; a dead connection costs one job a short wait and no try.
         .test_before_acquire(false)
         .connect_lazy_with(database.clone());
+    let queues = queues(&config.pools);
     let identity = Identity {
         name: config.name.clone(),
-        pools: config.pools.clone(),
+        pools: queues.clone(),
         build: config.build.clone(),
         lease: config.lease,
         is_pooled: config.poll_only,
@@ -107,23 +110,46 @@ pub async fn run_with<S: Send + Sync + 'static>(
     let mut tasks = JoinSet::new();
     let mut hints = Vec::new();
     let mut slots = JoinSet::new();
-    for name in &config.pools {
+    for pool in &config.pools {
         let (sender, receiver) = mpsc::channel(config.slots);
-        for share in fetch::shares(config.slots) {
-            let known = Known::of(&site.catalogue, name);
+        let known = |queue: &String| Known::of(&site.catalogue, queue);
+        if let [(queue, _)] = pool.queues.as_slice() {
+            for share in fetch::shares(config.slots) {
+                let hint = Arc::new(Notify::new());
+                hints.push((queue.clone(), Arc::clone(&hint)));
+                tasks.spawn(fetch::fetch(
+                    Arc::clone(&site),
+                    known(queue),
+                    hint,
+                    share,
+                    sender.clone(),
+                ));
+            }
+        } else {
             let hint = Arc::new(Notify::new());
-            hints.push((name.clone(), Arc::clone(&hint)));
-            tasks.spawn(fetch::fetch(Arc::clone(&site), known, hint, share, sender.clone()));
+            hints.extend(pool.queues.iter().map(|(queue, _)| (queue.clone(), Arc::clone(&hint))));
+            let lines = pool
+                .queues
+                .iter()
+                .map(|(queue, weight)| (known(queue), *weight))
+                .collect();
+            tasks.spawn(share::fetch(
+                Arc::clone(&site),
+                lines,
+                hint,
+                config.slots,
+                sender.clone(),
+            ));
         }
         drop(sender);
-        slots.spawn(pool::serve(Arc::clone(&site), name.clone(), receiver));
+        slots.spawn(pool::serve(Arc::clone(&site), pool.name.clone(), receiver));
     }
     tasks.spawn(completions);
     _ = site.hints.set(hints.clone());
     if !config.poll_only {
         tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
     }
-    tasks.spawn(quarantine::quarantine(Arc::clone(&site), config.pools.clone()));
+    tasks.spawn(quarantine::quarantine(Arc::clone(&site), queues));
     tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));
     tasks.spawn(pulse(heart.pulse(), site.ended.clone()));
     if let Some(listen) = config.health {
@@ -196,13 +222,24 @@ fn check<S: Send + Sync + 'static>(config: &Config, catalogue: &Catalogue<S>) ->
         config.lease >= Duration::from_secs(1),
         "the lease must be at least one second"
     );
-    for pool in &config.pools {
-        if Known::of(catalogue, pool).is_empty() {
+    let queues = queues(&config.pools);
+    for (n, queue) in queues.iter().enumerate() {
+        if Known::of(catalogue, queue).is_empty() {
             let known: std::collections::BTreeSet<_> = catalogue.kinds().into_iter().map(|kind| kind.queue).collect();
-            anyhow::bail!("no kind of job waits in a queue called {pool}; there are {known:?}");
+            anyhow::bail!("no kind of job waits in a queue called {queue}; there are {known:?}");
         }
+        anyhow::ensure!(
+            !queues[..n].contains(queue),
+            "the queue {queue} is in two pools of one worker"
+        );
     }
     Ok(())
+}
+
+/// The queues of all the pools.
+fn queues(pools: &[Pool]) -> Vec<String> {
+    let queues = pools.iter().flat_map(|pool| &pool.queues);
+    queues.map(|(queue, _)| queue.clone()).collect()
 }
 
 /// Slots wait for the outside world more than for the database, so they share connections.

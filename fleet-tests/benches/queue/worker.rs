@@ -24,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) {
     let config = Config {
         name: "bench".to_owned(),
-        pools: vec![args.queue.clone()],
+        pools: vec![workers::Pool::of(&args.queue)],
         slots: args.slots,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(10),

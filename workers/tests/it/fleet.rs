@@ -21,7 +21,7 @@ pub(crate) struct Running {
 pub(crate) fn config(pools: &[&str], slots: usize) -> Config {
     Config {
         name: "test".to_owned(),
-        pools: pools.iter().map(|pool| (*pool).to_owned()).collect(),
+        pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
         slots,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(10),
