@@ -1213,6 +1213,16 @@ CREATE TABLE queue.pauses (
     CONSTRAINT pauses_target_check CHECK ((target = ANY (ARRAY['queue'::text, 'kind'::text])))
 );
 
+CREATE TABLE queue.pool_settings (
+    pool text NOT NULL,
+    slots integer NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT pool_settings_pool_check CHECK (((pool <> ''::text) AND (length(pool) <= 100))),
+    CONSTRAINT pool_slots_are_from_1_to_8192 CHECK (((slots >= 1) AND (slots <= 8192)))
+);
+
 CREATE TABLE queue.schedules (
     name text NOT NULL,
     kind text NOT NULL,
@@ -1416,6 +1426,9 @@ ALTER TABLE ONLY queue.losses
 
 ALTER TABLE ONLY queue.pauses
     ADD CONSTRAINT pauses_pkey PRIMARY KEY (target, name);
+
+ALTER TABLE ONLY queue.pool_settings
+    ADD CONSTRAINT pool_settings_pkey PRIMARY KEY (pool);
 
 ALTER TABLE ONLY queue.progress
     ADD CONSTRAINT progress_pkey PRIMARY KEY (job_id);

@@ -55,6 +55,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(queues::resume))
         .routes(routes!(queues::pause_kind))
         .routes(routes!(queues::resume_kind))
+        .routes(routes!(queues::pools))
+        .routes(routes!(queues::set_slots))
         .routes(routes!(queues::schedules))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::revoke));

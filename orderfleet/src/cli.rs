@@ -447,7 +447,7 @@ pub struct Because {
     pub actor: String,
 }
 
-/// `queues [list|pause|resume]`.
+/// `queues [list|pause|resume|slots]`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Queues {
@@ -470,6 +470,20 @@ pub enum QueuesAction {
     Pause {
         #[command(flatten)]
         target: PauseTarget,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Change how many jobs a pool runs at once in each process, while it runs
+    #[command(
+        after_help = "The processes follow within seconds, without a restart: more jobs start at once; of too many none is\n\
+        stopped, and none is started until enough have ended. Without N each goes back to the --slots it was started with."
+    )]
+    Slots {
+        /// The pool: its queue, or the name it has if it serves several
+        pool: String,
+        /// Jobs at once in each process
+        #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=8192))]
+        slots: Option<i32>,
         #[command(flatten)]
         because: Because,
     },

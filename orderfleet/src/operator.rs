@@ -307,6 +307,21 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
                 .context("pausing")?;
             table::say(&format!("paused {word} {}\n", target.name))
         }
+        QueuesAction::Slots { pool, slots, because } => {
+            operate::set_slots(&mut conn, &pool, slots, &because.reason, &because.actor)
+                .await
+                .with_context(|| format!("changing the slots of pool {pool}"))?;
+            let is_queue = jobs::catalogue().kinds().iter().any(|kind| kind.queue == pool);
+            if !is_queue {
+                table::say(&format!(
+                    "no queue is called {pool}: this is for a pool of several queues with that name\n"
+                ))?;
+            }
+            table::say(&match slots {
+                Some(slots) => format!("pool {pool}: {slots} slots in each process\n"),
+                None => format!("pool {pool}: as many slots as each process was started with\n"),
+            })
+        }
         QueuesAction::Resume { target, because } => {
             let (kind, word) = meant(&target)?;
             let was_paused = operate::resume(&mut conn, kind, &target.name, &because.reason, &because.actor)

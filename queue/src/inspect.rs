@@ -449,6 +449,31 @@ pub async fn schedules(conn: &mut PgConnection) -> sqlx::Result<Vec<ScheduleView
         .collect())
 }
 
+/// What was set for a pool since its processes were started.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolSettingsView {
+    /// The pool.
+    pub pool: String,
+    /// How many jobs it runs at once in each process.
+    pub slots: i32,
+    /// Who set it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub changed_at: DateTime<Utc>,
+}
+
+/// The pools whose slots were changed.
+pub async fn pool_settings(conn: &mut PgConnection) -> sqlx::Result<Vec<PoolSettingsView>> {
+    sqlx::query_as!(
+        PoolSettingsView,
+        "select pool, slots, actor, reason, changed_at from queue.pool_settings order by pool"
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// The worker processes.
 pub async fn workers(conn: &mut PgConnection) -> sqlx::Result<Vec<WorkerView>> {
     sqlx::query_as!(

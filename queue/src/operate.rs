@@ -112,6 +112,44 @@ pub async fn resume(
     Ok(true)
 }
 
+/// Changes how many jobs a pool runs at once in each process, from 1 to 8192; none gives each back what it was started with.
+/// The processes read it within seconds; of too many running jobs none is stopped, but none is started either.
+pub async fn set_slots(
+    conn: &mut PgConnection,
+    pool: &str,
+    slots: Option<i32>,
+    reason: &str,
+    actor: &str,
+) -> Result<(), Error> {
+    let mut tx = conn.begin().await?;
+    let before = sqlx::query_scalar!("select slots from queue.pool_settings where pool = $1 for update", pool)
+        .fetch_optional(&mut *tx)
+        .await?;
+    match slots {
+        Some(slots) => {
+            sqlx::query!(
+                "insert into queue.pool_settings (pool, slots, actor, reason) values ($1, $2, $3, $4)
+                 on conflict (pool) do update
+                 set slots = excluded.slots, actor = excluded.actor, reason = excluded.reason, changed_at = clock_timestamp()",
+                pool,
+                slots,
+                actor,
+                reason,
+            )
+            .execute(&mut *tx)
+            .await?
+        }
+        None => {
+            sqlx::query!("delete from queue.pool_settings where pool = $1", pool)
+                .execute(&mut *tx)
+                .await?
+        }
+    };
+    let detail = json!({ "reason": reason, "before": before, "after": slots });
+    audit(&mut tx, actor, "slots", &format!("pool {pool}"), detail).await?;
+    Ok(tx.commit().await?)
+}
+
 /// Pauses a line of the timetable, or ends the pause; false when there is no such line.
 pub async fn pause_schedule(
     conn: &mut PgConnection,

@@ -115,11 +115,14 @@ mod tests {
 
     #[test]
     fn a_traceparent_is_read_and_written_as_it_was() {
-        let context = TraceContext::parse(GIVEN).unwrap();
+        let context = TraceContext::parse(GIVEN).expect("an example of the standard");
         assert_eq!(context.to_string(), GIVEN);
         assert_eq!(context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         let unsampled = GIVEN.replace("-01", "-00");
-        assert_eq!(TraceContext::parse(&unsampled).unwrap().to_string(), unsampled);
+        assert_eq!(
+            TraceContext::parse(&unsampled).expect("an unsampled one").to_string(),
+            unsampled
+        );
         let later = format!("cc{}-what-comes-next", &GIVEN[2..]);
         assert_eq!(TraceContext::parse(&later), Some(context));
     }
@@ -154,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_follows_a_bad_header_is_a_trace_of_its_own() {
-        let given = TraceContext::parse(GIVEN).unwrap();
+        let given = TraceContext::parse(GIVEN).expect("an example of the standard");
         let next = TraceContext::following(Some(GIVEN));
         assert_eq!(next.trace_id, given.trace_id);
         assert_ne!(next.span_id, given.span_id);

@@ -34,10 +34,10 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
     known: Known,
     hint: Arc<Notify>,
-    slots: usize,
+    semaphore: Arc<Semaphore>,
     sender: mpsc::Sender<InFlight>,
 ) {
-    let semaphore = Arc::new(Semaphore::new(slots));
+    let slots = semaphore.available_permits();
     let mut poll = Poll::new();
     let mut trouble = Trouble::default();
     let mut recounted = Instant::now();

@@ -1,7 +1,7 @@
 //! The worker process: pools of slots over the queue, and everything that keeps them honest.
 //!
 //! In reading order: [`run`] sets the process up and brings it down; `fetch` claims as many jobs as a pool has free
-//! slots, `share` does so for a pool of several queues; `pool` runs the slots, on apalis; `quarantine` runs suspects with nothing beside them; `maintain` does what
+//! slots, `share` does so for a pool of several queues, `slots` changes how many there are; `pool` runs the slots, on apalis; `quarantine` runs suspects with nothing beside them; `maintain` does what
 //! any worker does for the whole fleet: rescue, timetable, partitions, gauges; `health` answers the orchestrator.
 //!
 //! What one attempt does is `queue::attempt`; what the jobs do is `jobs`.
@@ -13,7 +13,9 @@ mod pool;
 mod quarantine;
 mod share;
 mod site;
+mod slots;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,12 +28,13 @@ use queue::complete::Completer;
 use queue::lease::{Heart, Identity};
 use queue::schedule::Entry;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::share::Pool;
 use crate::site::Site;
+use crate::slots::Slots;
 
 /// More slots than this hold more jobs in memory than a rescue should have to bring back.
 const SLOTS_MAX: usize = 8192;
@@ -108,24 +111,36 @@ pub async fn run_with<S: Send + Sync + 'static>(
     ));
 
     let mut tasks = JoinSet::new();
+    let mut kept = JoinSet::new();
     let mut hints = Vec::new();
     let mut slots = JoinSet::new();
+    let (settings, set) = watch::channel(BTreeMap::new());
+    let mut resizable = |pool: &Pool, part, parts, initial| {
+        let semaphore = Arc::new(Semaphore::new(initial));
+        let slots = Slots {
+            pool: pool.name.clone(),
+            semaphore: Arc::clone(&semaphore),
+            initial,
+            part,
+            parts,
+        };
+        kept.spawn(slots::keep(Arc::clone(&site), slots, set.clone()));
+        semaphore
+    };
     for pool in &config.pools {
         let (sender, receiver) = mpsc::channel(config.slots);
         let known = |queue: &String| Known::of(&site.catalogue, queue);
         if let [(queue, _)] = pool.queues.as_slice() {
-            for share in fetch::shares(config.slots) {
+            let shares = fetch::shares(config.slots);
+            for (part, share) in shares.iter().enumerate() {
+                let semaphore = resizable(pool, part, shares.len(), *share);
                 let hint = Arc::new(Notify::new());
                 hints.push((queue.clone(), Arc::clone(&hint)));
-                tasks.spawn(fetch::fetch(
-                    Arc::clone(&site),
-                    known(queue),
-                    hint,
-                    share,
-                    sender.clone(),
-                ));
+                let fetch = fetch::fetch(Arc::clone(&site), known(queue), hint, semaphore, sender.clone());
+                tasks.spawn(fetch);
             }
         } else {
+            let semaphore = resizable(pool, 0, 1, config.slots);
             let hint = Arc::new(Notify::new());
             hints.extend(pool.queues.iter().map(|(queue, _)| (queue.clone(), Arc::clone(&hint))));
             let lines = pool
@@ -133,17 +148,13 @@ pub async fn run_with<S: Send + Sync + 'static>(
                 .iter()
                 .map(|(queue, weight)| (known(queue), *weight))
                 .collect();
-            tasks.spawn(share::fetch(
-                Arc::clone(&site),
-                lines,
-                hint,
-                config.slots,
-                sender.clone(),
-            ));
+            let fetch = share::fetch(Arc::clone(&site), lines, hint, semaphore, sender.clone());
+            tasks.spawn(fetch);
         }
         drop(sender);
         slots.spawn(pool::serve(Arc::clone(&site), pool.name.clone(), receiver));
     }
+    tasks.spawn(slots::read(Arc::clone(&site), settings));
     tasks.spawn(completions);
     _ = site.hints.set(hints.clone());
     if !config.poll_only {
@@ -167,6 +178,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
     bring_down(&site, &config, slots).await;
     heart.stop().await;
     site.ended.cancel();
+    kept.shutdown().await;
     tasks.shutdown().await;
     site.pool.close().await;
     match ended_early {

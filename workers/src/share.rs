@@ -86,10 +86,10 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
     queues: Vec<(Known, u32)>,
     hint: Arc<Notify>,
-    slots: usize,
+    semaphore: Arc<Semaphore>,
     sender: mpsc::Sender<InFlight>,
 ) {
-    let semaphore = Arc::new(Semaphore::new(slots));
+    let slots = semaphore.available_permits();
     let mut turns = Turns::new(queues.iter().map(|(_, weight)| *weight));
     let mut trouble = Trouble::default();
     let now = Instant::now();
@@ -214,7 +214,7 @@ mod tests {
     fn served(turns: &mut Turns, waiting: &[usize], rounds: usize, free: usize) -> Vec<usize> {
         let mut slots = vec![0; turns.queues.len()];
         for _ in 0..rounds {
-            let next = turns.next(waiting).unwrap();
+            let next = turns.next(waiting).expect("somebody waits");
             let share = turns.share(next, waiting, free);
             turns.serve(next, share);
             slots[next] += share;
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_pool_is_a_queue_or_a_name_with_weights() {
         assert_eq!("stock".parse(), Ok(Pool::of("stock")));
-        let pool: Pool = "night=routes:4,maintenance".parse().unwrap();
+        let pool: Pool = "night=routes:4,maintenance".parse().expect("a pool of two");
         assert_eq!(pool.name, "night");
         assert_eq!(pool.queues, [("routes".to_owned(), 4), ("maintenance".to_owned(), 1)]);
         for bad in [

@@ -158,6 +158,7 @@ async fn every_writing_endpoint_refuses_what_it_does_not_know() {
         (Method::POST, "/api/v1/jobs/1/cancel".to_owned()),
         (Method::POST, "/api/v1/queues/stock/pause".to_owned()),
         (Method::POST, "/api/v1/kinds/reserve_stock/pause".to_owned()),
+        (Method::POST, "/api/v1/pools/stock/slots".to_owned()),
         (Method::POST, "/api/v1/api-keys".to_owned()),
     ];
     for (method, path) in paths {

@@ -289,6 +289,24 @@ async fn queues_are_paused_and_dead_letters_discarded_with_a_reason() {
 }
 
 #[tokio::test]
+async fn the_slots_of_a_pool_are_changed_and_given_back() {
+    let app = App::new().await;
+    let path = "/api/v1/pools/stock/slots";
+    let set = app.post(path, json!({"slots": 12, "reason": "a rush"})).await;
+    assert_eq!(set.status, StatusCode::NO_CONTENT, "{set:?}");
+    let pools = app.get("/api/v1/pools").await.json();
+    assert_eq!(
+        (&pools["items"][0]["pool"], &pools["items"][0]["slots"]),
+        (&json!("stock"), &json!(12))
+    );
+    let none = app.post(path, json!({"slots": 0, "reason": "x"})).await;
+    assert_eq!(none.status, StatusCode::UNPROCESSABLE_ENTITY, "{none:?}");
+    let back = app.post(path, json!({"reason": "over"})).await;
+    assert_eq!(back.status, StatusCode::NO_CONTENT);
+    assert_eq!(app.get("/api/v1/pools").await.json()["items"], json!([]));
+}
+
+#[tokio::test]
 async fn a_job_is_cancelled_once_and_shows_its_log() {
     let app = App::new().await;
     app.product("MUG", 1).await;

@@ -67,6 +67,48 @@ async fn a_pool_of_several_queues_shares_its_slots_by_weight_and_leaves_none_idl
     worker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_are_raised_and_lowered_while_the_worker_runs() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    enqueue(&db.pool, Slow {}, 1000).await;
+    let worker = start(&db, config(&["slow"], 4), &world);
+    let set = async |slots: Option<i32>| {
+        let conn = &mut *db.pool.acquire().await.unwrap();
+        queue::operate::set_slots(conn, "slow", slots, "a rush", "ann").await
+    };
+    let full = async |slots: i64| {
+        eventually("so many to run", async || (world.running() == slots).then_some(())).await;
+    };
+    full(4).await;
+    set(Some(9)).await.unwrap();
+    full(9).await;
+    // Nobody is stopped, but no slot is filled again until there are only two.
+    set(Some(2)).await.unwrap();
+    eventually("ten in a row to run two at a time", async || {
+        world.running_max.store(0, Ordering::SeqCst);
+        let done = world.done();
+        world.gate.add_permits(10);
+        eventually("ten more to be done", async || {
+            (world.done() >= done + 10).then_some(())
+        })
+        .await;
+        (world.running_max.load(Ordering::SeqCst) <= 2).then_some(())
+    })
+    .await;
+    set(None).await.unwrap();
+    full(4).await;
+    assert!(set(Some(0)).await.is_err());
+    let audited: i64 = sqlx::query_scalar("select count(*) from queue.audit where action = 'slots'")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(audited, 3);
+    world.gate.add_permits(1000);
+    eventually("all to be done", async || (world.done() == 1000).then_some(())).await;
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn a_queue_in_two_pools_of_one_worker_is_refused() {
     let db = Database::new().await;
