@@ -187,6 +187,7 @@ create function queue.enqueue_after_all(
     p_deadline_after interval default null,
     p_args_version int default 1,
     p_trace_context text default null,
+    p_limit_key text default null,
     out job_id bigint,
     out is_new boolean
 )
@@ -213,7 +214,7 @@ begin
     from queue.enqueue(p_queue => p_queue, p_kind => p_kind, p_args => p_args, p_run_at => '9999-12-31 00:00:00+00',
                        p_unique_key => p_unique_key, p_unique_scope => p_unique_scope, p_priority => p_priority,
                        p_attempts_max => p_attempts_max, p_args_version => p_args_version,
-                       p_trace_context => p_trace_context) e;
+                       p_trace_context => p_trace_context, p_limit_key => p_limit_key) e;
     if not is_new then
         return;
     end if;

@@ -194,6 +194,12 @@ begin
     from numbered n;
 end $$;
 
+CREATE FUNCTION queue.cause(p_kind text, p_error_class text, p_error_code text, p_message text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select left(md5(p_kind || e'\n' || p_error_class || e'\n' || p_error_code || e'\n' || queue.message_pattern(p_message)), 12)
+$$;
+
 CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false, p_since timestamp without time zone DEFAULT '-infinity'::timestamp without time zone) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean, limited boolean, rank timestamp without time zone)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_generic_plan'
@@ -287,6 +293,33 @@ CREATE FUNCTION queue.clock() RETURNS timestamp with time zone
     LANGUAGE sql
     AS $$ select clock_timestamp() $$;
 
+CREATE FUNCTION queue.compensate(p_saga bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    next bigint;
+begin
+    select u.id into next
+    from queue.saga_jobs u
+    join queue.saga_jobs s on s.saga_id = u.saga_id and s.step = u.step and not s.undo
+    where u.saga_id = p_saga and u.undo and u.job_id is null and s.outcome in ('completed', 'forgotten')
+    order by u.step desc
+    limit 1;
+    if next is not null then
+        update queue.sagas s set state = 'compensating', ended_at = null where s.id = p_saga;
+        perform queue.enqueue_saga_job(next);
+    else
+        update queue.sagas s
+        set ended_at = clock_timestamp(),
+            state = case
+                when exists (select from queue.saga_jobs u
+                             where u.saga_id = p_saga and u.undo and u.outcome not in ('completed', 'forgotten'))
+                then 'compensation_failed' else 'compensated'
+            end
+        where s.id = p_saga;
+    end if;
+end $$;
+
 CREATE FUNCTION queue.complete_some(p_claims bigint[], p_workers bigint[], p_jobs bigint[], p_unkept text[]) RETURNS SETOF bigint
     LANGUAGE plpgsql
     SET enable_nestloop TO 'off'
@@ -324,6 +357,71 @@ begin
     select m.job_id from marked m;
 end $$;
 
+CREATE FUNCTION queue.count_again(p_job bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+declare
+    of_saga bigint;
+begin
+    if exists (select from queue.saga_jobs m where m.job_id = p_job and not m.undo) then
+        raise exception 'job % is a step of a saga that has turned back', p_job
+            using errcode = 'object_not_in_prerequisite_state', constraint = 'sagas_do_not_turn_again';
+    end if;
+    perform from queue.waiters w
+    where w.pending > 0
+      and w.job_id in (select m.waiter_id from queue.waiter_members m where m.member_id = p_job and m.outcome = 'dead')
+    order by w.job_id
+    for update;
+    with again as (
+        update queue.waiter_members m
+        set outcome = null, marked = true
+        from queue.waiters w
+        where m.member_id = p_job and m.outcome = 'dead' and w.job_id = m.waiter_id and w.pending > 0
+        returning m.waiter_id
+    )
+    update queue.waiters w
+    set pending = w.pending + 1, failed = w.failed - 1
+    from again a
+    where w.job_id = a.waiter_id;
+    select m.saga_id into of_saga from queue.saga_jobs m where m.job_id = p_job;
+    perform from queue.sagas s where s.id = of_saga for update;
+    update queue.saga_jobs m set outcome = null where m.job_id = p_job and m.outcome = 'dead';
+    update queue.sagas s set state = 'compensating', ended_at = null where s.id = of_saga;
+    -- Whoever redrives a waiter means it to run.
+    update queue.waiters w set on_failure = 'run' where w.job_id = p_job;
+    return found or of_saga is not null or exists (select from queue.waiter_members m where m.member_id = p_job and m.outcome is null);
+end $$;
+
+CREATE FUNCTION queue.count_jobs() RETURNS TABLE(queue text, available bigint, scheduled bigint, retryable bigint, running bigint, dead bigint, oldest_due_seconds double precision)
+    LANGUAGE sql
+    AS $$
+    with live as (
+        select j.queue as name,
+               count(*) filter (where j.run_at <= clock_timestamp()) as available,
+               count(*) filter (where j.run_at > clock_timestamp() and j.failures is null) as scheduled,
+               count(*) filter (where j.run_at > clock_timestamp() and j.failures is not null) as retryable,
+               extract(epoch from clock_timestamp() - min(j.run_at)
+                   filter (where j.run_at <= clock_timestamp()))::double precision as oldest_due_seconds
+        from queue.jobs j group by j.queue
+    ), held as (
+        select c.queue as name,
+               sum(c.size - (select count(*) from queue.ended e where e.claim_id = c.id))::bigint as running
+        from queue.claims c group by c.queue
+    ), dead as (
+        select d.queue as name, count(*) as dead from queue.dead_letters d group by d.queue
+    ), names as (
+        select l.name from live l union select h.name from held h union select d.name from dead d
+        union select unnest(w.pools) from queue.workers w
+        union select p.name from queue.pauses p where p.target = 'queue'
+    )
+    select n.name, coalesce(l.available, 0), coalesce(l.scheduled, 0), coalesce(l.retryable, 0), coalesce(h.running, 0),
+           coalesce(d.dead, 0), l.oldest_due_seconds
+    from names n
+    left join live l using (name)
+    left join held h using (name)
+    left join dead d using (name)
+$$;
+
 CREATE FUNCTION queue.drop_partitions(keep_days integer) RETURNS integer
     LANGUAGE plpgsql
     AS $_$
@@ -341,6 +439,15 @@ begin
     end loop;
     return dropped;
 end $_$;
+
+CREATE FUNCTION queue.edited_fields(p_before jsonb, p_after jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select coalesce(jsonb_agg(coalesce(b.key, a.key) order by coalesce(b.key, a.key)), '[]')
+    from jsonb_each(case when jsonb_typeof(p_before) = 'object' then p_before else '{}' end) b
+    full join jsonb_each(case when jsonb_typeof(p_after) = 'object' then p_after else '{}' end) a on a.key = b.key
+    where a.value is distinct from b.value
+$$;
 
 CREATE FUNCTION queue.enqueue(p_queue text, p_kind text, p_args jsonb, p_run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, p_limit_key text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
     LANGUAGE plpgsql
@@ -393,6 +500,161 @@ begin
                             unique_key, group_key, trace_context, turn, limit_key)
     values (job_id, p_queue, p_kind, p_args_version, p_args, p_priority, due, p_attempts_max, p_deadline_at,
             p_unique_key, p_group_key, p_trace_context, has_turn, p_limit_key);
+end $$;
+
+CREATE FUNCTION queue.enqueue_after_all(p_members bigint[], p_queue text, p_kind text, p_args jsonb, p_on_failure text DEFAULT 'run'::text, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_after interval DEFAULT NULL::interval, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, p_limit_key text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+declare
+    members bigint[] := array(select distinct m from unnest(p_members) m where m is not null order by 1);
+    last_given bigint;
+    marked bigint[];
+    waits_for int;
+    waiter bigint;
+begin
+    if cardinality(members) > 10000 then
+        raise exception 'a job waits for at most 10000 others, not %', cardinality(members)
+            using errcode = 'check_violation', constraint = 'waiters_have_at_most_10000_members';
+    end if;
+    select s.last_value into last_given from queue.jobs_id_seq s;
+    if members[1] < 1 or members[cardinality(members)] > last_given then
+        raise exception 'there is no job %', case when members[1] < 1 then members[1] else members[cardinality(members)] end
+            using errcode = 'foreign_key_violation', constraint = 'members_are_jobs';
+    end if;
+
+    -- Not due until it is released: it has no turn, and the last day there is says so to whoever only looks at run_at.
+    select e.job_id, e.is_new into job_id, is_new
+    from queue.enqueue(p_queue => p_queue, p_kind => p_kind, p_args => p_args, p_run_at => '9999-12-31 00:00:00+00',
+                       p_unique_key => p_unique_key, p_unique_scope => p_unique_scope, p_priority => p_priority,
+                       p_attempts_max => p_attempts_max, p_args_version => p_args_version,
+                       p_trace_context => p_trace_context, p_limit_key => p_limit_key) e;
+    if not is_new then
+        return;
+    end if;
+
+    waiter := job_id;
+
+    -- A member that is locked here cannot be claimed, let alone end, before its waiter is committed. What somebody else has
+    -- locked is left to the sweep, so that nobody waits for anybody.
+    marked := array(select j.id from queue.jobs j where j.id = any(members) for no key update skip locked);
+    update queue.jobs j set awaited = true where j.id = any(marked) and j.awaited is distinct from true;
+    insert into queue.waiter_members (waiter_id, member_id, marked, outcome)
+    select waiter, m.id, k.id is not null, e.outcome
+    from unnest(members) m (id)
+    left join unnest(marked) k (id) on k.id = m.id
+    left join queue.how_ended(members) e on e.id = m.id;
+    insert into queue.waiters (job_id, on_failure, pending, failed, deadline_after)
+    select waiter, p_on_failure, count(*) filter (where m.outcome is null),
+           count(*) filter (where m.outcome in ('discarded', 'cancelled', 'dead')), p_deadline_after
+    from queue.waiter_members m where m.waiter_id = waiter
+    returning pending into waits_for;
+    update queue.jobs j
+    set turn = false, awaited = true, waiting = 'it waits for ' || waits_for || ' jobs'
+    where j.id = waiter;
+    if waits_for = 0 then
+        perform queue.release_waiter(waiter);
+    end if;
+end $$;
+
+CREATE FUNCTION queue.enqueue_debounced(p_wait interval, p_wait_max interval, p_queue text, p_kind text, p_args jsonb, p_unique_key text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_after interval DEFAULT NULL::interval, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, p_limit_key text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+declare
+    -- Whoever comes in between has got somewhere: a hundred times in a row is a fault.
+    rounds_left int := 100;
+    present timestamptz;
+    due timestamptz;
+begin
+    if p_unique_key is null then
+        raise exception 'only a job with a unique key can be debounced' using errcode = 'null_value_not_allowed';
+    end if;
+    if p_group_key is not null then
+        perform pg_advisory_xact_lock(hashtextextended(p_group_key, 7));
+    end if;
+    while rounds_left > 0 loop
+        rounds_left := rounds_left - 1;
+        present := clock_timestamp();
+        select u.job_id into job_id from queue.unique_keys u where u.kind = p_kind and u.key = p_unique_key;
+        if job_id is not null then
+            -- The row of the job is the lock: a claim that is faster takes it away, one that is slower takes the new payload.
+            -- One that was tried waits as long as its retry says.
+            update queue.jobs j
+            set args = p_args, args_version = p_args_version, trace_context = p_trace_context,
+                run_at = greatest(least(present + p_wait, j.created_at + p_wait_max),
+                                  case when j.fence > 0 then j.run_at end),
+                deadline_at = least(present + p_wait, j.created_at + p_wait_max) + p_deadline_after
+            where j.id = job_id
+            returning j.run_at into due;
+            if found then
+                is_new := false;
+                if due <= present then
+                    perform pg_notify('queue_jobs', p_queue);
+                end if;
+                return;
+            end if;
+            delete from queue.unique_keys u where u.kind = p_kind and u.key = p_unique_key and u.job_id = enqueue_debounced.job_id;
+        end if;
+        due := present + least(p_wait, p_wait_max);
+        select e.job_id, e.is_new into job_id, is_new
+        from queue.enqueue(
+            p_queue => p_queue, p_kind => p_kind, p_args => p_args, p_run_at => due, p_unique_key => p_unique_key,
+            p_unique_scope => 'live', p_group_key => p_group_key, p_priority => p_priority,
+            p_attempts_max => p_attempts_max, p_deadline_at => due + p_deadline_after, p_args_version => p_args_version,
+            p_trace_context => p_trace_context, p_limit_key => p_limit_key) e;
+        exit when is_new;
+    end loop;
+    if not is_new then
+        raise exception 'the unique key % of % never stood still', p_unique_key, p_kind using errcode = 'serialization_failure';
+    end if;
+end $$;
+
+CREATE FUNCTION queue.enqueue_saga_job(p_id bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this queue.saga_jobs;
+    enqueued bigint;
+begin
+    select * into this from queue.saga_jobs s where s.id = p_id;
+    select e.job_id into enqueued
+    from queue.enqueue(p_queue => this.queue, p_kind => this.kind, p_args => this.args, p_priority => this.priority::int,
+                       p_attempts_max => this.attempts_max, p_deadline_at => clock_timestamp() + this.deadline_after,
+                       p_args_version => this.args_version::int) e;
+    update queue.jobs j set awaited = true where j.id = enqueued;
+    update queue.saga_jobs s set job_id = enqueued where s.id = p_id;
+end $$;
+
+CREATE FUNCTION queue.enqueue_within(p_within interval, p_queue text, p_kind text, p_args jsonb, p_run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_unique_key text DEFAULT NULL::text, p_unique_scope text DEFAULT 'kept'::text, p_group_key text DEFAULT NULL::text, p_priority integer DEFAULT 0, p_attempts_max integer DEFAULT 20, p_deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_args_version integer DEFAULT 1, p_trace_context text DEFAULT NULL::text, p_limit_key text DEFAULT NULL::text, OUT job_id bigint, OUT is_new boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if p_within <= interval '0' or p_within > interval '366 days' then
+        raise exception 'a unique key is taken for more than nothing and at most 366 days, not for %', p_within
+            using errcode = 'invalid_parameter_value';
+    end if;
+    if p_within is not null then
+        if p_unique_key is null then
+            raise exception 'only a job with a unique key can be unique for a time'
+                using errcode = 'null_value_not_allowed';
+        end if;
+        -- The group before the key, as whoever enqueues a second job of the group in one transaction does.
+        if p_group_key is not null then
+            perform pg_advisory_xact_lock(hashtextextended(p_group_key, 7));
+        end if;
+        delete from queue.unique_keys u
+        where u.kind = p_kind and u.key = p_unique_key and u.expires_at <= clock_timestamp();
+    end if;
+    select e.job_id, e.is_new into job_id, is_new
+    from queue.enqueue(
+        p_queue => p_queue, p_kind => p_kind, p_args => p_args, p_run_at => p_run_at, p_unique_key => p_unique_key,
+        p_unique_scope => case when p_within is null then p_unique_scope else 'kept' end, p_group_key => p_group_key,
+        p_priority => p_priority, p_attempts_max => p_attempts_max, p_deadline_at => p_deadline_at,
+        p_args_version => p_args_version, p_trace_context => p_trace_context, p_limit_key => p_limit_key) e;
+    if p_within is not null and is_new then
+        update queue.unique_keys u
+        set scope = 'window', expires_at = clock_timestamp() + p_within
+        where u.kind = p_kind and u.key = p_unique_key;
+    end if;
 end $$;
 
 CREATE FUNCTION queue.ensure_partitions(days_ahead integer DEFAULT 7) RETURNS integer
@@ -498,6 +760,28 @@ begin
     return cardinality(p_jobs)
          - (select count(*) from queue.ended e where e.claim_id = p_claim and e.job_id = any(p_jobs));
 end $$;
+
+CREATE FUNCTION queue.how_ended(p_jobs bigint[]) RETURNS TABLE(id bigint, outcome text)
+    LANGUAGE sql STABLE
+    AS $$
+    with live as materialized (
+        select j.id from queue.jobs j where j.id = any(p_jobs)
+        union all
+        select j.id
+        from queue.claims c
+        cross join unnest(c.jobs) j
+        where not exists (select from queue.ended e where e.claim_id = c.id and e.job_id = j.id)
+    ), gone as materialized (
+        select g.id from unnest(p_jobs) g (id)
+        except
+        select l.id from live l
+    )
+    select g.id,
+           coalesce((select 'dead' from queue.dead_letters d where d.id = g.id),
+                    (select f.state from queue.finished_jobs f where f.id = g.id limit 1),
+                    'forgotten')
+    from gone g
+$$;
 
 CREATE FUNCTION queue.let_go(p_claims bigint[], p_keys text[], p_succeeded boolean) RETURNS void
     LANGUAGE plpgsql
@@ -629,6 +913,90 @@ CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
     select count(*) from lined_up
 $$;
 
+CREATE FUNCTION queue.measure(p_every interval DEFAULT '00:00:05'::interval) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+declare
+    started timestamptz := clock_timestamp();
+    before timestamptz;
+begin
+    if exists (select from queue.measures m
+               where m.at > started - interval '10 minutes' and m.at + greatest(p_every, m.took * 50) > started)
+       or not pg_try_advisory_xact_lock(hashtext('queue.measure')) then
+        return false;
+    end if;
+    -- Whoever had the lock before has committed: it is seen only now.
+    if exists (select from queue.measures m
+               where m.at > started - interval '10 minutes' and m.at + greatest(p_every, m.took * 50) > started) then
+        return false;
+    end if;
+    select max(m.at) into before from queue.measures m where m.at > started - interval '5 minutes';
+    insert into queue.measures (at, queue, available, scheduled, retryable, running, dead, oldest_due_seconds, ended)
+    select started, c.queue, c.available, c.scheduled, c.retryable, c.running, c.dead, c.oldest_due_seconds,
+           coalesce(e.ended, 0)
+    from queue.count_jobs() c
+    left join (
+        select f.queue, count(*) as ended
+        from queue.finished_jobs f
+        where f.kind = any(array(select distinct unnest(w.kinds) from queue.workers w))
+          and f.finished_at > before - interval '1 second' and f.finished_at <= started - interval '1 second'
+        group by f.queue
+    ) e using (queue);
+    update queue.measures m set took = clock_timestamp() - started where m.at = started;
+    delete from queue.measures m where m.at < started - interval '10 minutes';
+    return true;
+end $$;
+
+CREATE FUNCTION queue.message_pattern(p_message text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+    select left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+        left(p_message, 2048),
+        '\m[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\M', '#', 'gi'),
+        -- An apostrophe inside a word quotes nothing.
+        '"[^"]*"|`[^`]*`|(?<!\w)''[^'']*''(?!\w)', '"#"', 'g'),
+        '\m\w*\d\w*\M', '#', 'g'),
+        '#(?:(?:[-+.:/]|, ?)#)+', '#', 'g'),
+        '\s+', ' ', 'g'), 500)
+$$;
+
+CREATE FUNCTION queue.move_sagas(p_jobs bigint[], p_outcomes text[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this record;
+    next bigint;
+begin
+    for this in
+        select m.id, m.saga_id, m.step, m.undo, e.outcome
+        from unnest(p_jobs, p_outcomes) e (job_id, outcome)
+        join queue.saga_jobs m on m.job_id = e.job_id
+        order by m.saga_id
+    loop
+        perform from queue.sagas s where s.id = this.saga_id for update;
+        -- An end counts once; but who discards a dead compensation means the others to go on without it.
+        update queue.saga_jobs m set outcome = this.outcome
+        where m.id = this.id and (m.outcome is null or (m.undo and m.outcome = 'dead' and this.outcome = 'discarded'));
+        continue when not found;
+        if this.undo and this.outcome = 'dead' then
+            update queue.sagas s set state = 'compensation_failed', ended_at = clock_timestamp() where s.id = this.saga_id;
+        elsif this.undo then
+            perform queue.compensate(this.saga_id);
+        elsif this.outcome in ('completed', 'forgotten') then
+            select m.id into next
+            from queue.saga_jobs m where m.saga_id = this.saga_id and m.step = this.step + 1 and not m.undo;
+            if next is null then
+                update queue.sagas s set state = 'completed', ended_at = clock_timestamp() where s.id = this.saga_id;
+            else
+                perform queue.enqueue_saga_job(next);
+            end if;
+        else
+            update queue.sagas s set failed_step = this.step where s.id = this.saga_id;
+            perform queue.compensate(this.saga_id);
+        end if;
+    end loop;
+end $$;
+
 CREATE FUNCTION queue.opens_at(p_room queue.room, p_started bigint) RETURNS timestamp with time zone
     LANGUAGE sql
     AS $$
@@ -683,6 +1051,133 @@ begin
         update queue.turns t set holder = coalesce(next, t.holder), vacant = next is null where t.group_key = this;
         update queue.jobs j set turn = true where j.id = next;
     end loop;
+end $$;
+
+CREATE FUNCTION queue.redrive(p_ids bigint[], p_args jsonb[], p_actor text, p_reason text, p_campaign_id bigint DEFAULT NULL::bigint) RETURNS TABLE(id bigint, taken_by bigint, edited_fields jsonb)
+    LANGUAGE plpgsql
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+declare
+    this text;
+    lowest bigint;
+    holding bigint;
+    redriven bigint[];
+    awaited bigint[];
+    freed text[] := '{}';
+begin
+    -- As whoever enqueues into several groups: in the order of their keys.
+    for this in
+        select distinct l.group_key from queue.dead_letters l where l.id = any(p_ids) and l.group_key is not null order by 1
+    loop
+        perform pg_advisory_xact_lock(hashtextextended(this, 7));
+    end loop;
+    perform from queue.dead_letters l where l.id = any(p_ids) order by l.id for update;
+
+    -- A live key was freed when the job died, a kept one never. Whose owner ends meanwhile is free at the next look.
+    loop
+        insert into queue.unique_keys (kind, key, job_id, scope)
+        select l.kind, l.unique_key, l.id, 'live'
+        from queue.dead_letters l
+        where l.id = any(p_ids) and l.unique_key is not null
+        order by l.kind, l.unique_key, l.id
+        on conflict do nothing;
+        exit when not exists (
+            select from queue.dead_letters l
+            where l.id = any(p_ids) and l.unique_key is not null
+              and not exists (select from queue.unique_keys u where u.kind = l.kind and u.key = l.unique_key)
+        );
+    end loop;
+
+    return query
+    select l.id, u.job_id,
+           case when g.args is null then '[]' else queue.edited_fields(l.args, g.args) end
+    from unnest(p_ids, p_args) g (id, args)
+    join queue.dead_letters l on l.id = g.id
+    left join queue.unique_keys u on u.kind = l.kind and u.key = l.unique_key and u.job_id <> l.id;
+
+    -- Whoever waits for one of them waits for it again.
+    awaited := array(
+        select x.id
+        from (
+            select l.id from queue.dead_letters l
+            where l.id = any(p_ids)
+              and not exists (select from queue.unique_keys u where u.kind = l.kind and u.key = l.unique_key and u.job_id <> l.id)
+            order by l.id
+            offset 0
+        ) x
+        where queue.count_again(x.id)
+    );
+
+    with revived as (
+        delete from queue.dead_letters l
+        using unnest(p_ids, p_args) g (id, args)
+        where l.id = g.id
+          and not exists (
+              select from queue.unique_keys u where u.kind = l.kind and u.key = l.unique_key and u.job_id <> l.id
+          )
+        returning l.*, coalesce(g.args, l.args) as new_args, g.args is not null as is_edited
+    ), lined_up as (
+        insert into queue.jobs as j (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
+                                     limit_key, failures, redrives, trace_context, created_at, waiting, turn, awaited)
+        select r.id, r.queue, r.kind, r.args_version, r.new_args, r.priority, r.fence, r.attempts_max, r.unique_key, r.group_key,
+               r.limit_key, nullif(r.report -> 'attempts', '[]'),
+               coalesce(r.report -> 'redrives', '[]') || jsonb_strip_nulls(jsonb_build_object(
+                   'by', p_actor, 'at', clock_timestamp(), 'reason', p_reason, 'campaign_id', p_campaign_id,
+                   'edited_fields', case when r.is_edited then queue.edited_fields(r.args, r.new_args) else '[]' end)),
+               r.trace_context, r.created_at,
+               'redriven by ' || p_actor || coalesce(' in campaign ' || p_campaign_id, ''), r.group_key is null,
+               nullif(r.id = any(awaited), false)
+        from revived r
+        order by r.id
+        returning j.id
+    )
+    select array_agg(l.id) into redriven from lined_up l;
+
+    for this, lowest in
+        select j.group_key, min(j.id) from queue.jobs j
+        where j.id = any(redriven) and j.group_key is not null
+        group by j.group_key order by 1
+    loop
+        insert into queue.turns (group_key, holder, vacant) values (this, lowest, true) on conflict do nothing;
+        if not found then
+            select t.holder into holding from queue.turns t where t.group_key = this for update;
+            if holding <> all(redriven) then
+                -- One that is being claimed this moment is locked: it has started.
+                update queue.jobs j set turn = false
+                where j.id = (
+                    select w.id from queue.jobs w
+                    where w.id = holding and w.id > lowest and w.turn and w.attempt = 0 and not w.suspect
+                    for update skip locked
+                );
+                continue when not found;
+            end if;
+            update queue.turns t set vacant = true where t.group_key = this;
+        end if;
+        freed := freed || this;
+    end loop;
+    perform queue.pass_turns(freed);
+    perform pg_notify('queue_jobs', q.name)
+    from (select distinct j.queue from queue.jobs j where j.id = any(redriven)) q (name);
+end $$;
+
+CREATE FUNCTION queue.release_waiter(p_waiter bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    line text;
+begin
+    update queue.jobs j
+    set turn = true, run_at = clock_timestamp(), deadline_at = clock_timestamp() + w.deadline_after,
+        waiting = case
+            when w.failed = 0 then 'every job it waited for has ended'
+            else w.failed || ' of the jobs it waited for did not complete'
+        end
+    from queue.waiters w
+    where j.id = p_waiter and w.job_id = p_waiter
+    returning j.queue into line;
+    if found then
+        perform pg_notify('queue_jobs', line);
+    end if;
 end $$;
 
 CREATE FUNCTION queue.room(p_keys text[]) RETURNS SETOF queue.room
@@ -747,6 +1242,39 @@ begin
     where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id);
 end $$;
 
+CREATE FUNCTION queue.sweep_waiters(p_all boolean DEFAULT false) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+declare
+    looked_at bigint[];
+    in_line bigint[];
+    gone bigint[];
+    outcomes text[];
+begin
+    if p_all then
+        looked_at := array(select m.member_id from queue.waiter_members m where m.outcome is null
+                           union
+                           select j.job_id
+                           from queue.sagas s
+                           join queue.saga_jobs j on j.saga_id = s.id
+                           where s.state in ('running', 'compensating') and j.job_id is not null and j.outcome is null);
+    else
+        looked_at := array(select distinct m.member_id from queue.waiter_members m where m.outcome is null and not m.marked);
+    end if;
+    if cardinality(looked_at) = 0 then
+        return 0;
+    end if;
+    select array_agg(e.id), array_agg(e.outcome) into gone, outcomes from queue.how_ended(looked_at) e;
+    if gone is not null then
+        perform queue.tell_waiters(gone, outcomes);
+    end if;
+    in_line := array(select j.id from queue.jobs j where j.id = any(looked_at) for no key update skip locked);
+    update queue.jobs j set awaited = true where j.id = any(in_line) and j.awaited is distinct from true;
+    update queue.waiter_members m set marked = true
+    where m.member_id = any(in_line) and m.outcome is null and not m.marked;
+    return coalesce(cardinality(gone), 0);
+end $$;
+
 CREATE FUNCTION queue.take(p_claim bigint, p_job bigint, p_worker bigint) RETURNS TABLE(claimed_at timestamp with time zone, job queue.jobs)
     LANGUAGE plpgsql
     AS $$
@@ -774,6 +1302,47 @@ begin
     join queue.claims c on c.id = t.claim_id
     cross join unnest(c.jobs) j
     where j.id = p_job;
+end $$;
+
+CREATE FUNCTION queue.tell_waiters(p_jobs bigint[], p_outcomes text[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+declare
+    this record;
+begin
+    perform from queue.waiters w
+    where w.job_id = any(p_jobs)
+       or w.job_id in (select m.waiter_id from queue.waiter_members m
+                       where m.member_id = any(p_jobs) and m.outcome is null)
+    order by w.job_id
+    for update;
+
+    for this in
+        with told as (
+            update queue.waiter_members m
+            set outcome = e.outcome
+            from unnest(p_jobs, p_outcomes) e (id, outcome)
+            where m.member_id = e.id and m.outcome is null
+            returning m.waiter_id, m.outcome
+        )
+        select t.waiter_id, count(*) as ended,
+               count(*) filter (where t.outcome in ('discarded', 'cancelled', 'dead')) as failed
+        from told t group by t.waiter_id order by t.waiter_id
+    loop
+        update queue.waiters w
+        set pending = w.pending - this.ended, failed = w.failed + this.failed
+        where w.job_id = this.waiter_id;
+        perform queue.release_waiter(w.job_id) from queue.waiters w where w.job_id = this.waiter_id and w.pending = 0;
+    end loop;
+
+    with over as (
+        delete from queue.waiters w
+        using unnest(p_jobs, p_outcomes) e (id, outcome)
+        where w.job_id = e.id and e.outcome <> 'dead'
+        returning w.job_id
+    )
+    delete from queue.waiter_members m using over o where m.waiter_id = o.job_id;
+    perform queue.move_sagas(p_jobs, p_outcomes);
 end $$;
 
 CREATE TABLE public.api_keys (
@@ -1201,6 +1770,8 @@ CREATE TABLE queue.dead_letters (
     created_at timestamp with time zone NOT NULL,
     dead_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     limit_key text,
+    pattern text GENERATED ALWAYS AS (queue.message_pattern(message)) STORED,
+    cause text GENERATED ALWAYS AS (queue.cause(kind, error_class, error_code, message)) STORED,
     CONSTRAINT dead_letters_reason_check CHECK ((reason = ANY (ARRAY['exhausted'::text, 'permanent'::text, 'poison'::text, 'deadline'::text, 'cancelled_parent'::text])))
 );
 
@@ -1418,6 +1989,89 @@ ALTER TABLE queue.audit ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE queue.campaign_causes (
+    campaign_id bigint NOT NULL,
+    cause text NOT NULL,
+    kind text NOT NULL,
+    error_class text NOT NULL,
+    error_code text NOT NULL,
+    pattern text NOT NULL,
+    state text DEFAULT 'canary'::text NOT NULL,
+    halted_because text,
+    begun_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    canary_left integer NOT NULL,
+    waiting integer DEFAULT 0 NOT NULL,
+    in_flight integer DEFAULT 0 NOT NULL,
+    completed integer DEFAULT 0 NOT NULL,
+    died integer DEFAULT 0 NOT NULL,
+    given_up integer DEFAULT 0 NOT NULL,
+    skipped integer DEFAULT 0 NOT NULL,
+    CONSTRAINT campaign_causes_canary_left_check CHECK ((canary_left >= 0)),
+    CONSTRAINT campaign_causes_in_flight_check CHECK ((in_flight >= 0)),
+    CONSTRAINT campaign_causes_state_check CHECK ((state = ANY (ARRAY['canary'::text, 'released'::text, 'halted'::text, 'finished'::text]))),
+    CONSTRAINT campaign_causes_waiting_check CHECK ((waiting >= 0))
+);
+
+CREATE TABLE queue.campaign_letters (
+    campaign_id bigint NOT NULL,
+    job_id bigint NOT NULL,
+    cause text NOT NULL,
+    group_key text,
+    fence bigint NOT NULL,
+    args_before jsonb,
+    args jsonb,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    skipped_because text,
+    died_of text,
+    redriven_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    CONSTRAINT campaign_letters_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'redriven'::text, 'completed'::text, 'died'::text, 'discarded'::text, 'cancelled'::text, 'skipped'::text])))
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.05');
+
+CREATE TABLE queue.campaigns (
+    id bigint NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    state_reason text,
+    state_actor text,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    selection jsonb NOT NULL,
+    patch jsonb,
+    canary integer NOT NULL,
+    failure_share double precision NOT NULL,
+    failure_window integer NOT NULL,
+    per_second double precision NOT NULL,
+    in_flight_max integer NOT NULL,
+    paced_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    moved_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    look_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT campaigns_canary_check CHECK (((canary >= 1) AND (canary <= 1000))),
+    CONSTRAINT campaigns_failure_share_check CHECK (((failure_share >= (0)::double precision) AND (failure_share < (1)::double precision))),
+    CONSTRAINT campaigns_failure_window_check CHECK (((failure_window >= 1) AND (failure_window <= 10000))),
+    CONSTRAINT campaigns_in_flight_max_check CHECK (((in_flight_max >= 1) AND (in_flight_max <= 10000))),
+    CONSTRAINT campaigns_per_second_check CHECK (((per_second >= (0.01)::double precision) AND (per_second <= (10000)::double precision))),
+    CONSTRAINT campaigns_state_check CHECK ((state = ANY (ARRAY['running'::text, 'paused'::text, 'halted'::text, 'cancelled'::text, 'finished'::text])))
+);
+
+ALTER TABLE queue.campaigns ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME queue.campaigns_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE queue.cancels (
+    job_id bigint NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 ALTER TABLE queue.claims ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME queue.claims_id_seq
     START WITH 1
@@ -1473,6 +2127,13 @@ CREATE TABLE queue.limit_keys (
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='500', autovacuum_vacuum_cost_delay='0');
 
+CREATE TABLE queue.logs (
+    job_id bigint NOT NULL,
+    lines jsonb NOT NULL,
+    dropped integer DEFAULT 0 NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 CREATE TABLE queue.losses (
     worker_id bigint NOT NULL,
     name text NOT NULL,
@@ -1483,6 +2144,20 @@ CREATE TABLE queue.losses (
     CONSTRAINT losses_how_check CHECK ((how = ANY (ARRAY['killed'::text, 'silent'::text])))
 );
 
+CREATE TABLE queue.measures (
+    at timestamp with time zone NOT NULL,
+    queue text NOT NULL,
+    available bigint NOT NULL,
+    scheduled bigint NOT NULL,
+    retryable bigint NOT NULL,
+    running bigint NOT NULL,
+    dead bigint NOT NULL,
+    oldest_due_seconds double precision,
+    ended bigint NOT NULL,
+    took interval
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='1000');
+
 CREATE TABLE queue.pauses (
     target text NOT NULL,
     name text NOT NULL,
@@ -1490,6 +2165,112 @@ CREATE TABLE queue.pauses (
     actor text NOT NULL,
     paused_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT pauses_target_check CHECK ((target = ANY (ARRAY['queue'::text, 'kind'::text])))
+);
+
+CREATE TABLE queue.pool_settings (
+    pool text NOT NULL,
+    slots integer NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT pool_settings_pool_check CHECK (((pool <> ''::text) AND (length(pool) <= 100))),
+    CONSTRAINT pool_slots_are_from_1_to_8192 CHECK (((slots >= 1) AND (slots <= 8192)))
+);
+
+CREATE VIEW queue.rates AS
+ WITH last AS (
+         SELECT max(m_1.at) AS at
+           FROM queue.measures m_1
+        ), span AS (
+         SELECT l_1.at AS last_at,
+            f.at AS first_at,
+            (NULLIF(EXTRACT(epoch FROM (l_1.at - f.at)), (0)::numeric))::double precision AS seconds
+           FROM (last l_1
+             CROSS JOIN LATERAL ( SELECT COALESCE(max(m_1.at) FILTER (WHERE (m_1.at <= (l_1.at - '00:01:00'::interval))), min(m_1.at)) AS at
+                   FROM queue.measures m_1
+                  WHERE (m_1.at > (l_1.at - '00:05:00'::interval))) f)
+        ), moved AS (
+         SELECT m_1.queue,
+            s.seconds,
+            sum(m_1.ended) FILTER (WHERE (m_1.at > s.first_at)) AS ended,
+            (sum(((((m_1.available + m_1.scheduled) + m_1.retryable) + m_1.running) + m_1.dead)) FILTER (WHERE (m_1.at = s.last_at)) - COALESCE(sum(((((m_1.available + m_1.scheduled) + m_1.retryable) + m_1.running) + m_1.dead)) FILTER (WHERE (m_1.at = s.first_at)), (0)::numeric)) AS grown
+           FROM (queue.measures m_1
+             CROSS JOIN span s)
+          WHERE (m_1.at >= s.first_at)
+          GROUP BY m_1.queue, s.seconds
+        ), speeds AS (
+         SELECT v_1.queue,
+            ((v_1.ended)::double precision / v_1.seconds) AS completed_per_second,
+            ((GREATEST((v_1.grown + v_1.ended), (0)::numeric))::double precision / v_1.seconds) AS arrived_per_second
+           FROM moved v_1
+        )
+ SELECT m.queue,
+    m.at,
+    m.available,
+    m.scheduled,
+    m.retryable,
+    m.running,
+    m.dead,
+    m.oldest_due_seconds,
+    v.completed_per_second,
+    v.arrived_per_second,
+        CASE
+            WHEN (m.available = 0) THEN (0)::double precision
+            WHEN (v.completed_per_second > (0)::double precision) THEN LEAST(((m.available)::double precision / v.completed_per_second), (86400)::double precision)
+            WHEN (v.completed_per_second = (0)::double precision) THEN (86400)::double precision
+            ELSE NULL::double precision
+        END AS drain_seconds
+   FROM ((last l
+     JOIN queue.measures m ON ((m.at = l.at)))
+     LEFT JOIN speeds v ON ((v.queue = m.queue)));
+
+CREATE TABLE queue.saga_jobs (
+    id bigint NOT NULL,
+    saga_id bigint NOT NULL,
+    step integer NOT NULL,
+    undo boolean NOT NULL,
+    queue text NOT NULL,
+    kind text NOT NULL,
+    args_version smallint NOT NULL,
+    args jsonb NOT NULL,
+    priority smallint NOT NULL,
+    attempts_max integer NOT NULL,
+    deadline_after interval,
+    job_id bigint,
+    outcome text,
+    CONSTRAINT saga_job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
+    CONSTRAINT saga_jobs_step_check CHECK (((step >= 1) AND (step <= 100)))
+);
+
+ALTER TABLE queue.saga_jobs ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME queue.saga_jobs_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE queue.sagas (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    key text NOT NULL,
+    state text DEFAULT 'running'::text NOT NULL,
+    failed_step integer,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT sagas_key_check CHECK ((length(key) <= 300)),
+    CONSTRAINT sagas_name_check CHECK (((name <> ''::text) AND (length(name) <= 100))),
+    CONSTRAINT sagas_state_check CHECK ((state = ANY (ARRAY['running'::text, 'compensating'::text, 'completed'::text, 'compensated'::text, 'compensation_failed'::text])))
+);
+
+ALTER TABLE queue.sagas ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME queue.sagas_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE queue.schedule_overrides (
@@ -1595,8 +2376,32 @@ CREATE TABLE queue.unique_keys (
     job_id bigint NOT NULL,
     scope text NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT unique_keys_scope_check CHECK ((scope = ANY (ARRAY['live'::text, 'kept'::text])))
+    expires_at timestamp with time zone,
+    CONSTRAINT unique_keys_scope_check CHECK ((scope = ANY (ARRAY['live'::text, 'kept'::text, 'window'::text]))),
+    CONSTRAINT unique_keys_window_has_an_end CHECK (((scope = 'window'::text) = (expires_at IS NOT NULL)))
 );
+
+CREATE TABLE queue.waiter_members (
+    waiter_id bigint NOT NULL,
+    member_id bigint NOT NULL,
+    marked boolean NOT NULL,
+    outcome text,
+    CONSTRAINT waiter_members_outcome_check CHECK ((outcome = ANY (ARRAY['completed'::text, 'discarded'::text, 'cancelled'::text, 'dead'::text, 'forgotten'::text]))),
+    CONSTRAINT waiters_come_after_their_members CHECK ((member_id < waiter_id))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
+
+CREATE TABLE queue.waiters (
+    job_id bigint NOT NULL,
+    on_failure text NOT NULL,
+    pending integer NOT NULL,
+    failed integer DEFAULT 0 NOT NULL,
+    deadline_after interval,
+    CONSTRAINT waiters_failed_check CHECK ((failed >= 0)),
+    CONSTRAINT waiters_on_failure_check CHECK ((on_failure = ANY (ARRAY['run'::text, 'bury'::text]))),
+    CONSTRAINT waiters_pending_check CHECK ((pending >= 0))
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 
 CREATE TABLE queue.workers (
     id bigint NOT NULL,
@@ -1605,12 +2410,15 @@ CREATE TABLE queue.workers (
     build text NOT NULL,
     host text NOT NULL,
     pid integer NOT NULL,
-    backend_pid integer NOT NULL,
-    backend_start timestamp with time zone NOT NULL,
+    backend_pid integer,
+    backend_start timestamp with time zone,
     started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     beat_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     lease_until timestamp with time zone NOT NULL,
-    stopping boolean DEFAULT false NOT NULL
+    stopping boolean DEFAULT false NOT NULL,
+    kinds text[],
+    versions smallint[],
+    CONSTRAINT workers_session_is_whole CHECK (((backend_pid IS NULL) = (backend_start IS NULL)))
 );
 
 ALTER TABLE queue.workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -1732,8 +2540,23 @@ ALTER TABLE ONLY public.webhook_deliveries
 ALTER TABLE ONLY public.webhook_endpoints
     ADD CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY queue.sagas
+    ADD CONSTRAINT a_saga_is_known_by_its_key UNIQUE (name, key);
+
 ALTER TABLE ONLY queue.audit
     ADD CONSTRAINT audit_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY queue.campaign_causes
+    ADD CONSTRAINT campaign_causes_pkey PRIMARY KEY (campaign_id, cause);
+
+ALTER TABLE ONLY queue.campaign_letters
+    ADD CONSTRAINT campaign_letters_pkey PRIMARY KEY (campaign_id, job_id);
+
+ALTER TABLE ONLY queue.campaigns
+    ADD CONSTRAINT campaigns_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY queue.cancels
+    ADD CONSTRAINT cancels_pkey PRIMARY KEY (job_id);
 
 ALTER TABLE ONLY queue.claims
     ADD CONSTRAINT claims_pkey PRIMARY KEY (id);
@@ -1756,14 +2579,32 @@ ALTER TABLE ONLY queue.limit_keys
 ALTER TABLE ONLY queue.limits
     ADD CONSTRAINT limits_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY queue.logs
+    ADD CONSTRAINT logs_pkey PRIMARY KEY (job_id);
+
 ALTER TABLE ONLY queue.losses
     ADD CONSTRAINT losses_pkey PRIMARY KEY (worker_id);
+
+ALTER TABLE ONLY queue.measures
+    ADD CONSTRAINT measures_pkey PRIMARY KEY (at, queue);
 
 ALTER TABLE ONLY queue.pauses
     ADD CONSTRAINT pauses_pkey PRIMARY KEY (target, name);
 
+ALTER TABLE ONLY queue.pool_settings
+    ADD CONSTRAINT pool_settings_pkey PRIMARY KEY (pool);
+
 ALTER TABLE ONLY queue.progress
     ADD CONSTRAINT progress_pkey PRIMARY KEY (job_id);
+
+ALTER TABLE ONLY queue.saga_jobs
+    ADD CONSTRAINT saga_jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY queue.saga_jobs
+    ADD CONSTRAINT saga_jobs_saga_id_step_undo_key UNIQUE (saga_id, step, undo);
+
+ALTER TABLE ONLY queue.sagas
+    ADD CONSTRAINT sagas_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY queue.schedule_overrides
     ADD CONSTRAINT schedule_overrides_pkey PRIMARY KEY (name);
@@ -1782,6 +2623,12 @@ ALTER TABLE ONLY queue.turns
 
 ALTER TABLE ONLY queue.unique_keys
     ADD CONSTRAINT unique_keys_pkey PRIMARY KEY (kind, key);
+
+ALTER TABLE ONLY queue.waiter_members
+    ADD CONSTRAINT waiter_members_pkey PRIMARY KEY (waiter_id, member_id);
+
+ALTER TABLE ONLY queue.waiters
+    ADD CONSTRAINT waiters_pkey PRIMARY KEY (job_id);
 
 ALTER TABLE ONLY queue.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
@@ -1842,9 +2689,25 @@ CREATE INDEX webhook_deliveries_by_event ON public.webhook_deliveries USING btre
 
 CREATE INDEX webhook_deliveries_unsettled ON public.webhook_deliveries USING btree (updated_at) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
 
+CREATE INDEX campaign_letters_ended ON queue.campaign_letters USING btree (campaign_id, cause, ended_at) WHERE ((ended_at IS NOT NULL) AND (redriven_at IS NOT NULL));
+
+CREATE INDEX campaign_letters_in_flight ON queue.campaign_letters USING btree (campaign_id, job_id) WHERE (state = 'redriven'::text);
+
+CREATE INDEX campaign_letters_redriven ON queue.campaign_letters USING btree (campaign_id, cause, redriven_at) WHERE (redriven_at IS NOT NULL);
+
+CREATE INDEX campaign_letters_skipped ON queue.campaign_letters USING btree (campaign_id, job_id) WHERE (state = 'skipped'::text);
+
+CREATE INDEX campaign_letters_waiting ON queue.campaign_letters USING btree (campaign_id, cause, job_id) WHERE (state = 'waiting'::text);
+
+CREATE INDEX campaign_letters_waiting_in_group ON queue.campaign_letters USING btree (campaign_id, group_key, job_id) WHERE ((state = 'waiting'::text) AND (group_key IS NOT NULL));
+
+CREATE INDEX campaigns_open ON queue.campaigns USING btree (look_at) WHERE (ended_at IS NULL);
+
 CREATE INDEX claims_of_worker ON queue.claims USING btree (worker_id);
 
 CREATE INDEX dead_letters_by_cause ON queue.dead_letters USING btree (kind, error_class, error_code, id);
+
+CREATE INDEX dead_letters_of_cause ON queue.dead_letters USING btree (cause, id) INCLUDE (dead_at);
 
 CREATE INDEX finished_jobs_by_id ON ONLY queue.finished_jobs USING btree (id);
 
@@ -1864,9 +2727,17 @@ CREATE INDEX limit_holds_of_claim ON queue.limit_holds USING btree (claim_id);
 
 CREATE INDEX limit_keys_opening ON queue.limit_keys USING btree (opens_at) WHERE (opens_at IS NOT NULL);
 
+CREATE INDEX logs_by_age ON queue.logs USING btree (at);
+
 CREATE INDEX losses_by_time ON queue.losses USING btree (lost_at);
 
 CREATE INDEX progress_of_claim ON queue.progress USING btree (claim_id);
+
+CREATE INDEX saga_jobs_by_job ON queue.saga_jobs USING btree (job_id) WHERE (job_id IS NOT NULL);
+
+CREATE INDEX sagas_ended ON queue.sagas USING btree (ended_at) WHERE (ended_at IS NOT NULL);
+
+CREATE INDEX sagas_in_progress ON queue.sagas USING btree (id) WHERE (state = ANY (ARRAY['running'::text, 'compensating'::text]));
 
 CREATE INDEX ticks_with_jobs ON queue.ticks USING btree (name, tick_at DESC) WHERE (job_id IS NOT NULL);
 
@@ -1874,7 +2745,15 @@ CREATE INDEX turns_vacant ON queue.turns USING btree (group_key) WHERE vacant;
 
 CREATE INDEX unique_keys_by_age ON queue.unique_keys USING btree (created_at);
 
+CREATE INDEX unique_keys_by_end ON queue.unique_keys USING btree (expires_at) WHERE (expires_at IS NOT NULL);
+
 CREATE INDEX unique_keys_by_job ON queue.unique_keys USING btree (job_id);
+
+CREATE INDEX waiter_members_dead ON queue.waiter_members USING btree (member_id) WHERE (outcome = 'dead'::text);
+
+CREATE INDEX waiter_members_pending ON queue.waiter_members USING btree (member_id) WHERE (outcome IS NULL);
+
+CREATE INDEX waiter_members_unmarked ON queue.waiter_members USING btree (member_id) WHERE ((outcome IS NULL) AND (NOT marked));
 
 ALTER INDEX queue.finished_jobs_by_id ATTACH PARTITION queue.finished_jobs_other_id_idx;
 
@@ -1951,6 +2830,15 @@ ALTER TABLE ONLY public.webhook_deliveries
 
 ALTER TABLE ONLY public.webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.events(event_id);
+
+ALTER TABLE ONLY queue.campaign_causes
+    ADD CONSTRAINT campaign_causes_campaign_id_fkey FOREIGN KEY (campaign_id) REFERENCES queue.campaigns(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY queue.campaign_letters
+    ADD CONSTRAINT campaign_letters_campaign_id_fkey FOREIGN KEY (campaign_id) REFERENCES queue.campaigns(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY queue.saga_jobs
+    ADD CONSTRAINT saga_jobs_saga_id_fkey FOREIGN KEY (saga_id) REFERENCES queue.sagas(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY queue.schedule_overrides
     ADD CONSTRAINT schedule_overrides_name_fkey FOREIGN KEY (name) REFERENCES queue.schedules(name) ON DELETE CASCADE;

@@ -241,6 +241,7 @@ impl From<operate::Error> for Problem {
             operate::Error::TurnedBack(_) => Problem::conflict("saga_turned_back", detail),
             operate::Error::NotFound(_) => Problem::not_found("dead letter"),
             operate::Error::Invalid(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail),
+            operate::Error::Ended { state, .. } => Problem::conflict("job_ended", detail).with("state", state),
             operate::Error::KeyTaken { other, .. } => {
                 Problem::conflict("unique_key_taken", detail).with("job_id", other.0)
             }

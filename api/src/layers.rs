@@ -13,6 +13,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use queue::trace::{self, TraceContext};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -21,6 +22,7 @@ use crate::problem::Problem;
 use crate::{BODY_BYTES_MAX, State, call, prefer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_ID_LENGTH_MAX: usize = 100;
 /// How long a caller should stay away when all places are taken.
 const SHED_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -72,13 +74,20 @@ async fn observe(mut request: Request, next: Next) -> Response {
         .map_or("unmatched", MatchedPath::as_str)
         .to_owned();
     let method = request.method().clone();
-    let span = tracing::info_span!("request", request.id = %id, http.method = %method, http.route = %endpoint);
+    let trace = TraceContext::following(traceparent(request.headers()));
+    let span = tracing::info_span!(
+        "request",
+        trace.id = %trace.trace_id(),
+        request.id = %id,
+        http.method = %method,
+        http.route = %endpoint,
+    );
     let id = HeaderValue::from_str(&id).ok();
     if let Some(id) = id.clone() {
         request.headers_mut().insert(REQUEST_ID, id);
     }
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = trace::scope(trace, next.run(request).instrument(span.clone())).await;
 
     let status = response.status().as_u16();
     let taken = started.elapsed();
@@ -118,6 +127,15 @@ fn known(method: &str) -> String {
     match method {
         "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" => method.to_owned(),
         _ => "other".to_owned(),
+    }
+}
+
+/// The trace a caller is in; two are none.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let mut given = headers.get_all(TRACEPARENT).iter();
+    match (given.next(), given.next()) {
+        (Some(one), None) => one.to_str().ok(),
+        _ => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::extract;
 use chrono::{DateTime, NaiveDate, Utc};
-use queue::inspect::{self, PauseView, QueueView};
+use queue::inspect::{self, PauseView, PoolSettingsView, QueueView};
 use queue::operate::{self, Target};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,13 +10,15 @@ use utoipa::ToSchema;
 use crate::State;
 use crate::answer::Answer;
 use crate::call::{Call, Keyed};
-use crate::fields::{self, text};
+use crate::fields::{self, small_integer, text};
 use crate::paging::{Page, Params};
 use crate::problem::Problem;
 use crate::view::view;
 
 /// The queues there are, so that an idle one is seen as well, and a mistyped one is refused.
 const QUEUES: [&str; 5] = ["stock", "payments", "webhooks", "routes", "maintenance"];
+
+const POOL_NAME_MAX: usize = 100;
 
 view! {
     /// A pause and its reason.
@@ -95,6 +97,32 @@ impl Queue {
             paused_kinds: Vec::new(),
         }
     }
+}
+
+view! {
+    /// What was set for a pool.
+    PoolSettings of PoolSettingsView {
+        /// The pool.
+        pool: String as String,
+        /// How many jobs it runs at once in each process.
+        slots: i32 as i32,
+        /// Who set it.
+        actor: String as String,
+        /// Why.
+        reason: String as String,
+        /// When.
+        changed_at: DateTime<Utc> as DateTime<Utc>,
+    }
+}
+
+/// How many jobs at once.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `set_slots` reads it")]
+pub(crate) struct Slots {
+    /// From 1 to 8192; without it each process goes back to what it was started with.
+    slots: Option<i32>,
+    /// For the audit.
+    reason: String,
 }
 
 /// Why it is paused or resumed.
@@ -282,4 +310,44 @@ fn kind_of(call: &Call) -> Result<(Target, String), Problem> {
         true => Ok((Target::Kind, name)),
         false => Err(Problem::not_found("kind of job")),
     }
+}
+
+/// The pools whose slots were changed since their processes were started.
+#[utoipa::path(
+    get, path = "/pools", tag = "operations",
+    responses((status = 200, description = "What was set", body = Page<PoolSettings>)),
+    security(("api_key" = ["jobs:read"])),
+)]
+pub(crate) async fn pools(extract::State(state): extract::State<State>, params: Params) -> Result<Answer, Problem> {
+    params.end()?;
+    let settings = inspect::pool_settings(&mut *state.pool.acquire().await?).await?;
+    let items = settings.into_iter().map(PoolSettings::from).collect();
+    Ok(Answer::ok(&Page {
+        items,
+        next_cursor: None,
+    }))
+}
+
+/// Changes how many jobs a pool runs at once in each process; the processes follow within seconds, without a restart.
+#[utoipa::path(
+    post, path = "/pools/{name}/slots", tag = "operations",
+    params(("name" = String, Path, description = "The pool: its queue, or the name it has if it serves several")),
+    request_body = Slots,
+    responses((status = 204, description = "Changed")),
+    security(("api_key" = ["jobs:operate"])),
+)]
+pub(crate) async fn set_slots(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let pool: String = call.path("name", "pool")?;
+    if pool.chars().count() > POOL_NAME_MAX {
+        return Err(Problem::not_found("pool"));
+    }
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        let (slots, reason) = fields::read(&call.body, |f| {
+            let slots = f.optional("slots", small_integer(1..=8192));
+            (slots, f.required("reason", text(1..=500)))
+        })?;
+        operate::set_slots(conn, &pool, slots, &reason, &call.principal.name).await?;
+        Ok(Answer::nothing())
+    })
+    .await
 }

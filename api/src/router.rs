@@ -45,6 +45,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(vehicles::get, vehicles::update, vehicles::retire))
         .routes(routes!(work::list))
         .routes(routes!(work::get))
+        .routes(routes!(work::cancel))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::causes))
         .routes(routes!(dead_letters::get))
@@ -67,6 +68,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(schedules::reset))
         .routes(routes!(schedules::run))
         .routes(routes!(schedules::ticks))
+        .routes(routes!(queues::pools))
+        .routes(routes!(queues::set_slots))
         .routes(routes!(api_keys::create, api_keys::list))
         .routes(routes!(api_keys::revoke));
     OpenApiRouter::new().nest("/api/v1", v1)

@@ -4,10 +4,16 @@ use axum::extract;
 use chrono::{DateTime, Utc};
 use queue::JobId;
 use queue::inspect::{self, JobFilter, JobView};
+use queue::log::{self, Line};
+use queue::operate::{self, Cancelled};
+use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::State;
 use crate::answer::Answer;
+use crate::call::{Call, Keyed};
+use crate::fields::{self, text};
 use crate::paging::{Page, Params};
 use crate::path::Id;
 use crate::problem::Problem;
@@ -74,6 +80,46 @@ view! {
     }
 }
 
+view! {
+    /// One line of a job's log.
+    LogLine of Line {
+        /// When.
+        at: DateTime<Utc> as DateTime<Utc>,
+        /// The number of the attempt that said it.
+        attempt: i32 as i32,
+        /// What it said.
+        line: String as String,
+    }
+}
+
+/// A job with what it has logged.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct JobWithLog {
+    #[serde(flatten)]
+    job: Job,
+    /// How many lines came before these and are gone.
+    log_dropped: i32,
+    /// Its last lines, oldest first.
+    log: Vec<LogLine>,
+}
+
+/// Why to stop.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `cancel` reads it")]
+pub(crate) struct Cancel {
+    /// For the audit.
+    reason: String,
+}
+
+/// What became of the wish.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Cancelling {
+    /// The job.
+    job_id: i64,
+    /// cancelled, or cancelling while its worker is asked to stop it.
+    state: &'static str,
+}
+
 /// Lists jobs, newest first.
 #[utoipa::path(
     get, path = "/jobs", tag = "operations",
@@ -105,14 +151,50 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, mut param
     Ok(Answer::ok(&window.page(jobs, |job| job.id.0, Job::from)))
 }
 
-/// One job, wherever it is.
+/// One job, wherever it is, with its log.
 #[utoipa::path(
     get, path = "/jobs/{id}", tag = "operations",
     params(("id" = i64, Path, description = "The job")),
-    responses((status = 200, description = "The job", body = Job)),
+    responses((status = 200, description = "The job", body = JobWithLog)),
     security(("api_key" = ["jobs:read"])),
 )]
 pub(crate) async fn get(extract::State(state): extract::State<State>, Id(id): Id<i64>) -> Result<Answer, Problem> {
-    let job = inspect::job(&mut *state.pool.acquire().await?, JobId(id)).await?;
-    Ok(Answer::ok(&Job::from(job.ok_or_else(|| Problem::not_found("job"))?)))
+    let mut conn = state.pool.acquire().await?;
+    let job = inspect::job(&mut conn, JobId(id)).await?;
+    let job = Job::from(job.ok_or_else(|| Problem::not_found("job"))?);
+    let log = log::read(&mut conn, JobId(id)).await?;
+    Ok(Answer::ok(&JobWithLog {
+        job,
+        log_dropped: log.dropped,
+        log: log.lines.into_iter().map(LogLine::from).collect(),
+    }))
+}
+
+/// Cancels a job: one that waits ends at once; one that runs is asked to stop, which it does within a second unless it
+/// ends before. It is not tried again.
+#[utoipa::path(
+    post, path = "/jobs/{id}/cancel", tag = "operations",
+    params(("id" = i64, Path, description = "The job")),
+    request_body = Cancel,
+    responses((status = 202, description = "It is cancelled, or its worker is asked to stop it", body = Cancelling)),
+    security(("api_key" = ["jobs:operate"])),
+)]
+pub(crate) async fn cancel(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let id = JobId(call.path("id", "job")?);
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        let reason = fields::read(&call.body, |f| f.required("reason", text(1..=500)))?;
+        let cancelled = match operate::cancel(conn, id, &call.principal.name, &reason).await {
+            Err(operate::Error::NotFound(_)) => return Err(Problem::not_found("job")),
+            other => other?,
+        };
+        let state = match cancelled {
+            Cancelled::Ended => "cancelled",
+            Cancelled::Asked => "cancelling",
+        };
+        Ok(Answer::accepted(
+            &format!("/api/v1/jobs/{id}"),
+            &Cancelling { job_id: id.0, state },
+        ))
+    })
+    .await
 }

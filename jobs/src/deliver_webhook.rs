@@ -67,6 +67,7 @@ impl Job for DeliverWebhook {
             timestamp: begun.timestamp,
             secrets: &begun.secrets,
             body: begun.payload.clone(),
+            traceparent: queue::trace::current().map(|here| here.to_string()),
         };
         let posted = services.sender.post(post).await;
         let verdict = judge(&posted);

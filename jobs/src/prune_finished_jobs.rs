@@ -1,5 +1,5 @@
-//! Drops the history of jobs that finished long ago, whole days at a time, and makes the partitions of the days ahead.
-//! Running it twice is safe: what is dropped is gone, what is made is there.
+//! Drops the history of jobs that finished long ago, whole days at a time, with their logs, and makes the partitions of the
+//! days ahead. Running it twice is safe: what is dropped is gone, what is made is there.
 
 use domain::Services;
 use queue::{Attempt, Job, Outcome};
@@ -8,6 +8,10 @@ use serde_json::json;
 
 /// Days of history that are kept.
 const KEEP_DAYS: i32 = 30;
+/// Logs in one transaction.
+const BATCH: i64 = 2000;
+/// Batches in one run; the next day's run takes the rest.
+const BATCHES_MAX: usize = 500;
 
 /// Drops old days of finished jobs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -30,7 +34,44 @@ impl Job for PruneFinishedJobs {
         let dropped = sqlx::query_scalar!(r#"select queue.drop_partitions($1) as "dropped!""#, KEEP_DAYS)
             .fetch_one(&mut *tx)
             .await?;
-        tx.done_with(json!({ "days_made": made, "days_dropped": dropped }))
+        tx.commit().await?;
+        let logs_pruned = prune_logs(attempt).await?;
+        let tx = attempt.begin().await?;
+        tx.done_with(json!({ "days_made": made, "days_dropped": dropped, "logs_pruned": logs_pruned }))
             .await
     }
+}
+
+/// Deletes the logs of jobs that nobody knows any more; returns how many.
+async fn prune_logs(attempt: &Attempt) -> anyhow::Result<u64> {
+    let mut pruned = 0;
+    for _ in 0..BATCHES_MAX {
+        let mut tx = attempt.begin().await?;
+        let count = sqlx::query!(
+            "delete from queue.logs
+             where job_id in (
+                 select l.job_id
+                 from queue.logs l
+                 where l.at < clock_timestamp() - make_interval(days => $1)
+                   and not exists (select from queue.jobs j where j.id = l.job_id)
+                   and l.job_id <> all(array(select r.id from queue.running_jobs r))
+                   and not exists (select from queue.dead_letters d where d.id = l.job_id)
+                   and not exists (select from queue.finished_jobs f where f.id = l.job_id)
+                 order by l.at
+                 limit $2
+                 for update skip locked
+             )",
+            KEEP_DAYS,
+            BATCH,
+        )
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        tx.commit().await?;
+        pruned += count;
+        if count == 0 {
+            break;
+        }
+    }
+    Ok(pruned)
 }

@@ -1,5 +1,5 @@
-//! Deletes unique keys of jobs that ended long ago, so that they may be used again. Running it twice is safe: it deletes
-//! only keys whose job has neither to run nor to be redriven.
+//! Deletes unique keys of jobs that ended long ago, so that they may be used again, and keys whose time is over. Running it
+//! twice is safe: it deletes only keys that are free anyway, or whose job has neither to run nor to be redriven.
 
 use domain::Services;
 use queue::{Attempt, Job, Outcome};
@@ -27,12 +27,35 @@ impl Job for PruneUniqueKeys {
         for _ in 0..BATCHES_MAX {
             let mut tx = attempt.begin().await?;
             let count = sqlx::query!(
+                "delete from queue.unique_keys
+                 where (kind, key) in (
+                     select u.kind, u.key from queue.unique_keys u
+                     where u.expires_at < clock_timestamp()
+                     order by u.expires_at
+                     limit $1
+                     for update skip locked
+                 )",
+                BATCH,
+            )
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
+            tx.commit().await?;
+            pruned += count;
+            if count == 0 {
+                break;
+            }
+        }
+        for _ in 0..BATCHES_MAX {
+            let mut tx = attempt.begin().await?;
+            let count = sqlx::query!(
                 r#"
                 delete from queue.unique_keys
                 where (kind, key) in (
                     select u.kind, u.key
                     from queue.unique_keys u
                     where u.created_at < clock_timestamp() - make_interval(days => $1)
+                      and u.expires_at is null
                       and not exists (select from queue.jobs j where j.id = u.job_id)
                       and u.job_id <> all(array(select r.id from queue.running_jobs r))
                       and not exists (select from queue.dead_letters d where d.id = u.job_id)

@@ -166,12 +166,13 @@ pub struct Api {
 /// Settings of a worker process.
 #[derive(Debug, Args)]
 #[command(after_help = "Pools: stock, payments, webhooks, routes, maintenance.\n\
+    --pool rest=routes:3,maintenance:1 shares its slots: three to one while both have work, all to one while the other has none.\n\
     Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, each also as NAME_FILE.\n\
     SIGTERM takes no new jobs and waits for the running ones; a second one stops at once, and others take over.")]
 pub struct Worker {
-    /// A pool to serve; repeat it for several
+    /// A pool to serve, or NAME=POOL:WEIGHT,… for slots that several share; repeat it for several
     #[arg(long = "pool", required = true, value_name = "NAME")]
-    pub pools: Vec<String>,
+    pub pools: Vec<workers::Pool>,
 
     /// Jobs at once in each pool
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -194,6 +195,11 @@ pub struct Worker {
     /// Where to serve /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS")]
     pub health: Option<SocketAddr>,
+
+    /// For a DATABASE_URL that leads to a proxy which pools transactions (PgBouncer 1.21 or later): poll, never LISTEN
+    #[arg(long, env = "ORDERFLEET_POLL_ONLY", value_name = "BOOL",
+          num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub poll_only: bool,
 
     #[command(flatten)]
     pub outside: Outside,
@@ -333,7 +339,7 @@ pub struct Output {
     pub json: bool,
 }
 
-/// `jobs [list|show|why]`.
+/// `jobs [list|show|why|cancel]`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Jobs {
@@ -349,7 +355,7 @@ pub struct Jobs {
 pub enum JobsAction {
     /// List jobs, newest first (the default)
     List(JobsList),
-    /// Show one job whole: arguments, attempts, failures
+    /// Show one job whole: arguments, attempts, failures, log
     Show {
         /// The job's number
         id: i64,
@@ -360,6 +366,14 @@ pub enum JobsAction {
     Why {
         /// The job's number
         id: i64,
+    },
+    /// End jobs that wait, and ask those that run to stop: they do within a second, unless they end before
+    Cancel {
+        /// The jobs' numbers
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        #[command(flatten)]
+        because: Because,
     },
 }
 
@@ -613,7 +627,7 @@ pub struct Because {
     pub actor: String,
 }
 
-/// `queues [list|pause|resume]`.
+/// `queues [list|pause|resume|slots]`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Queues {
@@ -636,6 +650,20 @@ pub enum QueuesAction {
     Pause {
         #[command(flatten)]
         target: PauseTarget,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Change how many jobs a pool runs at once in each process, while it runs
+    #[command(
+        after_help = "The processes follow within seconds, without a restart: more jobs start at once; of too many none is\n\
+        stopped, and none is started until enough have ended. Without N each goes back to the --slots it was started with."
+    )]
+    Slots {
+        /// The pool: its queue, or the name it has if it serves several
+        pool: String,
+        /// Jobs at once in each process
+        #[arg(value_name = "N", value_parser = clap::value_parser!(i32).range(1..=8192))]
+        slots: Option<i32>,
         #[command(flatten)]
         because: Because,
     },

@@ -7,8 +7,10 @@ use queue::JobId;
 use queue::inspect::{
     self, CauseFilter, CauseView, DeadFilter, DeadLetterView, JobFilter, JobView, ScheduleView, TickView,
 };
-use queue::operate::{self, Target};
+use queue::log::{self, Log};
+use queue::operate::{self, Cancelled, Target};
 use queue::timetable::{self, Change};
+use serde::Serialize;
 use sqlx::PgConnection;
 
 use crate::cli::{self, DeadAction, JobsAction, QueuesAction, ScheduleAction};
@@ -24,7 +26,22 @@ pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
             let job = inspect::job(&mut conn, JobId(id)).await.context("reading the job")?;
             let job =
                 job.with_context(|| format!("there is no job {id}; finished ones are kept for some days only"))?;
-            table::print(output.json, &job, show_job)
+            let log = log::read(&mut conn, JobId(id)).await.context("reading the job's log")?;
+            table::print(output.json, &Whole { job, log }, show_job)
+        }
+        JobsAction::Cancel { ids, because } => {
+            for id in ids {
+                let cancelled = operate::cancel(&mut conn, JobId(id), &because.actor, &because.reason)
+                    .await
+                    .with_context(|| format!("cancelling job {id}"))?;
+                table::say(&match cancelled {
+                    Cancelled::Ended => format!("cancelled {id}\n"),
+                    Cancelled::Asked => {
+                        format!("asked {id} to stop; `orderfleet jobs show {id}` says whether it did\n")
+                    }
+                })?;
+            }
+            Ok(())
         }
         JobsAction::Why { id } => {
             let why = inspect::why(&mut conn, JobId(id))
@@ -72,7 +89,15 @@ fn tries(job: &JobView) -> String {
     }
 }
 
-fn show_job(job: &JobView) -> Table {
+/// A job and what it has logged.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    job: JobView,
+    log: Log,
+}
+
+fn show_job(Whole { job, log }: &Whole) -> Table {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     let mut line = |name: &str, value: String| table.row([name.to_owned(), value]);
     line("id", job.id.to_string());
@@ -111,6 +136,15 @@ fn show_job(job: &JobView) -> Table {
     }
     for failure in job.failures.as_array().into_iter().flatten() {
         line("failure", failure.to_string());
+    }
+    if log.dropped > 0 {
+        line("log", format!("({} earlier lines are gone)", log.dropped));
+    }
+    for said in &log.lines {
+        line(
+            "log",
+            format!("{} try {}: {}", moment(said.at), said.attempt, said.line),
+        );
     }
     table
 }
@@ -312,6 +346,21 @@ pub async fn queues(args: cli::Queues) -> anyhow::Result<()> {
                 .await
                 .context("pausing")?;
             table::say(&format!("paused {word} {}\n", target.name))
+        }
+        QueuesAction::Slots { pool, slots, because } => {
+            operate::set_slots(&mut conn, &pool, slots, &because.reason, &because.actor)
+                .await
+                .with_context(|| format!("changing the slots of pool {pool}"))?;
+            let is_queue = jobs::catalogue().kinds().iter().any(|kind| kind.queue == pool);
+            if !is_queue {
+                table::say(&format!(
+                    "no queue is called {pool}: this is for a pool of several queues with that name\n"
+                ))?;
+            }
+            table::say(&match slots {
+                Some(slots) => format!("pool {pool}: {slots} slots in each process\n"),
+                None => format!("pool {pool}: as many slots as each process was started with\n"),
+            })
         }
         QueuesAction::Resume { target, because } => {
             let (kind, word) = meant(&target)?;

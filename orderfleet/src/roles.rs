@@ -31,10 +31,14 @@ pub async fn api(args: cli::Api) -> anyhow::Result<()> {
 /// Serves pools of jobs.
 pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
     let stop = signals::stop_token()?;
-    let name = args
-        .name
-        .unwrap_or_else(|| format!("{}-{}", args.pools.join("+"), std::process::id()));
-    let options = database::options(&database::url()?, &format!("orderfleet-worker {name}"))?;
+    let name = args.name.unwrap_or_else(|| {
+        let names: Vec<&str> = args.pools.iter().map(|pool| pool.name.as_str()).collect();
+        format!("{}-{}", names.join("+"), std::process::id())
+    });
+    let mut options = database::options(&database::url()?, &format!("orderfleet-worker {name}"))?;
+    if args.poll_only {
+        options = options.extra_float_digits(None);
+    }
     let services = services(&args.outside)?;
     known_pools(&args.pools)?;
     current_schema(&options).await?;
@@ -46,6 +50,7 @@ pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
         shutdown_grace: args.shutdown_grace,
         build: BUILD.to_owned(),
         health: args.health,
+        poll_only: args.poll_only,
     };
     workers::run(config, options, services, stop).await
 }
@@ -102,11 +107,12 @@ async fn current_schema(options: &PgConnectOptions) -> anyhow::Result<()> {
 }
 
 /// Refuses a pool that no kind of job uses: a misspelt one would idle for ever.
-fn known_pools(pools: &[String]) -> anyhow::Result<()> {
+fn known_pools(pools: &[workers::Pool]) -> anyhow::Result<()> {
     let mut known: Vec<&str> = jobs::catalogue().kinds().iter().map(|kind| kind.queue).collect();
     known.sort_unstable();
     known.dedup();
-    match pools.iter().find(|pool| !known.contains(&pool.as_str())) {
+    let mut served = pools.iter().flat_map(|pool| &pool.queues).map(|(queue, _)| queue);
+    match served.find(|queue| !known.contains(&queue.as_str())) {
         Some(pool) => anyhow::bail!(
             "--pool {pool}: there is no such pool; the pools are {}",
             known.join(", ")

@@ -13,6 +13,7 @@ use crate::finish::{self, Held};
 use crate::job::{JobId, Outcome};
 use crate::lease::Registration;
 use crate::runner::{Runner, Settled};
+use crate::trace::{self, TraceContext};
 
 /// The job is no longer this attempt's: nothing was written, and nothing more may be.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +44,15 @@ pub struct Attempt {
     pub queue: String,
     /// The key only this job may have.
     pub unique_key: Option<String>,
+    /// Its place in the trace it belongs to: what a handler enqueues follows it. A handler of many jobs sets the scope of
+    /// each itself (see [`crate::trace::scope`]).
+    pub trace: TraceContext,
     pool: PgPool,
     ends_at: Instant,
     registration: Arc<Registration>,
     stop: CancellationToken,
     ended: Arc<OnceLock<Settled>>,
-    held: Held,
+    pub(crate) held: Held,
 }
 
 impl Attempt {
@@ -82,6 +86,11 @@ impl Attempt {
         self.registration.lost.cancelled().await;
     }
 
+    /// Ends when somebody asks for the job to stop.
+    pub(crate) async fn asked_to_cancel(&self) {
+        self.registration.asked_to_cancel(self.job_id).await;
+    }
+
     /// For reads that need no fence.
     pub fn pool(&self) -> &PgPool {
         &self.pool
@@ -97,11 +106,13 @@ impl Attempt {
             .min(self.registration.time_left())
     }
 
-    /// Ends when the attempt should: its lease is lost or the worker stops.
+    /// Ends when the attempt should: its lease is lost, the worker stops, or somebody cancels the job. The attempt is
+    /// dropped then; this is for the tasks it has spawned.
     pub async fn cancelled(&self) {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = self.registration.lost.cancelled() => {}
+            () = self.asked_to_cancel() => {}
         }
     }
 
@@ -203,6 +214,7 @@ impl Attempt {
             kind: claimed.kind.clone(),
             queue: claimed.queue.clone(),
             unique_key: claimed.unique_key.clone(),
+            trace: trace::current().unwrap_or_else(|| TraceContext::following(claimed.trace_context.as_deref())),
             pool: runner.pool.clone(),
             ends_at: Instant::now() + timeout,
             registration: Arc::clone(registration),

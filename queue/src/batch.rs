@@ -207,6 +207,8 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                 Trial::Undone
             }
             Performed::Stopped => Trial::All(Verdict::HandBack),
+            // Whose wish that was is found when it is alone.
+            Performed::Cancelled => Trial::Undone,
             Performed::LeaseLost => Trial::All(Verdict::Lost),
         }
     }

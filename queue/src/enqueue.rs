@@ -9,7 +9,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, Unique};
+use crate::trace;
 
 /// What became of a wish to enqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,12 @@ pub enum Error {
     /// A saga has at least one step, and not too many.
     #[error("a saga has from 1 to {} steps, not {}", crate::saga::STEPS_MAX, .0)]
     Steps(usize),
+    /// Only a job with a live unique key can be debounced.
+    #[error("a {kind} cannot be debounced: it has no unique key that is free when its job ends")]
+    NotDebounced {
+        /// The kind of the job.
+        kind: &'static str,
+    },
     /// The database refused.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -66,6 +73,47 @@ pub async fn enqueue_after<J: Job>(conn: &mut PgConnection, job: &J, wait: Durat
     insert(conn, job, None, Some(wait.as_secs_f64())).await
 }
 
+/// Enqueues a job that is due after `wait`, by the database's clock, or, when one of its unique key waits already, gives
+/// that one this payload and this wait, but makes it wait for no more than `wait_max` after it was enqueued. Not new means
+/// replaced. Neither is more than 366 days.
+///
+/// A job that runs keeps its payload, and a new one is made beside it, so nothing is lost: give both a group where they
+/// must not overlap. One that waits for its retry waits on. The key must be a live one.
+pub async fn enqueue_debounced<J: Job>(
+    conn: &mut PgConnection,
+    job: &J,
+    wait: Duration,
+    wait_max: Duration,
+) -> Result<Enqueued, Error> {
+    let Some(unique) = job.unique().filter(|unique| unique.scope == "live") else {
+        return Err(Error::NotDebounced { kind: J::KIND });
+    };
+    const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let row = sqlx::query!(
+        r#"select e.job_id as "id!", e.is_new as "is_new!"
+           from queue.enqueue_debounced(
+               make_interval(secs => $1), make_interval(secs => $2), $3, $4, $5, $6, $7, $8, $9,
+               make_interval(secs => $10), $11, $12, $13
+           ) e"#,
+        wait.min(LONGEST).as_secs_f64(),
+        wait_max.min(LONGEST).as_secs_f64(),
+        J::QUEUE,
+        J::KIND,
+        payload(job)?,
+        unique.key,
+        job.group(),
+        i32::from(J::PRIORITY),
+        J::RETRY.attempts_max,
+        J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+        i32::from(J::VERSION),
+        trace::stored(),
+        job.limit(),
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(enqueued::<J>(row.id, row.is_new))
+}
+
 /// Enqueues many jobs of one kind; the answers are in the order of the jobs.
 ///
 /// Group keys are locked in their own order, so that two bulk loads cannot wait for each other.
@@ -73,11 +121,13 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
     let mut args = Vec::with_capacity(jobs.len());
     let mut keys = Vec::with_capacity(jobs.len());
     let mut scopes = Vec::with_capacity(jobs.len());
+    let mut windows = Vec::with_capacity(jobs.len());
     let mut groups = Vec::with_capacity(jobs.len());
     let mut limits = Vec::with_capacity(jobs.len());
     for job in jobs {
         args.push(payload(job)?);
         let unique = job.unique();
+        windows.push(unique.as_ref().and_then(window_secs));
         scopes.push(unique.as_ref().map_or("kept", |unique| unique.scope).to_owned());
         keys.push(unique.map(|unique| unique.key));
         groups.push(job.group());
@@ -90,44 +140,53 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
     let rows = sqlx::query!(
         r#"select n.place as "place!", e.job_id as "id!", e.is_new as "is_new!"
            from (
-               select * from unnest($1::jsonb[], $2::text[], $3::text[], $4::text[], $11::text[])
-                    with ordinality as u(args, key, scope, group_key, limit_key, place)
+               select * from unnest($1::jsonb[], $2::text[], $3::text[], $4::float8[], $5::text[], $6::text[])
+                    with ordinality as u(args, key, scope, secs, group_key, limit_key, place)
                order by group_key nulls first, place
            ) n
-           cross join lateral queue.enqueue(
-               $5, $6, n.args, null, n.key, n.scope, n.group_key, $7, $8,
-               clock_timestamp() + make_interval(secs => $9), $10, null, n.limit_key
+           cross join lateral queue.enqueue_within(
+               make_interval(secs => n.secs), $7, $8, n.args, null, n.key, n.scope, n.group_key, $9, $10,
+               clock_timestamp() + make_interval(secs => $11), $12, $13, n.limit_key
            ) e"#,
         &args,
         &keys as &[Option<String>],
         &scopes,
+        &windows as &[Option<f64>],
         &groups as &[Option<String>],
+        &limits as &[Option<String>],
         J::QUEUE,
         J::KIND,
         i32::from(J::PRIORITY),
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         i32::from(J::VERSION),
-        &limits as &[Option<String>],
+        trace::stored(),
     )
     .fetch_all(conn)
     .await?;
+    Ok(in_order::<J>(
+        rows.into_iter().map(|row| (row.place, row.id, row.is_new)),
+    ))
+}
 
-    let mut answers: Vec<_> = rows
-        .into_iter()
-        .map(|row| {
-            (
-                row.place,
-                Enqueued {
-                    id: JobId(row.id),
-                    is_new: row.is_new,
-                },
-            )
-        })
-        .collect();
-    answers.sort_by_key(|(place, _)| *place);
-    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(answers.len() as u64);
-    Ok(answers.into_iter().map(|(_, enqueued)| enqueued).collect())
+fn in_order<J: Job>(rows: impl Iterator<Item = (i64, i64, bool)>) -> Vec<Enqueued> {
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort_by_key(|(place, ..)| *place);
+    rows.into_iter()
+        .map(|(_, id, is_new)| enqueued::<J>(id, is_new))
+        .collect()
+}
+
+/// Counts what is new.
+fn enqueued<J: Job>(id: i64, is_new: bool) -> Enqueued {
+    if is_new {
+        metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
+    }
+    Enqueued { id: JobId(id), is_new }
+}
+
+fn window_secs(unique: &Unique) -> Option<f64> {
+    unique.window.map(|window| window.as_secs_f64())
 }
 
 /// Jobs that nobody else's can collide with need nothing looked up for each: they are copied in.
@@ -153,14 +212,16 @@ async fn copy_plain<J: Job>(
     .fetch_one(&mut *conn)
     .await?;
     let deadline_at = start.deadline_at.as_deref().unwrap_or(COPY_NULL);
-    let mut rows = Vec::with_capacity(args.len() * 100);
+    let trace = trace::stored();
+    let trace = trace.as_deref().map_or(Cow::Borrowed(COPY_NULL), copy_text);
+    let mut rows = Vec::with_capacity(args.len() * 150);
     for ((id, args), limit) in start.ids.iter().zip(args).zip(limits) {
         let args = args.to_string();
         let args = copy_text(&args);
         let limit = limit.as_deref().map(copy_text);
         writeln!(
             rows,
-            "{id}\t{}\t{}\t{args}\t{}\t{}\t{deadline_at}\t{}\t{}",
+            "{id}\t{}\t{}\t{args}\t{}\t{}\t{deadline_at}\t{}\t{}\t{trace}",
             copy_text(J::QUEUE),
             copy_text(J::KIND),
             J::PRIORITY,
@@ -172,20 +233,12 @@ async fn copy_plain<J: Job>(
     }
     let mut copy = conn
         .copy_in_raw(
-            "copy queue.jobs (id, queue, kind, args, priority, attempts_max, deadline_at, args_version, limit_key) from stdin",
+            "copy queue.jobs (id, queue, kind, args, priority, attempts_max, deadline_at, args_version, limit_key, trace_context) from stdin",
         )
         .await?;
     copy.send(rows).await?;
     copy.finish().await?;
-    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(args.len() as u64);
-    Ok(start
-        .ids
-        .into_iter()
-        .map(|id| Enqueued {
-            id: JobId(id),
-            is_new: true,
-        })
-        .collect())
+    Ok(start.ids.into_iter().map(|id| enqueued::<J>(id, true)).collect())
 }
 
 /// What COPY reads as null.
@@ -221,11 +274,40 @@ async fn insert<J: Job>(
     if unique.is_none() && group.is_none() {
         return insert_one_plain(conn, job, args, run_at, wait_secs).await;
     }
+    if let Some(within_secs) = unique.as_ref().and_then(window_secs) {
+        let row = sqlx::query!(
+            r#"select e.job_id as "id!", e.is_new as "is_new!"
+               from queue.enqueue_within(
+                   make_interval(secs => $1), $2, $3, $4, coalesce($5, clock_timestamp() + make_interval(secs => $6)), $7, $8,
+                   $9, $10, $11,
+                   greatest($5, clock_timestamp() + make_interval(secs => coalesce($6, 0))) + make_interval(secs => $12),
+                   $13, $14, $15
+               ) e"#,
+            within_secs,
+            J::QUEUE,
+            J::KIND,
+            args,
+            run_at,
+            wait_secs,
+            unique.as_ref().map(|unique| unique.key.as_str()),
+            unique.as_ref().map(|unique| unique.scope),
+            group,
+            i32::from(J::PRIORITY),
+            J::RETRY.attempts_max,
+            J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+            i32::from(J::VERSION),
+            trace::stored(),
+            job.limit(),
+        )
+        .fetch_one(conn)
+        .await?;
+        return Ok(enqueued::<J>(row.id, row.is_new));
+    }
     let row = sqlx::query!(
         r#"select e.job_id as "id!", e.is_new as "is_new!"
            from queue.enqueue(
                $1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => $5)), $6, $7, $8, $9, $10,
-               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) + make_interval(secs => $11), $12, null, $13
+               greatest($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) + make_interval(secs => $11), $12, $13, $14
            ) e"#,
         J::QUEUE,
         J::KIND,
@@ -239,17 +321,12 @@ async fn insert<J: Job>(
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         i32::from(J::VERSION),
+        trace::stored(),
         job.limit(),
     )
     .fetch_one(conn)
     .await?;
-    if row.is_new {
-        metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
-    }
-    Ok(Enqueued {
-        id: JobId(row.id),
-        is_new: row.is_new,
-    })
+    Ok(enqueued::<J>(row.id, row.is_new))
 }
 
 /// A job that nobody else's can collide with is one insert.
@@ -261,10 +338,11 @@ async fn insert_one_plain<J: Job>(
     wait_secs: Option<f64>,
 ) -> Result<Enqueued, Error> {
     let row = sqlx::query!(
-        r#"insert into queue.jobs as n (queue, kind, args, run_at, priority, attempts_max, deadline_at, args_version, limit_key)
+        r#"insert into queue.jobs as n (queue, kind, args, run_at, priority, attempts_max, deadline_at, args_version, limit_key,
+                                       trace_context)
            values ($1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))), $6, $7,
-                   greatest($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) + make_interval(secs => $8), $9, $10)
-           returning id as "id: JobId",
+                   greatest($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) + make_interval(secs => $8), $9, $10, $11)
+           returning id,
                      -- A hint, as in queue.enqueue; this statement does not see its own row.
                      case when run_at <= clock_timestamp() and not exists (
                          select from queue.jobs
@@ -282,14 +360,11 @@ async fn insert_one_plain<J: Job>(
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         J::VERSION,
         job.limit(),
+        trace::stored(),
     )
     .fetch_one(conn)
     .await?;
-    metrics::counter!(crate::metric::ENQUEUED, "kind" => J::KIND).increment(1);
-    Ok(Enqueued {
-        id: row.id,
-        is_new: true,
-    })
+    Ok(enqueued::<J>(row.id, true))
 }
 
 pub(crate) fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {

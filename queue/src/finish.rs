@@ -51,6 +51,24 @@ pub(crate) async fn end_as(conn: &mut PgConnection, held: &Held, outcome: &Outco
     }
 }
 
+/// Ends the job because somebody asked for it, for the reason they gave.
+pub async fn cancel(conn: &mut PgConnection, held: &Held) -> sqlx::Result<bool> {
+    let wish = sqlx::query!(
+        "select actor, reason from queue.cancels where job_id = $1",
+        held.job_id.0
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let result = wish.map(|wish| json!({ "reason": wish.reason, "by": wish.actor }));
+    if !end(conn, held, "cancelled", result).await? {
+        return Ok(false);
+    }
+    sqlx::query!("delete from queue.cancels where job_id = $1", held.job_id.0)
+        .execute(conn)
+        .await?;
+    Ok(true)
+}
+
 async fn end(conn: &mut PgConnection, held: &Held, state: &str, result: Option<Value>) -> sqlx::Result<bool> {
     let is_ended = sqlx::query_scalar!(
         r#"with taken as materialized (

@@ -700,6 +700,31 @@ pub async fn ticks(
     .await
 }
 
+/// What was set for a pool since its processes were started.
+#[derive(Clone, Debug, Serialize)]
+pub struct PoolSettingsView {
+    /// The pool.
+    pub pool: String,
+    /// How many jobs it runs at once in each process.
+    pub slots: i32,
+    /// Who set it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub changed_at: DateTime<Utc>,
+}
+
+/// The pools whose slots were changed.
+pub async fn pool_settings(conn: &mut PgConnection) -> sqlx::Result<Vec<PoolSettingsView>> {
+    sqlx::query_as!(
+        PoolSettingsView,
+        "select pool, slots, actor, reason, changed_at from queue.pool_settings order by pool"
+    )
+    .fetch_all(conn)
+    .await
+}
+
 /// The worker processes.
 pub async fn workers(conn: &mut PgConnection) -> sqlx::Result<Vec<WorkerView>> {
     sqlx::query_as!(
@@ -738,7 +763,12 @@ pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>
             let worker = view
                 .worker_id
                 .map_or_else(String::new, |worker| format!(" on worker {worker}"));
-            return Ok(vec![format!("it is running{worker}, attempt {}", view.attempt)]);
+            let mut lines = vec![format!("it is running{worker}, attempt {}", view.attempt)];
+            let wish = sqlx::query!("select actor, reason from queue.cancels where job_id = $1", id.0)
+                .fetch_optional(conn)
+                .await?;
+            lines.extend(wish.map(|wish| format!("{} has asked it to stop: {}", wish.actor, wish.reason)));
+            return Ok(lines);
         }
         "dead" => {
             let message = view.waiting.unwrap_or_default();

@@ -146,6 +146,7 @@ impl Retry {
 pub struct Unique {
     pub(crate) key: String,
     pub(crate) scope: &'static str,
+    pub(crate) window: Option<Duration>,
 }
 
 impl Unique {
@@ -154,6 +155,7 @@ impl Unique {
         Self {
             key: key.into(),
             scope: "live",
+            window: None,
         }
     }
 
@@ -162,6 +164,17 @@ impl Unique {
         Self {
             key: key.into(),
             scope: "kept",
+            window: None,
+        }
+    }
+
+    /// Taken for that time from the enqueueing on, also after the job has ended, and then free even if it has not. From
+    /// above zero to 366 days; anything else is refused when it is enqueued.
+    pub fn within(key: impl Into<String>, window: Duration) -> Self {
+        Self {
+            key: key.into(),
+            scope: "window",
+            window: Some(window),
         }
     }
 }

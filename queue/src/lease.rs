@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Trouble;
 use crate::catalogue::KindInfo;
+use crate::job::JobId;
 
 /// How often the heart beats, at most a third of the lease.
 const BEAT_EVERY: Duration = Duration::from_millis(400);
@@ -35,6 +36,8 @@ pub struct Registration {
     /// Cancelled when the row is gone: others may hold our jobs.
     pub lost: CancellationToken,
     valid_until: Mutex<Instant>,
+    /// Jobs, ours or not, that somebody has asked to stop.
+    cancels: watch::Sender<Vec<i64>>,
 }
 
 impl Registration {
@@ -44,7 +47,15 @@ impl Registration {
             build,
             lost: CancellationToken::new(),
             valid_until: Mutex::new(valid_until),
+            cancels: watch::Sender::new(Vec::new()),
         }
+    }
+
+    /// Ends when a heartbeat has read that this job is asked to stop.
+    pub(crate) async fn asked_to_cancel(&self, job: JobId) {
+        let mut cancels = self.cancels.subscribe();
+        // The sender lives as long as we do.
+        _ = cancels.wait_for(|asked| asked.contains(&job.0)).await;
     }
 
     /// How long the lease can still be trusted, by this machine's monotonic clock.
@@ -74,6 +85,9 @@ pub struct Identity {
     pub lease: Duration,
     /// The kinds it can run.
     pub kinds: Vec<KindInfo>,
+    /// Whether it comes through a proxy that pools transactions: no session is its own, so none proves that it lives, and it
+    /// is lost when its lease has run out.
+    pub is_pooled: bool,
 }
 
 /// A registered worker whose heart beats; dropping it stops the heart but leaves the row.
@@ -188,8 +202,11 @@ impl Beats {
     /// One connection's life: register or prove that the row still stands, then beat.
     async fn live(&self, trouble: &mut Trouble) -> sqlx::Result<()> {
         let mut conn = in_time(PgConnection::connect_with(&self.database)).await?;
-        // A beat that a crash of the server forgets costs nothing; a claim that follows flushes the registration.
-        in_time(sqlx::query("set synchronous_commit = off").execute(&mut conn)).await?;
+        // A beat that a crash of the server forgets costs nothing; a claim that follows flushes the registration. But in a
+        // pooled session the setting would stay for whoever comes next.
+        if !self.identity.is_pooled {
+            in_time(sqlx::query("set synchronous_commit = off").execute(&mut conn)).await?;
+        }
         let mut registration = match self.current() {
             Some(registration) if in_time(self.take_over(&mut conn, &registration)).await? => registration,
             _ => self.register_anew(&mut conn).await?,
@@ -217,21 +234,27 @@ impl Beats {
         self.sender.borrow().clone()
     }
 
-    /// Proves life once; false when the row is gone.
+    /// Proves life once, and reads which jobs are asked to stop; false when the row is gone.
     async fn beat(&self, conn: &mut PgConnection, registration: &Registration) -> sqlx::Result<bool> {
+        const CANCELS_MAX: i64 = 1000;
         let sent = Instant::now();
-        let beaten = sqlx::query!(
-            "update queue.workers set beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
-             where id = $1",
+        let beaten = sqlx::query_scalar!(
+            r#"update queue.workers set beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
+               where id = $1
+               returning array(select c.job_id from queue.cancels c order by c.at limit $3) as "cancels!""#,
             registration.id,
             self.identity.lease.as_secs_f64(),
+            CANCELS_MAX,
         )
-        .execute(conn)
+        .fetch_optional(conn)
         .await?;
-        if beaten.rows_affected() == 0 {
-            return Ok(false);
-        }
+        let Some(cancels) = beaten else { return Ok(false) };
         registration.extend(sent + self.identity.lease);
+        registration.cancels.send_if_modified(|known| {
+            let is_news = *known != cancels;
+            *known = cancels;
+            is_news
+        });
         Ok(true)
     }
 
@@ -240,12 +263,13 @@ impl Beats {
         let sent = Instant::now();
         let taken = sqlx::query!(
             "update queue.workers w
-             set backend_pid = a.pid, backend_start = a.backend_start,
+             set backend_pid = case when not $3 then a.pid end, backend_start = case when not $3 then a.backend_start end,
                  beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
              from pg_stat_get_activity(pg_backend_pid()) a
              where w.id = $1",
             registration.id,
             self.identity.lease.as_secs_f64(),
+            self.identity.is_pooled,
         )
         .execute(conn)
         .await?;
@@ -278,14 +302,15 @@ impl Beats {
     }
 }
 
-/// Writes a worker's row for the session of this connection.
+/// Writes a worker's row, for the session of this connection if it is the worker's own.
 pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Result<Registration> {
     let sent = Instant::now();
     let kinds: Vec<String> = identity.kinds.iter().map(|kind| kind.kind.to_owned()).collect();
     let versions: Vec<i16> = identity.kinds.iter().map(|kind| kind.version).collect();
     let id = sqlx::query_scalar!(
         r#"insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until, kinds, versions)
-           select $1, $2, $3, $4, $5, a.pid, a.backend_start, clock_timestamp() + make_interval(secs => $6), $7, $8
+           select $1, $2, $3, $4, $5, case when not $9 then a.pid end, case when not $9 then a.backend_start end,
+                  clock_timestamp() + make_interval(secs => $6), $7, $8
            from pg_stat_get_activity(pg_backend_pid()) a
            returning id"#,
         identity.name,
@@ -296,6 +321,7 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
         identity.lease.as_secs_f64(),
         &kinds,
         &versions,
+        identity.is_pooled,
     )
     .fetch_one(conn)
     .await?;

@@ -4,11 +4,11 @@
 //!
 //! 1. [`job`]: what a job is: its payload, its policy and what it does.
 //! 2. [`failure`]: what may go wrong, sorted by what happens next.
-//! 3. [`mod@enqueue`]: a job exists if and only if the caller's transaction commits.
+//! 3. [`mod@enqueue`]: a job exists if and only if the caller's transaction commits; [`trace`] says what it follows from.
 //! 4. [`catalogue`]: the kinds a process knows; it claims no others.
 //! 5. [`claim`]: due jobs change hands, each claim with a higher fence.
-//! 6. [`attempt`]: what a handler sees of its run; [`Effects`] are its fenced writes. [`runner`]: one run of one job as a list of
-//!    named steps, and [`batch`]: one run of many.
+//! 6. [`attempt`]: what a handler sees of its run; [`Effects`] are its fenced writes, [`mod@log`] what it says. [`runner`]: one
+//!    run of one job as a list of named steps, and [`batch`]: one run of many.
 //! 7. [`finish`]: the ways out: completed, retried, snoozed, discarded, dead; [`backoff`] says how long to wait, and
 //!    [`complete`] gathers what has only to be completed.
 //! 8. [`lease`] and [`rescue`]: a worker proves that it lives, and what a dead one held runs again.
@@ -38,6 +38,7 @@ pub mod inspect;
 pub mod job;
 pub mod lease;
 pub mod limit;
+pub mod log;
 pub mod metric;
 pub mod operate;
 pub mod rescue;
@@ -47,12 +48,13 @@ pub mod schedule;
 mod settle;
 pub mod testing;
 pub mod timetable;
+pub mod trace;
 pub mod wakeup;
 
 pub use attempt::{Attempt, Effects, FenceLost};
 pub use batch::{BatchJob, Member};
 pub use catalogue::{Catalogue, KindInfo};
-pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_many};
+pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_debounced, enqueue_many};
 pub use failure::{Class, Failure, HttpFacts};
 pub use fan_in::{OnFailure, enqueue_after_all};
 pub use job::{DeadHead, DeadLetter, Job, JobId, Outcome, Retry, Unique};

@@ -8,6 +8,7 @@
 //! | `queue_jobs_retried_total` | kind | running → retryable: a failed attempt |
 //! | `queue_jobs_postponed_total` | kind | running → scheduled, no attempt used: snoozed, throttled, paused, handed back |
 //! | `queue_jobs_discarded_total` | kind | running → discarded |
+//! | `queue_jobs_cancelled_total` | kind | running → cancelled |
 //! | `queue_jobs_buried_total` | kind, reason | running → dead |
 //! | `queue_jobs_redriven_total` | | dead → available, by campaigns |
 //! | `queue_redrives_halted_total` | | causes of campaigns that halted by themselves |
@@ -34,6 +35,7 @@ pub(crate) const COMPLETED: &str = "queue_jobs_completed_total";
 pub(crate) const RETRIED: &str = "queue_jobs_retried_total";
 pub(crate) const POSTPONED: &str = "queue_jobs_postponed_total";
 pub(crate) const DISCARDED: &str = "queue_jobs_discarded_total";
+pub(crate) const CANCELLED: &str = "queue_jobs_cancelled_total";
 pub(crate) const BURIED: &str = "queue_jobs_buried_total";
 pub(crate) const REDRIVEN: &str = "queue_jobs_redriven_total";
 pub(crate) const REDRIVES_HALTED: &str = "queue_redrives_halted_total";

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
-use crate::fan_in;
-use crate::finish;
 use crate::job::JobId;
+use crate::{fan_in, finish, inspect};
 
 /// What is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +30,14 @@ pub enum Error {
     /// There is no such job, or it is not in a state for this.
     #[error("job {0} is not there or not in a state for this")]
     NotFound(JobId),
+    /// The job has ended already.
+    #[error("job {id} has ended: it is {state}")]
+    Ended {
+        /// The job.
+        id: JobId,
+        /// How: completed, discarded, cancelled or dead.
+        state: String,
+    },
     /// Its unique key was taken by another job in the meantime.
     #[error("job {other} has taken the unique key of job {id}")]
     KeyTaken {
@@ -109,6 +116,44 @@ pub async fn resume(
     .await?;
     tx.commit().await?;
     Ok(true)
+}
+
+/// Changes how many jobs a pool runs at once in each process, from 1 to 8192; none gives each back what it was started with.
+/// The processes read it within seconds; of too many running jobs none is stopped, but none is started either.
+pub async fn set_slots(
+    conn: &mut PgConnection,
+    pool: &str,
+    slots: Option<i32>,
+    reason: &str,
+    actor: &str,
+) -> Result<(), Error> {
+    let mut tx = conn.begin().await?;
+    let before = sqlx::query_scalar!("select slots from queue.pool_settings where pool = $1 for update", pool)
+        .fetch_optional(&mut *tx)
+        .await?;
+    match slots {
+        Some(slots) => {
+            sqlx::query!(
+                "insert into queue.pool_settings (pool, slots, actor, reason) values ($1, $2, $3, $4)
+                 on conflict (pool) do update
+                 set slots = excluded.slots, actor = excluded.actor, reason = excluded.reason, changed_at = clock_timestamp()",
+                pool,
+                slots,
+                actor,
+                reason,
+            )
+            .execute(&mut *tx)
+            .await?
+        }
+        None => {
+            sqlx::query!("delete from queue.pool_settings where pool = $1", pool)
+                .execute(&mut *tx)
+                .await?
+        }
+    };
+    let detail = json!({ "reason": reason, "before": before, "after": slots });
+    audit(&mut tx, actor, "slots", &format!("pool {pool}"), detail).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Makes a dead letter a job again, with its id and keys and all its attempts; `edit` replaces the payload.
@@ -204,6 +249,117 @@ pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
     )
     .await?;
     Ok(tx.commit().await?)
+}
+
+/// What became of a wish to cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The job waited, and has ended.
+    Ended,
+    /// The job runs: its worker learns of it within a second and drops the attempt, unless that ends before.
+    Asked,
+}
+
+/// Ends a waiting job for good, and asks a running one to stop; a running one that completes or dies first has done so.
+///
+/// Nothing of the job's own runs: whoever cancels looks after what it was about.
+pub async fn cancel(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> Result<Cancelled, Error> {
+    // Between two looks a job may go from the line to a worker, or back.
+    const LOOKS_MAX: usize = 5;
+    let mut tx = conn.begin().await?;
+    let mut found = None;
+    for _ in 0..LOOKS_MAX {
+        if end_waiting(&mut tx, id, actor, reason).await? {
+            found = Some(Cancelled::Ended);
+        } else if ask_to_stop(&mut tx, id, actor, reason).await? {
+            found = Some(Cancelled::Asked);
+        }
+        if found.is_some() {
+            break;
+        }
+    }
+    let Some(found) = found else {
+        let job = inspect::job(&mut tx, id).await?;
+        return Err(job.map_or(Error::NotFound(id), |job| Error::Ended { id, state: job.state }));
+    };
+    let detail = json!({ "reason": reason, "was_running": found == Cancelled::Asked });
+    audit(&mut tx, actor, "cancel", &format!("job {id}"), detail).await?;
+    tx.commit().await?;
+    Ok(found)
+}
+
+/// Moves a waiting job into the history as cancelled; false when it does not wait.
+async fn end_waiting(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> sqlx::Result<bool> {
+    fan_in::lock(conn, id).await?;
+    let ended = sqlx::query!(
+        "with waiting as (
+             delete from queue.jobs where id = $1 returning *
+         ), freed as (
+             delete from queue.unique_keys u using waiting w where u.job_id = w.id and u.scope = 'live'
+         ), settled as (
+             delete from queue.cancels c using waiting w where c.job_id = w.id
+         )
+         insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
+                                          group_key, result, failures, created_at)
+         select id, queue, kind, args_version, args, 'cancelled', fence, attempt, unique_key,
+                group_key, $2, failures, created_at
+         from waiting
+         returning group_key",
+        id.0,
+        json!({ "reason": reason, "by": actor }),
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(ended) = ended else { return Ok(false) };
+    if let Some(group_key) = ended.group_key {
+        finish::pass_turns(conn, &[group_key], &[id.0]).await?;
+    }
+    fan_in::tell(conn, &[id], "cancelled").await?;
+    Ok(true)
+}
+
+/// Leaves a wish for the worker of a running job; false when it does not run.
+async fn ask_to_stop(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"with running as (
+               select id from queue.running_jobs where id = $1
+           ), asked as (
+               insert into queue.cancels (job_id, actor, reason) select id, $2, $3 from running on conflict do nothing
+           )
+           select exists (select from running) as "runs!""#,
+        id.0,
+        actor,
+        reason,
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Ends the jobs that were asked to stop and went back in line instead, and forgets the wishes for jobs that have ended.
+pub async fn settle_cancels(pool: &sqlx::PgPool) -> sqlx::Result<()> {
+    const AT_ONCE: i64 = 100;
+    let wishes = sqlx::query!(
+        "select job_id, actor, reason from queue.cancels order by at limit $1",
+        AT_ONCE
+    )
+    .fetch_all(pool)
+    .await?;
+    if wishes.is_empty() {
+        return Ok(());
+    }
+    for wish in wishes {
+        let mut tx = pool.begin().await?;
+        end_waiting(&mut tx, JobId(wish.job_id), &wish.actor, &wish.reason).await?;
+        tx.commit().await?;
+    }
+    sqlx::query!(
+        "delete from queue.cancels c
+         where not exists (select from queue.jobs j where j.id = c.job_id)
+           and not exists (select from queue.running_jobs r where r.id = c.job_id)"
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 pub(crate) async fn audit(

@@ -3,6 +3,7 @@
 //! A worker is lost in two ways. *Killed*: the session of its heartbeat is gone and it has not beaten for a second (it
 //! beats several times a second, and a living one reconnects at once). That may be believed at once, even by a process
 //! that has only just started, unless the server itself has only just started and everybody's session is gone.
+//! A worker behind a proxy that pools transactions has no session of its own and is never seen as killed.
 //! *Silent*: its lease ran out. Only somebody who has had one full lease of contact with the database may say so: after
 //! an outage every lease has run out at once.
 //!
@@ -79,7 +80,8 @@ async fn declare_lost(pool: &PgPool, may_expire: bool, lease: Duration) -> sqlx:
         r#"select w.id, w.name, case when g.is_gone then 'killed' else 'silent' end as "how!"
            from queue.workers w
            cross join lateral (
-               select w.beat_at < clock_timestamp() - make_interval(secs => $2)
+               select w.backend_pid is not null
+                      and w.beat_at < clock_timestamp() - make_interval(secs => $2)
                       -- After a start or a crash of the server nobody's session is left, and nobody is to blame.
                       and greatest(pg_postmaster_start_time(), (select b.stats_reset from pg_stat_bgwriter b))
                           < clock_timestamp() - make_interval(secs => $3)

@@ -20,6 +20,7 @@ use crate::finish::Held;
 use crate::job::Outcome;
 use crate::lease::Registration;
 use crate::settle::{By, Case};
+use crate::trace::{self, TraceContext};
 use crate::{metric, rescue};
 
 /// How an attempt left its job.
@@ -35,6 +36,8 @@ pub enum Settled {
     Buried,
     /// Given up on purpose.
     Discarded,
+    /// Stopped because somebody asked for it.
+    Cancelled,
     /// Somebody else's: nothing was written.
     Lost,
 }
@@ -70,15 +73,17 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
     /// Nothing that happens in here ends the caller: failures, panics and time-outs become outcomes, and trouble with the
     /// database is waited out for as long as the lease is ours.
     pub async fn run(&self, claimed: Claimed, registration: Arc<Registration>) -> Settled {
+        let trace = TraceContext::following(claimed.trace_context.as_deref());
         let span = tracing::info_span!(
             "attempt",
+            trace.id = %trace.trace_id(),
             job.id = claimed.id.0,
             job.kind = claimed.kind,
             job.attempt = claimed.attempt,
             queue = claimed.queue,
             worker.id = claimed.worker_id,
         );
-        async {
+        let work = async {
             let started = Instant::now();
             let (verdict, ended) = self.judge(&claimed, &registration).await;
             metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
@@ -87,9 +92,8 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                 Some(settled) => self.settled(&claimed, settled, By::Itself),
                 None => self.settle(&claimed, &registration, verdict).await,
             }
-        }
-        .instrument(span)
-        .await
+        };
+        trace::scope(trace, work.instrument(span)).await
     }
 
     /// Writes down what came of a job.
@@ -155,6 +159,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                 Verdict::Failed { failure, wait }
             }
             Performed::Stopped => Verdict::HandBack,
+            Performed::Cancelled => Verdict::Cancelled,
             Performed::LeaseLost => Verdict::Lost,
         };
         (verdict, attempt.ended())
@@ -191,6 +196,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                 Err(_) => Performed::TimedOut,
             },
             () = attempt.lease_lost() => Performed::LeaseLost,
+            () = attempt.asked_to_cancel() => Performed::Cancelled,
             () = self.stop.cancelled() => Performed::Stopped,
         }
     }
@@ -229,6 +235,7 @@ pub(crate) enum Verdict {
     },
     Infrastructure(String),
     HandBack,
+    Cancelled,
     Lost,
 }
 
@@ -270,6 +277,7 @@ pub(crate) enum Performed<T> {
     Panicked(String),
     TimedOut,
     Stopped,
+    Cancelled,
     LeaseLost,
 }
 
@@ -329,6 +337,7 @@ fn count(claimed: &Claimed, settled: Settled) {
         Settled::Retried => metric::RETRIED,
         Settled::Postponed => metric::POSTPONED,
         Settled::Discarded => metric::DISCARDED,
+        Settled::Cancelled => metric::CANCELLED,
         Settled::Buried | Settled::Lost => return,
     };
     metrics::counter!(name, "kind" => claimed.kind.clone()).increment(1);

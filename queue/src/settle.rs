@@ -96,6 +96,12 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
                 tx.commit().await?;
                 (is_written, Settled::of(outcome))
             }
+            Verdict::Cancelled => {
+                let mut tx = pool.begin().await?;
+                let is_written = finish::cancel(&mut tx, held).await?;
+                tx.commit().await?;
+                (is_written, Settled::Cancelled)
+            }
             Verdict::HandBack => (
                 finish::hand_back(&mut *pool.acquire().await?, held).await?,
                 Settled::Postponed,

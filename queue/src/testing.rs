@@ -28,6 +28,8 @@ pub struct Ran {
     pub buried: u64,
     /// Attempts that discarded their job.
     pub discarded: u64,
+    /// Attempts that were stopped because somebody asked for it.
+    pub cancelled: u64,
     /// Attempts whose job was taken from them.
     pub lost: u64,
 }
@@ -57,6 +59,7 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
             pools: queues(catalogue),
             build: "test".to_owned(),
             lease: Duration::from_secs(3600),
+            is_pooled: false,
         };
         let registration = Arc::new(lease::register(&mut session, &identity).await?);
         let (completer, completions) = Completer::new(pool.clone(), catalogue);
@@ -157,6 +160,7 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
                     Settled::Postponed => ran.postponed += 1,
                     Settled::Buried => ran.buried += 1,
                     Settled::Discarded => ran.discarded += 1,
+                    Settled::Cancelled => ran.cancelled += 1,
                     Settled::Lost => ran.lost += 1,
                 }
             }
@@ -170,12 +174,15 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     Ok(ran)
 }
 
-/// Makes everything that waits due that much sooner: rows move, not clocks.
+/// Makes everything that waits due that much sooner, and ends the keys that are taken for a time: rows move, not clocks.
 pub async fn fast_forward(pool: &PgPool, time: Duration) -> sqlx::Result<()> {
     sqlx::query!(
         "with moved as (
              update queue.jobs
-             set run_at = run_at - make_interval(secs => $1), deadline_at = deadline_at - make_interval(secs => $1)
+             set run_at = run_at - make_interval(secs => $1), deadline_at = deadline_at - make_interval(secs => $1),
+                 created_at = created_at - make_interval(secs => $1)
+         ), aged as (
+             update queue.unique_keys set expires_at = expires_at - make_interval(secs => $1) where expires_at is not null
          )
          update queue.schedules set settled_at = settled_at - make_interval(secs => $1), next_at = null",
         time.as_secs_f64(),

@@ -39,10 +39,10 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
     known: Known,
     hint: Arc<Notify>,
-    slots: usize,
+    semaphore: Arc<Semaphore>,
     sender: mpsc::Sender<InFlight>,
 ) {
-    let semaphore = Arc::new(Semaphore::new(slots));
+    let slots = semaphore.available_permits();
     let mut line = Line::new(known);
     let mut poll = Poll::new();
     let mut trouble = Trouble::default();
@@ -88,14 +88,14 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     }
 }
 
-enum Claims {
+pub(crate) enum Claims {
     Full,
     Some,
     None,
 }
 
 /// All free slots, at least one.
-async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemaphorePermit> {
+pub(crate) async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemaphorePermit> {
     let mut free = Arc::clone(semaphore).acquire_owned().await.ok()?;
     if semaphore.available_permits() < (slots / 4).min(claim::CLAIM_MAX / 2) {
         tokio::time::sleep(GATHER).await;
@@ -107,7 +107,7 @@ async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<OwnedSemapho
     Some(free)
 }
 
-async fn claim_round<S: Send + Sync + 'static>(
+pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     site: &Arc<Site<S>>,
     line: &mut Line,
     free: Option<OwnedSemaphorePermit>,
@@ -193,7 +193,7 @@ fn together<S: Send + Sync + 'static>(catalogue: &Catalogue<S>, claimed: Vec<Cla
 }
 
 /// The wait of an idle queue, but not past the next job that is due.
-async fn idle<S: Send + Sync + 'static>(site: &Site<S>, known: &Known, wait: Duration) -> Duration {
+pub(crate) async fn idle<S: Send + Sync + 'static>(site: &Site<S>, known: &Known, wait: Duration) -> Duration {
     if wait < SHORT_WAIT {
         return wait;
     }

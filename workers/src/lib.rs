@@ -1,8 +1,9 @@
 //! The worker process: pools of slots over the queue, and everything that keeps them honest.
 //!
 //! In reading order: [`run`] sets the process up and brings it down; `fetch` claims as many jobs as a pool has free
-//! slots; `pool` runs the slots, on apalis; `quarantine` runs suspects with nothing beside them; `maintain` does what
-//! any worker does for the whole fleet: rescue, timetable, partitions, gauges, campaigns; `health` answers the orchestrator.
+//! slots, `share` does so for a pool of several queues, `slots` changes how many there are; `pool` runs the slots, on apalis;
+//! `quarantine` runs suspects with nothing beside them; `maintain` does what any worker does for the whole fleet: rescue,
+//! timetable, partitions, gauges, campaigns; `health` answers the orchestrator.
 //!
 //! What one attempt does is `queue::attempt`; what the jobs do is `jobs`.
 
@@ -11,8 +12,11 @@ mod health;
 mod maintain;
 mod pool;
 mod quarantine;
+mod share;
 mod site;
+mod slots;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,11 +29,13 @@ use queue::complete::Completer;
 use queue::lease::{Heart, Identity};
 use queue::schedule::Entry;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::share::Pool;
 use crate::site::Site;
+use crate::slots::Slots;
 
 /// More slots than this hold more jobs in memory than a rescue should have to bring back.
 const SLOTS_MAX: usize = 8192;
@@ -39,8 +45,8 @@ const SLOTS_MAX: usize = 8192;
 pub struct Config {
     /// The name of the process, for people.
     pub name: String,
-    /// The queues it serves, a pool of slots each.
-    pub pools: Vec<String>,
+    /// Its pools of slots, each for one queue or for several.
+    pub pools: Vec<Pool>,
     /// How many jobs of each pool run at once.
     pub slots: usize,
     /// How long a silent worker is believed to live.
@@ -51,6 +57,9 @@ pub struct Config {
     pub build: String,
     /// Where /livez, /readyz and /metrics are served.
     pub health: Option<SocketAddr>,
+    /// For a database behind a proxy that pools transactions: no LISTEN and no state of a session, so no hints, no bounds
+    /// on statements but those of the database's role, and a process that is killed is missed when its lease runs out.
+    pub poll_only: bool,
 }
 
 /// Serves the pools with the jobs and the timetable of Orderfleet until `stop` is cancelled.
@@ -77,24 +86,33 @@ pub async fn run_with<S: Send + Sync + 'static>(
         let refused = || format!("the entry {} of the timetable", entry.name);
         entry.check().with_context(refused)?;
     }
-    let database = with_bounds(database);
+    let database = match config.poll_only {
+        true => for_a_pooler(database),
+        false => with_bounds(database),
+    };
     let pool = PgPoolOptions::new()
         .max_connections(connections(&config))
         .acquire_timeout(Duration::from_secs(5))
         // A ping before each use costs a round trip a job; a dead connection costs one job a short wait and no try.
         .test_before_acquire(false)
         .connect_lazy_with(database.clone());
+    let queues = queues(&config.pools);
+    let claim_database = match config.poll_only {
+        true => database.clone(),
+        false => database.clone().options([("synchronous_commit", "off")]),
+    };
     let claim_pool = PgPoolOptions::new()
-        .max_connections(u32::try_from(config.pools.len() * 2 + 1)?)
+        .max_connections(u32::try_from(queues.len() * 2 + 1)?)
         .acquire_timeout(Duration::from_secs(5))
         .test_before_acquire(false)
-        .connect_lazy_with(database.clone().options([("synchronous_commit", "off")]));
+        .connect_lazy_with(claim_database);
     let identity = Identity {
         name: config.name.clone(),
-        pools: config.pools.clone(),
+        pools: queues.clone(),
         build: config.build.clone(),
         lease: config.lease,
-        kinds: catalogue.kinds_of(&config.pools),
+        kinds: catalogue.kinds_of(&queues),
+        is_pooled: config.poll_only,
     };
     let heart = Heart::start(identity, database).context("starting the heartbeat")?;
     let (completer, completions) = Completer::new(pool.clone(), &catalogue);
@@ -109,23 +127,56 @@ pub async fn run_with<S: Send + Sync + 'static>(
     ));
 
     let mut tasks = JoinSet::new();
+    let mut kept = JoinSet::new();
     let mut hints = Vec::new();
     let mut slots = JoinSet::new();
-    for name in &config.pools {
+    let (settings, set) = watch::channel(BTreeMap::new());
+    let mut resizable = |pool: &Pool, part, parts, initial| {
+        let semaphore = Arc::new(Semaphore::new(initial));
+        let slots = Slots {
+            pool: pool.name.clone(),
+            semaphore: Arc::clone(&semaphore),
+            initial,
+            part,
+            parts,
+        };
+        kept.spawn(slots::keep(Arc::clone(&site), slots, set.clone()));
+        semaphore
+    };
+    for pool in &config.pools {
         let (sender, receiver) = mpsc::channel(config.slots);
-        for share in fetch::shares(config.slots) {
-            let known = Known::of(&site.catalogue, name);
+        let known = |queue: &String| Known::of(&site.catalogue, queue);
+        if let [(queue, _)] = pool.queues.as_slice() {
+            let shares = fetch::shares(config.slots);
+            for (part, share) in shares.iter().enumerate() {
+                let semaphore = resizable(pool, part, shares.len(), *share);
+                let hint = Arc::new(Notify::new());
+                hints.push((queue.clone(), Arc::clone(&hint)));
+                let fetch = fetch::fetch(Arc::clone(&site), known(queue), hint, semaphore, sender.clone());
+                tasks.spawn(fetch);
+            }
+        } else {
+            let semaphore = resizable(pool, 0, 1, config.slots);
             let hint = Arc::new(Notify::new());
-            hints.push((name.clone(), Arc::clone(&hint)));
-            tasks.spawn(fetch::fetch(Arc::clone(&site), known, hint, share, sender.clone()));
+            hints.extend(pool.queues.iter().map(|(queue, _)| (queue.clone(), Arc::clone(&hint))));
+            let lines = pool
+                .queues
+                .iter()
+                .map(|(queue, weight)| (known(queue), *weight))
+                .collect();
+            let fetch = share::fetch(Arc::clone(&site), lines, hint, semaphore, sender.clone());
+            tasks.spawn(fetch);
         }
         drop(sender);
-        slots.spawn(pool::serve(Arc::clone(&site), name.clone(), receiver));
+        slots.spawn(pool::serve(Arc::clone(&site), pool.name.clone(), receiver));
     }
+    tasks.spawn(slots::read(Arc::clone(&site), settings));
     tasks.spawn(completions);
     _ = site.hints.set(hints.clone());
-    tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
-    tasks.spawn(quarantine::quarantine(Arc::clone(&site), config.pools.clone()));
+    if !config.poll_only {
+        tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
+    }
+    tasks.spawn(quarantine::quarantine(Arc::clone(&site), queues));
     tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));
     tasks.spawn(maintain::redrive(Arc::clone(&site)));
     tasks.spawn(pulse(heart.pulse(), site.ended.clone()));
@@ -144,6 +195,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
     bring_down(&site, &config, slots).await;
     heart.stop().await;
     site.ended.cancel();
+    kept.shutdown().await;
     tasks.shutdown().await;
     site.claim_pool.close().await;
     site.pool.close().await;
@@ -200,13 +252,24 @@ fn check<S: Send + Sync + 'static>(config: &Config, catalogue: &Catalogue<S>) ->
         config.lease >= Duration::from_secs(1),
         "the lease must be at least one second"
     );
-    for pool in &config.pools {
-        if Known::of(catalogue, pool).is_empty() {
+    let queues = queues(&config.pools);
+    for (n, queue) in queues.iter().enumerate() {
+        if Known::of(catalogue, queue).is_empty() {
             let known: std::collections::BTreeSet<_> = catalogue.kinds().into_iter().map(|kind| kind.queue).collect();
-            anyhow::bail!("no kind of job waits in a queue called {pool}; there are {known:?}");
+            anyhow::bail!("no kind of job waits in a queue called {queue}; there are {known:?}");
         }
+        anyhow::ensure!(
+            !queues[..n].contains(queue),
+            "the queue {queue} is in two pools of one worker"
+        );
     }
     Ok(())
+}
+
+/// The queues of all the pools.
+fn queues(pools: &[Pool]) -> Vec<String> {
+    let queues = pools.iter().flat_map(|pool| &pool.queues);
+    queues.map(|(queue, _)| queue.clone()).collect()
 }
 
 /// Slots wait for the outside world more than for the database, so they share connections.
@@ -214,6 +277,11 @@ fn connections(config: &Config) -> u32 {
     const SPARE: usize = 4;
     const CONNECTIONS_MAX: usize = 20;
     u32::try_from((config.slots * config.pools.len() + SPARE).min(CONNECTIONS_MAX)).unwrap_or(20)
+}
+
+/// A proxy passes on only the settings it knows. (`extra_float_digits` changes nothing since PostgreSQL 12.)
+fn for_a_pooler(database: PgConnectOptions) -> PgConnectOptions {
+    database.application_name("orderfleet worker").extra_float_digits(None)
 }
 
 /// No statement of a worker waits for ever.

@@ -46,6 +46,7 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
                 queue::limit::mend(&mut *site.pool.acquire().await?).await?;
             }
             queue::fan_in::sweep(&site.pool, swept.is_due()).await?;
+            queue::operate::settle_cancels(&site.pool).await?;
             if ticked.is_due() {
                 schedule::tick(&site.pool).await?;
             }

@@ -167,6 +167,8 @@ async fn every_writing_endpoint_refuses_what_it_does_not_know() {
         (Method::DELETE, "/api/v1/schedules/reconcile_payments".to_owned()),
         (Method::POST, "/api/v1/schedules/reconcile_payments/reset".to_owned()),
         (Method::POST, "/api/v1/schedules/reconcile_payments/run".to_owned()),
+        (Method::POST, "/api/v1/jobs/1/cancel".to_owned()),
+        (Method::POST, "/api/v1/pools/stock/slots".to_owned()),
         (Method::POST, "/api/v1/api-keys".to_owned()),
     ];
     for (method, path) in paths {

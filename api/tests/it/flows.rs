@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use domain::services::Settings;
+use domain::webhooks::store::NewEndpoint;
+use domain::webhooks::{self, Ordering, sign};
 use serde_json::{Value, json};
-use simulator::gateway;
+use simulator::{gateway, receiver};
 
 use crate::app::App;
 
@@ -14,7 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 struct Shop {
     app: App,
     _gateway: gateway::Running,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Shop {
@@ -31,7 +33,7 @@ impl Shop {
         Shop {
             app,
             _gateway: gateway,
-            _files: files,
+            files,
         }
     }
 
@@ -208,4 +210,51 @@ async fn create_and_confirm_is_one_request_under_one_key() {
     card["payment_method"] = json!("4242424242424242");
     let refused = shop.app.post_with(path, &[("idempotency-key", "k2")], card).await;
     assert_eq!(refused.problem(), "422 validation_failed /payment_method:invalid");
+}
+
+#[tokio::test]
+async fn one_trace_goes_from_the_request_through_the_jobs_to_the_webhook() {
+    let shop = Shop::new().await;
+    let secret = sign::generate_secret();
+    let config = receiver::Config {
+        port: 0,
+        log: shop.files.path().join("receiver.jsonl"),
+        secrets: vec![secret.clone()],
+    };
+    let receiver = receiver::start(config).await.unwrap();
+    let endpoint = NewEndpoint {
+        url: receiver.url("a"),
+        description: String::new(),
+        event_types: vec!["order.*".to_owned()],
+        ordering: Ordering::PerKey,
+        secret: Some(secret),
+    };
+    webhooks::store::create(&mut shop.app.db.pool.acquire().await.unwrap(), endpoint, true)
+        .await
+        .unwrap();
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let order = json!({"customer_id": shop.app.customer().await, "lines": [{"sku": "MUG", "qty": 1}]});
+    let given = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    for traceparent in [given.as_str(), "00-nonsense"] {
+        let headers = [("traceparent", traceparent)];
+        let taken = shop.app.post_with("/api/v1/orders", &headers, order.clone()).await;
+        assert_eq!(taken.status, StatusCode::ACCEPTED, "{taken:?}");
+        shop.app.work().await;
+    }
+    let log = receiver.log().unwrap();
+    let sent = |n: usize| {
+        (
+            log[n]["type"].as_str().unwrap(),
+            log[n]["traceparent"].as_str().unwrap(),
+        )
+    };
+    let of_given = |traceparent: &str| traceparent.starts_with(&format!("00-{TRACE}-")) && traceparent != given;
+    // Told in the request's own transaction, and told by the job that followed from it.
+    assert!(sent(0).0 == "order.created" && of_given(sent(0).1), "{log:#?}");
+    assert!(sent(1).0 == "order.reserved" && of_given(sent(1).1), "{log:#?}");
+    // A header that cannot be read begins another trace, which is as whole.
+    let trace_of = |n: usize| sent(n).1.split('-').nth(1).unwrap();
+    assert_eq!(log.len(), 4);
+    assert!(trace_of(2) == trace_of(3) && trace_of(2) != TRACE, "{log:#?}");
 }

@@ -299,6 +299,60 @@ async fn queues_are_paused_and_dead_letters_discarded_with_a_reason() {
 }
 
 #[tokio::test]
+async fn the_slots_of_a_pool_are_changed_and_given_back() {
+    let app = App::new().await;
+    let path = "/api/v1/pools/stock/slots";
+    let set = app.post(path, json!({"slots": 12, "reason": "a rush"})).await;
+    assert_eq!(set.status, StatusCode::NO_CONTENT, "{set:?}");
+    let pools = app.get("/api/v1/pools").await.json();
+    assert_eq!(
+        (&pools["items"][0]["pool"], &pools["items"][0]["slots"]),
+        (&json!("stock"), &json!(12))
+    );
+    let none = app.post(path, json!({"slots": 0, "reason": "x"})).await;
+    assert_eq!(none.status, StatusCode::UNPROCESSABLE_ENTITY, "{none:?}");
+    let back = app.post(path, json!({"reason": "over"})).await;
+    assert_eq!(back.status, StatusCode::NO_CONTENT);
+    assert_eq!(app.get("/api/v1/pools").await.json()["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_once_and_shows_its_log() {
+    let app = App::new().await;
+    app.product("MUG", 1).await;
+    let order = json!({"customer_id": app.customer().await, "lines": [{"sku": "MUG", "qty": 1}]});
+    assert_eq!(app.post("/api/v1/orders", order).await.status, StatusCode::ACCEPTED);
+    let id = app.get("/api/v1/jobs").await.json()["items"][0]["id"].as_i64().unwrap();
+    sqlx::query("insert into queue.logs (job_id, lines, dropped) values ($1, $2, 3)")
+        .bind(id)
+        .bind(json!([{"at": "2026-01-02T03:04:05Z", "attempt": 1, "line": "half way"}]))
+        .execute(&app.db.pool)
+        .await
+        .unwrap();
+    let path = format!("/api/v1/jobs/{id}");
+    let shown = app.get(&path).await.json();
+    assert_eq!(
+        (&shown["state"], &shown["log_dropped"]),
+        (&json!("available"), &json!(3))
+    );
+    assert_eq!(shown["log"][0]["line"], "half way");
+
+    let cancel = format!("{path}/cancel");
+    let cancelled = app.post(&cancel, json!({"reason": "a mistake"})).await;
+    assert_eq!(cancelled.status, StatusCode::ACCEPTED, "{cancelled:?}");
+    assert_eq!(cancelled.json(), json!({"job_id": id, "state": "cancelled"}));
+    let shown = app.get(&path).await.json();
+    assert_eq!(
+        (&shown["state"], &shown["result"]["by"]),
+        (&json!("cancelled"), &json!("tester"))
+    );
+    let again = app.post(&cancel, json!({"reason": "a mistake"})).await;
+    assert_eq!(again.problem(), "409 job_ended", "{again:?}");
+    let nowhere = app.post("/api/v1/jobs/77777/cancel", json!({"reason": "x"})).await;
+    assert_eq!(nowhere.problem(), "404 not_found");
+}
+
+#[tokio::test]
 async fn an_endpoint_shows_its_secret_once() {
     let app = App::new().await;
     let body = json!({"url": "http://127.0.0.1:9/hook", "event_types": ["order.*"]});

@@ -251,6 +251,8 @@ pub struct Post<'a> {
     pub secrets: &'a [String],
     /// The event's frozen bytes.
     pub body: String,
+    /// The trace it is part of, as the header of that name has it.
+    pub traceparent: Option<String>,
 }
 
 /// What became of one try.
@@ -319,7 +321,7 @@ impl Sender {
             Err(error) => return Posted::BadUrl(error),
         };
         let signature = sign::signatures(post.secrets, post.webhook_id, post.timestamp, &post.body);
-        let request = self
+        let mut request = self
             .client
             .post(url)
             .header(header::CONTENT_TYPE, "application/json")
@@ -327,6 +329,9 @@ impl Sender {
             .header("webhook-timestamp", post.timestamp)
             .header("webhook-signature", signature)
             .body(post.body);
+        if let Some(traceparent) = post.traceparent {
+            request = request.header("traceparent", traceparent);
+        }
         match request.send().await {
             Ok(response) => self.read(response).await,
             Err(error) => judge(&error),
@@ -524,6 +529,7 @@ mod tests {
                 timestamp: 1,
                 secrets: &[],
                 body: String::new(),
+                traceparent: None,
             };
             let posted = sender.post(post).await;
             assert!(

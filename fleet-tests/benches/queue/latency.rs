@@ -93,12 +93,13 @@ pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
 fn config(slots: usize) -> Config {
     Config {
         name: "bench".to_owned(),
-        pools: vec!["kept".to_owned()],
+        pools: vec![workers::Pool::of("kept")],
         slots,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(10),
         build: "bench".to_owned(),
         health: None,
+        poll_only: false,
     }
 }
 

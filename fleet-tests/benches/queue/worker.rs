@@ -24,12 +24,13 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) {
     let config = Config {
         name: "bench".to_owned(),
-        pools: vec![args.queue.clone()],
+        pools: vec![workers::Pool::of(&args.queue)],
         slots: args.slots,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(10),
         build: "bench".to_owned(),
         health: None,
+        poll_only: false,
     };
     let stop = CancellationToken::new();
     let database = args.url.parse().unwrap();

@@ -492,6 +492,13 @@ async fn pruning_keeps_what_is_still_needed_and_twice_is_as_good_as_once() {
         .execute(pool)
         .await
         .expect("one that waits");
+    sqlx::query(
+        "insert into queue.unique_keys (kind, key, job_id, scope, expires_at)
+         select 'remind', days::text, 0, 'window', now() + make_interval(days => days) from unnest('{1, 100}'::int[]) days",
+    )
+    .execute(pool)
+    .await
+    .expect("two keys for a time");
     database.fast_forward(Duration::from_secs(40 * 86_400)).await;
     for _ in 0..2 {
         let mut conn = pool.acquire().await.expect("a connection");
@@ -504,8 +511,16 @@ async fn pruning_keeps_what_is_still_needed_and_twice_is_as_good_as_once() {
         assert_eq!(run(pool).await.completed, 3);
     }
     assert_eq!(count(pool, "select count(*) from idempotency_keys").await, 0);
-    // The key of the job that ended is free; that of the one that waits is not.
-    assert_eq!(count(pool, "select count(*) from queue.unique_keys").await, 1);
+    // The key of the job that ended is free; that of the one that waits is not, nor one whose time is not over.
+    assert_eq!(count(pool, "select count(*) from queue.unique_keys").await, 2);
+    assert_eq!(
+        count(
+            pool,
+            "select count(*) from queue.unique_keys where kind = 'remind' and key = '100'"
+        )
+        .await,
+        1
+    );
     assert_eq!(
         count(pool, "select count(*) from queue.jobs where kind = 'reserve_stock'").await,
         1

@@ -147,6 +147,15 @@ pub(crate) struct Worker {
 }
 
 pub(crate) async fn worker(pool: &PgPool, lease: Duration) -> Worker {
+    registered(pool, lease, false).await
+}
+
+/// One that came through a proxy.
+pub(crate) async fn pooled_worker(pool: &PgPool, lease: Duration) -> Worker {
+    registered(pool, lease, true).await
+}
+
+async fn registered(pool: &PgPool, lease: Duration, is_pooled: bool) -> Worker {
     let mut session = PgConnection::connect_with(&pool.connect_options()).await.unwrap();
     let identity = Identity {
         name: "test".to_owned(),
@@ -154,6 +163,7 @@ pub(crate) async fn worker(pool: &PgPool, lease: Duration) -> Worker {
         build: "test".to_owned(),
         lease,
         kinds: catalogue().kinds(),
+        is_pooled,
     };
     let registration = Arc::new(lease::register(&mut session, &identity).await.unwrap());
     Worker { session, registration }

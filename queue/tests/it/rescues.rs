@@ -56,6 +56,33 @@ async fn a_silent_worker_is_lost_only_to_somebody_with_long_contact() {
 }
 
 #[tokio::test]
+async fn a_worker_without_a_session_of_its_own_is_lost_by_its_lease_only() {
+    let db = Database::new().await;
+    enqueue(&db.pool, &act(Fate::Done)).await;
+    let pooled = pooled_worker(&db.pool, Duration::from_secs(3600)).await;
+    let id = pooled.registration.id;
+    pooled.claim(&db.pool, 10).await;
+    pooled.die(&db.pool).await;
+    assert_eq!(rescue(&db.pool, true, LEASE).await.unwrap(), Rescued::default());
+    sqlx::query("update queue.workers set lease_until = clock_timestamp() where id = $1")
+        .bind(id)
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(rescue(&db.pool, false, LEASE).await.unwrap(), Rescued::default());
+    assert_eq!(
+        rescue(&db.pool, true, LEASE).await.unwrap(),
+        Rescued { workers: 1, jobs: 1 }
+    );
+    let how: String = sqlx::query_scalar("select how from queue.losses where worker_id = $1")
+        .bind(id)
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(how, "silent");
+}
+
+#[tokio::test]
 async fn a_missing_session_means_nothing_while_the_server_is_younger_than_a_lease() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;

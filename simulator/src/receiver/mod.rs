@@ -242,6 +242,8 @@ struct Line {
     kind: Option<String>,
     order_id: Option<String>,
     sequence: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
     first: bool,
 }
 
@@ -273,6 +275,7 @@ impl Line {
             kind: text(&payload["type"]),
             order_id: text(&payload["data"]["order_id"]),
             sequence: payload["sequence"].as_i64(),
+            traceparent: header("traceparent"),
             first: false,
         }
     }

@@ -21,18 +21,23 @@ pub(crate) struct Running {
 pub(crate) fn config(pools: &[&str], slots: usize) -> Config {
     Config {
         name: "test".to_owned(),
-        pools: pools.iter().map(|pool| (*pool).to_owned()).collect(),
+        pools: pools.iter().map(|pool| pool.parse().unwrap()).collect(),
         slots,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(10),
         build: "test".to_owned(),
         health: None,
+        poll_only: false,
     }
 }
 
 pub(crate) fn start(db: &Database, config: Config, world: &Arc<World>) -> Running {
+    start_at(&db.url, config, world)
+}
+
+pub(crate) fn start_at(url: &str, config: Config, world: &Arc<World>) -> Running {
     let stop = CancellationToken::new();
-    let database = db.url.parse().unwrap();
+    let database = url.parse().unwrap();
     let run = workers::run_with(
         config,
         database,

@@ -75,6 +75,21 @@ impl Job for Slow {
     }
 }
 
+/// The same, in another queue.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Slower {}
+
+impl Job for Slower {
+    type Services = World;
+    const KIND: &'static str = "slower";
+    const QUEUE: &'static str = "slower";
+    const TIMEOUT: Duration = Slow::TIMEOUT;
+
+    async fn run(self, attempt: &Attempt, world: &World) -> anyhow::Result<Outcome> {
+        Slow {}.run(attempt, world).await
+    }
+}
+
 struct Leaving<'a>(&'a AtomicI64);
 
 impl Drop for Leaving<'_> {
@@ -84,5 +99,5 @@ impl Drop for Leaving<'_> {
 }
 
 pub(crate) fn catalogue() -> Catalogue<World> {
-    Catalogue::new().with::<Quick>().with::<Slow>()
+    Catalogue::new().with::<Quick>().with::<Slow>().with::<Slower>()
 }

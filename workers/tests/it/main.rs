@@ -5,4 +5,5 @@
 mod faults;
 mod fleet;
 mod kinds;
+mod pooled;
 mod serving;

@@ -29,6 +29,102 @@ async fn several_pools_drain_and_the_worker_leaves_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_of_several_queues_shares_its_slots_by_weight_and_leaves_none_idle() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    enqueue(&db.pool, Slow {}, 600).await;
+    // One of them has work: it has all the slots.
+    let worker = start(&db, config(&["shared=slow:3,slower:1"], 4), &world);
+    eventually("the slots to be full", async || (world.running() == 4).then_some(())).await;
+
+    enqueue(&db.pool, Slower {}, 300).await;
+    let done = async || {
+        let done: (i64, i64) =
+            sqlx::query_as("select count(*), count(*) filter (where kind = 'slower') from queue.finished_jobs")
+                .fetch_one(&db.pool)
+                .await
+                .unwrap();
+        done
+    };
+    let before = eventually("the other to be served as well", async || {
+        world.gate.add_permits(1);
+        Some(done().await).filter(|(_, slower)| *slower > 0)
+    })
+    .await;
+    world.gate.add_permits(300);
+    let after = eventually("three hundred more to be done", async || {
+        Some(done().await).filter(|(all, _)| *all >= before.0 + 300)
+    })
+    .await;
+    let share = (after.1 - before.1) as f64 / (after.0 - before.0) as f64;
+    assert!(
+        (0.2..0.3).contains(&share),
+        "it had {share} of the slots, not a quarter"
+    );
+    world.gate.add_permits(1000);
+    eventually("all to be done", async || (world.done() == 900).then_some(())).await;
+    assert_eq!(world.running_max.load(Ordering::SeqCst), 4);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_are_raised_and_lowered_while_the_worker_runs() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    enqueue(&db.pool, Slow {}, 1000).await;
+    let worker = start(&db, config(&["slow"], 4), &world);
+    let set = async |slots: Option<i32>| {
+        let conn = &mut *db.pool.acquire().await.unwrap();
+        queue::operate::set_slots(conn, "slow", slots, "a rush", "ann").await
+    };
+    let full = async |slots: i64| {
+        eventually("so many to run", async || (world.running() == slots).then_some(())).await;
+    };
+    full(4).await;
+    set(Some(9)).await.unwrap();
+    full(9).await;
+    // Nobody is stopped, but no slot is filled again until there are only two.
+    set(Some(2)).await.unwrap();
+    eventually("ten in a row to run two at a time", async || {
+        world.running_max.store(0, Ordering::SeqCst);
+        let done = world.done();
+        world.gate.add_permits(10);
+        eventually("ten more to be done", async || {
+            (world.done() >= done + 10).then_some(())
+        })
+        .await;
+        (world.running_max.load(Ordering::SeqCst) <= 2).then_some(())
+    })
+    .await;
+    set(None).await.unwrap();
+    full(4).await;
+    assert!(set(Some(0)).await.is_err());
+    let audited: i64 = sqlx::query_scalar("select count(*) from queue.audit where action = 'slots'")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(audited, 3);
+    world.gate.add_permits(1000);
+    eventually("all to be done", async || (world.done() == 1000).then_some(())).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_in_two_pools_of_one_worker_is_refused() {
+    let db = Database::new().await;
+    let refused = workers::run_with(
+        config(&["slow", "both=quick,slow:2"], 1),
+        db.url.parse().unwrap(),
+        catalogue(),
+        Vec::new(),
+        Arc::default(),
+        Default::default(),
+    )
+    .await;
+    assert!(refused.unwrap_err().to_string().contains("slow is in two pools"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_jobs_are_claimed_than_there_are_slots() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
