@@ -89,7 +89,7 @@ pub(crate) fn handler<J: BatchJob>() -> Handler<J::Services> {
 /// What became of a batch.
 enum Trial {
     /// It is written: what each of its jobs comes to, and which have yet to be settled.
-    Written(Vec<Result<Settled, Verdict>>),
+    Written(Vec<Result<Settled, Box<Verdict>>>),
     /// It is undone, and the same holds for all of it.
     All(Verdict),
     /// It is undone, and one of its jobs may be to blame.
@@ -123,7 +123,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                     for (job, end) in batch.iter().zip(ends) {
                         settled.push(match end {
                             Ok(end) => self.settled(job, end, By::Batch),
-                            Err(verdict) => self.settle(job, &registration, verdict).await,
+                            Err(verdict) => self.settle(job, &registration, *verdict).await,
                         });
                     }
                 }
@@ -184,7 +184,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                     .zip(waits)
                     .map(|(outcome, wait)| match outcome {
                         Ok(outcome) => Ok(Settled::of(&outcome)),
-                        Err(error) => Err(Verdict::of(Err(error), wait)),
+                        Err(error) => Err(Box::new(Verdict::of(Err(error), wait))),
                     })
                     .collect(),
             ),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
-use workers::Config;
+use workers::{Config, Pool};
 
 use crate::kinds::{self, Kept, STARTED};
 use crate::server::Server;
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
 fn config(slots: usize) -> Config {
     Config {
         name: "bench".to_owned(),
-        pools: vec![workers::Pool::of("kept")],
+        pools: vec![Pool::of("kept")],
         slots,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(10),

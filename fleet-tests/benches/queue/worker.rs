@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use workers::Config;
+use workers::{Config, Pool};
 
 use crate::kinds;
 use crate::server::Server;
@@ -24,7 +24,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) {
     let config = Config {
         name: "bench".to_owned(),
-        pools: vec![workers::Pool::of(&args.queue)],
+        pools: vec![Pool::of(&args.queue)],
         slots: args.slots,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(10),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use testkit::{Database, eventually_within};
 use tokio_util::sync::CancellationToken;
-use workers::Config;
+use workers::{Config, Pool};
 
 const LETTERS: i64 = 3_000;
 const LETTERS_SETTING: &str = "REDRIVE_LETTERS";
@@ -62,12 +62,13 @@ async fn a_worker_process() {
     let Ok(url) = std::env::var(DATABASE) else { return };
     let config = Config {
         name: "mender".to_owned(),
-        pools: vec![Mend::QUEUE.to_owned()],
+        pools: vec![Pool::of(Mend::QUEUE)],
         slots: 16,
         lease: Duration::from_secs(15),
         shutdown_grace: Duration::from_secs(1),
         build: "test".to_owned(),
         health: None,
+        poll_only: false,
     };
     let catalogue = Catalogue::new().with::<Mend>();
     let stop = CancellationToken::new();
