@@ -43,7 +43,13 @@ pub use schedule::timetable;
 pub use ship_shipment::ShipShipment;
 pub use void_payment::VoidPayment;
 
-use domain::{Cause, Services, events::Announced, ids::OrderId, orders};
+use domain::{
+    Cause, Services,
+    events::{Announced, PendingDelivery},
+    ids::OrderId,
+    orders,
+};
+use queue::trace::{self, TraceContext};
 use queue::{Attempt, Catalogue, DeadLetter, Enqueued, Job};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -64,7 +70,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<ReconcilePayments>()
         .with::<RefundPayment>()
         .with::<ReleaseStock>()
-        .with::<ReserveStock>()
+        .with_batch::<ReserveStock>()
         .with::<ShipShipment>()
         .with::<VoidPayment>()
 }
@@ -82,14 +88,36 @@ pub async fn announce(conn: &mut PgConnection, announced: Announced) -> Result<(
         return Ok(());
     }
     pending.sort_by(|one, other| one.group.cmp(&other.group));
-    let jobs: Vec<DeliverWebhook> = pending
-        .into_iter()
-        .map(|delivery| DeliverWebhook {
-            delivery_id: delivery.id,
-            group: delivery.group,
-        })
-        .collect();
+    let jobs: Vec<DeliverWebhook> = pending.into_iter().map(delivery).collect();
     queue::enqueue_many(conn, &jobs).await.map(drop)
+}
+
+/// The same for what was announced in several traces: each delivery goes on in its own, and the order of the locks is one.
+pub(crate) async fn announce_each(
+    conn: &mut PgConnection,
+    announced: Vec<(TraceContext, Announced)>,
+) -> Result<(), queue::Error> {
+    let mut pending: Vec<_> = announced
+        .into_iter()
+        .flat_map(|(trace, announced)| announced.0.into_iter().map(move |pending| (trace, pending)))
+        .collect();
+    pending.sort_by(|(_, one), (_, other)| one.group.cmp(&other.group));
+    let mut pending = pending.into_iter().peekable();
+    while let Some((trace, first)) = pending.next() {
+        let mut jobs = vec![delivery(first)];
+        while let Some((_, next)) = pending.next_if(|(other, _)| *other == trace) {
+            jobs.push(delivery(next));
+        }
+        trace::scope(trace, queue::enqueue_many(&mut *conn, &jobs)).await?;
+    }
+    Ok(())
+}
+
+fn delivery(pending: PendingDelivery) -> DeliverWebhook {
+    DeliverWebhook {
+        delivery_id: pending.id,
+        group: pending.group,
+    }
 }
 
 /// Enqueues what follows.

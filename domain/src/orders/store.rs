@@ -233,6 +233,17 @@ pub async fn lock(conn: &mut PgConnection, id: OrderId) -> Result<Option<Order>,
     orders!("where id = $1 for update", id.0).fetch_optional(conn).await
 }
 
+/// Those of the orders that are there, locked in the order of their ids, and after them every stock level of their products:
+/// so locked, orders can be reserved one after the other without waiting for anybody.
+pub async fn lock_to_reserve(conn: &mut PgConnection, ids: &[OrderId]) -> Result<Vec<Order>, sqlx::Error> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let orders = orders!("where id = any($1) order by id for update", &ids)
+        .fetch_all(&mut *conn)
+        .await?;
+    stock::store::lock_levels(conn, &ids).await?;
+    Ok(orders)
+}
+
 /// Orders whose reservation has run out, oldest first, locked; those somebody else has locked are left for the next time.
 pub async fn lock_expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<Order>, sqlx::Error> {
     // The condition is checked again under the lock: a confirm may have extended it.

@@ -13,6 +13,20 @@ use crate::{
     orders::allocation::{Free, Taken},
 };
 
+/// Locks every level of the products of these orders, in the order in which everybody does.
+pub(crate) async fn lock_levels(conn: &mut PgConnection, orders: &[Uuid]) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "select from stock_levels l
+         where l.product_id in (select o.product_id from order_lines o where o.order_id = any($1))
+         order by l.product_id, l.warehouse_id
+         for no key update of l",
+        orders,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Locks every level of these products and returns what is free there, in the order of preference for this customer:
 /// by the warehouses' priority, then by how near they are.
 pub async fn lock_free(

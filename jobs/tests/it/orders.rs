@@ -15,7 +15,8 @@ use domain::{
 use jobs::{
     ExpireReservations, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, ReleaseStock, ReserveStock, intake,
 };
-use queue::testing::{Ran, enqueued, run_until_idle};
+use queue::runner::Settled;
+use queue::testing::{Ran, Worker, enqueued, run_until_idle};
 use secrecy::SecretString;
 use sqlx::{PgConnection, PgPool};
 use testkit::{Database, a_customer, a_product};
@@ -525,4 +526,38 @@ async fn pruning_keeps_what_is_still_needed_and_twice_is_as_good_as_once() {
         count(pool, "select count(*) from queue.jobs where kind = 'reserve_stock'").await,
         1
     );
+}
+
+#[tokio::test]
+async fn orders_reserved_together_never_get_more_than_there_is() {
+    let (database, customer) = a_shop().await;
+    let pool = &database.pool;
+    // A hundred units of tea: thirty orders of ten, and only ten of them can have theirs.
+    for _ in 0..30 {
+        submit(pool, &an_order_of(customer, 10)).await;
+    }
+    // One order vanishes: it must not hold up the others.
+    sqlx::query("update queue.jobs set args = jsonb_set(args, '{order_id}', to_jsonb(gen_random_uuid())) where id = 3")
+        .execute(pool)
+        .await
+        .expect("an update");
+    let (catalogue, services) = (jobs::catalogue(), services());
+    let one = Worker::register(pool, &catalogue, &services).await.expect("a worker");
+    let two = Worker::register(pool, &catalogue, &services).await.expect("a worker");
+    let first = one.claim("stock", 16).await.expect("a claim");
+    let second = two.claim("stock", 16).await.expect("a claim");
+    assert_eq!((first.len(), second.len()), (16, 14));
+    let (first, second) = tokio::join!(one.run_batch(first), two.run_batch(second));
+    let ends = [first, second].concat();
+    assert_eq!(ends.iter().filter(|end| **end == Settled::Completed).count(), 29);
+    assert_eq!(ends.iter().filter(|end| **end == Settled::Retried).count(), 1);
+    one.leave().await.expect("a good end");
+    two.leave().await.expect("a good end");
+
+    let reserved = "select count(*) from orders where status = 'reserved'";
+    let rejected = "select count(*) from orders where status = 'rejected'";
+    assert_eq!((count(pool, reserved).await, count(pool, rejected).await), (10, 19));
+    assert_eq!(count(pool, KEPT).await, 110);
+    let batches = "select count(distinct xmin::text) from orders where status in ('reserved', 'rejected')";
+    assert_eq!(count(pool, batches).await, 2, "one transaction a batch");
 }
