@@ -160,8 +160,11 @@ impl Line {
         let started = Instant::now();
         let since = self.emptied_to.filter(|_| !self.is_whole_due());
         let claimed = take(pool, &self.known, worker_id, limit, false, since).await?;
+        let took = started.elapsed();
+        metrics::histogram!(crate::metric::CLAIM_SECONDS, "queue" => self.known.queue.clone())
+            .record(took.as_secs_f64());
         if since.is_none() {
-            self.whole = Some((started, started.elapsed()));
+            self.whole = Some((started, took));
         }
         let reached = match claimed.len() < limit {
             true => claimed.first().map(|job| job.claimed_at.naive_utc()),

@@ -20,6 +20,7 @@
 //! | `queue_ticks_skipped_total` | name | ticks that did not, because an earlier run had not ended |
 //! | `queue_ticks_missed_total` | name | ticks that did not, because nobody was there |
 //! | `queue_attempt_seconds` | kind | histogram of attempts |
+//! | `queue_claim_seconds` | queue | histogram of claims, also of those that found nothing |
 //! | `queue_depth` | queue, state | gauge: jobs by state |
 //! | `queue_oldest_due_seconds` | queue | gauge: the longest wait of a due job |
 //! | `queue_arrived_per_second` | queue | gauge: jobs that came in, over the last minute |
@@ -46,6 +47,7 @@ pub(crate) const WORKERS_LOST: &str = "queue_workers_lost_total";
 pub(crate) const TICKS_FIRED: &str = "queue_ticks_fired_total";
 pub(crate) const TICKS_SKIPPED: &str = "queue_ticks_skipped_total";
 pub(crate) const TICKS_MISSED: &str = "queue_ticks_missed_total";
+pub(crate) const CLAIM_SECONDS: &str = "queue_claim_seconds";
 pub(crate) const ATTEMPT_SECONDS: &str = "queue_attempt_seconds";
 pub(crate) const DEPTH: &str = "queue_depth";
 pub(crate) const OLDEST_DUE_SECONDS: &str = "queue_oldest_due_seconds";

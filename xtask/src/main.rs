@@ -76,7 +76,7 @@ const COMMANDS: [Command; 10] = [
     },
     Command {
         name: "bench",
-        usage: "[drain|enqueue|latency|limits|peers] [ARGS]",
+        usage: "[drain|enqueue|latency|limits|steady|peers] [ARGS]",
         about: "measure the queue, in release, against the raw limit",
         run: bench::run,
     },

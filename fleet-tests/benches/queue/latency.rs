@@ -90,7 +90,7 @@ pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
     table
 }
 
-fn config(slots: usize) -> Config {
+pub(crate) fn config(slots: usize) -> Config {
     Config {
         name: "bench".to_owned(),
         pools: vec![Pool::of("kept")],
@@ -104,7 +104,7 @@ fn config(slots: usize) -> Config {
 }
 
 /// Enqueues at that rate, or as fast as can be, each job in a transaction of its own; returns when each was sent.
-async fn offer(server: &Server, rate: Option<f64>, time: Duration) -> HashMap<i64, Instant> {
+pub(crate) async fn offer(server: &Server, rate: Option<f64>, time: Duration) -> HashMap<i64, Instant> {
     let next = Arc::new(AtomicI64::new(0));
     let began = Instant::now();
     let mut senders = Vec::new();
@@ -135,7 +135,7 @@ async fn offer(server: &Server, rate: Option<f64>, time: Duration) -> HashMap<i6
     sent
 }
 
-async fn drained(server: &Server) {
+pub(crate) async fn drained(server: &Server) {
     let is_left = "select exists (select from queue.claims) or exists (select from queue.jobs)";
     while sqlx::query_scalar(is_left).fetch_one(&server.pool).await.unwrap() {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -150,6 +150,6 @@ async fn ends(server: &Server) -> Vec<f64> {
         .unwrap()
 }
 
-fn percentile(sorted: &[f64], part: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], part: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * part).round() as usize]
 }

@@ -13,6 +13,7 @@ mod limit;
 mod limits;
 mod peers;
 mod server;
+mod steady;
 mod table;
 mod worker;
 
@@ -48,6 +49,8 @@ enum Bench {
     Limits(drain::Args),
     /// The time from a job's enqueueing to its start, at a steady rate.
     Latency(latency::Args),
+    /// A steady load over a long history, without and with a pinned snapshot.
+    Steady(steady::Args),
     /// Empties a queue, and lets other queues empty theirs.
     Peers(peers::Args),
     /// A worker process, for the others.
@@ -63,6 +66,7 @@ async fn main() {
         Bench::Enqueue(options) => ("enqueue", enqueue::run(&options, args.rounds).await),
         Bench::Limits(options) => ("limits", limits::run(&options, args.rounds).await),
         Bench::Latency(options) => ("latency", latency::run(&options, args.rounds).await),
+        Bench::Steady(options) => ("steady", steady::run(&options, args.rounds).await),
         Bench::Peers(options) => ("peers", peers::run(&options, args.rounds).await),
         Bench::Worker(options) => return worker::run(&options).await,
     };

@@ -50,12 +50,27 @@ impl Server {
 
     /// Everything as before the first job, and nothing left for the checkpointer to do.
     pub(crate) async fn clean(&self) {
+        self.execute("truncate queue.finished_jobs").await;
+        self.clean_line().await;
+    }
+
+    /// The same, but the history stays.
+    pub(crate) async fn clean_line(&self) {
         self.execute(
-            "truncate queue.jobs, queue.claims, queue.ended, queue.turns, queue.finished_jobs, queue.unique_keys,
-             queue.limit_keys, queue.limit_holds",
+            "truncate queue.jobs, queue.claims, queue.ended, queue.turns, queue.unique_keys, queue.limit_keys, queue.limit_holds",
         )
         .await;
         self.execute("checkpoint").await;
+    }
+
+    /// How many rows of a table are deleted and not yet vacuumed, counted now.
+    pub(crate) async fn dead_rows(&self, table: &'static str) -> f64 {
+        self.execute("create extension if not exists pgstattuple").await;
+        sqlx::query_scalar("select dead_tuple_count::float8 from pgstattuple($1::regclass)")
+            .bind(table)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
     }
 
     /// The end of the write-ahead log, in bytes.

@@ -17,17 +17,20 @@ pub(crate) struct Row {
     pub(crate) p99_ms: Option<f64>,
     pub(crate) wal_bytes_per_job: Option<f64>,
     pub(crate) cpu_s_per_100k: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dead_rows: Option<f64>,
 }
 
 type Figure = (&'static str, fn(&mut Row) -> &mut Option<f64>);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("jobs/s", |row| &mut row.jobs_per_s),
     ("of limit", |row| &mut row.ratio_to_limit),
     ("p50 ms", |row| &mut row.p50_ms),
     ("p99 ms", |row| &mut row.p99_ms),
     ("WAL B/job", |row| &mut row.wal_bytes_per_job),
     ("CPU s/100k", |row| &mut row.cpu_s_per_100k),
+    ("dead rows", |row| &mut row.dead_rows),
 ];
 
 #[derive(Default)]
