@@ -145,7 +145,7 @@ CREATE TABLE queue.jobs (
 )
 WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0.2', autovacuum_analyze_scale_factor='0.05');
 
-CREATE FUNCTION queue.admit(INOUT p_jobs queue.jobs[], OUT limited boolean) RETURNS record
+CREATE FUNCTION queue.admit(INOUT p_jobs queue.jobs[], OUT limited boolean, OUT counted text[]) RETURNS record
     LANGUAGE plpgsql
     SET jit TO 'off'
     AS $$
@@ -160,6 +160,7 @@ begin
         )) r
     );
     limited := cardinality(rooms) > 0;
+    counted := array(select r.key from unnest(rooms) r where r.counts);
     if not limited then
         return;
     end if;
@@ -213,6 +214,7 @@ declare
     queue_is_limited boolean;
     has_keys boolean;
     is_limited boolean := false;
+    counted_keys text[];
     bound bigint := p_limit;
     taken queue.jobs[];
     made bigint;
@@ -256,7 +258,7 @@ begin
         )
         select array_agg(g.job), bool_or((g.job).limit_key is not null) into taken, has_keys from gone g;
         if has_keys then
-            select a.p_jobs, a.limited into taken, is_limited from queue.admit(taken) a;
+            select a.p_jobs, a.limited, a.counted into taken, is_limited, counted_keys from queue.admit(taken) a;
         end if;
         exit when taken is null or cardinality(taken) > 0;
     end loop;
@@ -269,11 +271,7 @@ begin
     returning c.id, c.claimed_at into made, made_at;
     if is_limited then
         insert into queue.limit_holds (claim_id, key, jobs)
-        select made, j.limit_key, count(*)
-        from unnest(taken) j
-        cross join lateral queue.limit_of(j.limit_key) l
-        where l.concurrency is not null or l.breaker_failures is not null
-        group by j.limit_key;
+        select made, j.limit_key, count(*) from unnest(taken) j where j.limit_key = any(counted_keys) group by j.limit_key;
     end if;
     if queue_is_limited then
         insert into queue.limit_holds (claim_id, key, jobs) values (made, queue_key, cardinality(taken));
@@ -1009,36 +1007,39 @@ $$;
 
 CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS void
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
     SET jit TO 'off'
     AS $$
 declare
     these text[];
+    holders bigint[];
     this text;
     next bigint;
 begin
-    these := array(
-        select t.group_key from queue.turns t
-        where t.group_key = any(p_groups) and (t.vacant or t.holder = any(p_holders))
-        order by t.group_key for update
-    );
-    if these = '{}' then
-        return;
-    end if;
-    -- Those who wait are committed, and whoever is still enqueueing has a higher number.
+    -- Those who wait are committed, and whoever is still enqueueing has a higher number. Whoever else passes this turn on at the
+    -- same moment finds another holder when it has the row.
     with first as materialized (
-        select g as group_key, n.id
-        from unnest(these) g
+        select g.group_key, g.holders, n.id
+        from (
+            select u.group_key, array_agg(u.holder) as holders from unnest(p_groups, p_holders) u (group_key, holder)
+            group by u.group_key order by u.group_key
+        ) g
         left join lateral (
-            select j.id from queue.jobs j where j.group_key = g and not j.turn order by j.id limit 1
+            select j.id from queue.jobs j where j.group_key = g.group_key and not j.turn order by j.id limit 1
         ) n on true
     ), turned as (
-        update queue.turns t set holder = n.id, vacant = false from first n
-        where t.group_key = n.group_key and n.id is not null
-    ), lined_up as (
-        update queue.jobs j set turn = true from first n where j.id = n.id
+        update queue.turns t set holder = coalesce(n.id, t.holder), vacant = n.id is null
+        from first n
+        where t.group_key = n.group_key and (t.vacant or t.holder = any(n.holders))
+        returning t.group_key, n.id
     )
-    select coalesce(array_agg(n.group_key order by n.group_key) filter (where n.id is null), '{}') into these from first n;
-    foreach this in array these loop
+    select array_agg(t.id) filter (where t.id is not null), array_agg(t.group_key order by t.group_key) filter (where t.id is null)
+    into holders, these
+    from turned t;
+    update queue.jobs j set turn = true where j.id = any(holders);
+    foreach this in array coalesce(these, '{}') loop
         next := null;
         if pg_try_advisory_xact_lock(hashtextextended(this, 7)) then
             -- Nobody is enqueueing now: what there is to be seen can be seen.
@@ -1203,11 +1204,15 @@ begin
            a.arrival, g.per_job, l.burst, l.concurrency is not null or l.breaker_failures is not null,
            case when k.open_until > present then k.open_until end
     from queue.limit_keys k
-    cross join lateral queue.limit_of(k.key) l
+    cross join lateral (
+        select o.* from queue.limits o
+        where o.name = k.key or (o.name = split_part(k.key, '/', 1) and k.key not like 'queue/%')
+        order by length(o.name) desc limit 1
+    ) l
     cross join lateral (select make_interval(secs => 1 / l.rate) as per_job) g
     cross join lateral (select greatest(k.arrival, present) as arrival) a
     cross join lateral (select coalesce(sum(o.jobs), 0) as jobs from queue.limit_holds o where o.key = k.key) h
-    where k.key = any(p_keys) and l.name is not null;
+    where k.key = any(p_keys);
 end $$;
 
 CREATE FUNCTION queue.seize(p_claims bigint[], p_wait boolean) RETURNS TABLE(claim_id bigint, worker_id bigint, job queue.jobs)
@@ -2717,7 +2722,7 @@ CREATE INDEX finished_jobs_other_id_idx ON queue.finished_jobs_other USING btree
 
 CREATE INDEX finished_jobs_other_kind_finished_at_idx ON queue.finished_jobs_other USING btree (kind, finished_at);
 
-CREATE INDEX jobs_grouped ON queue.jobs USING btree (group_key, id) WHERE (group_key IS NOT NULL);
+CREATE INDEX jobs_grouped ON queue.jobs USING btree (group_key, id) WHERE ((NOT turn) AND (group_key IS NOT NULL));
 
 CREATE INDEX jobs_in_line ON queue.jobs USING btree (queue, suspect, rank, id) WHERE turn;
 
