@@ -1054,6 +1054,46 @@ begin
     end loop;
 end $$;
 
+CREATE FUNCTION queue.place_in_line(p_job bigint, p_max bigint) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    select count(*)
+    from (
+        select from queue.jobs j
+        cross join lateral (
+            select from queue.jobs e
+            where e.queue = j.queue and e.suspect = false and e.turn and (e.rank, e.id) < (j.rank, j.id)
+            order by e.rank, e.id
+            limit p_max
+        ) e
+        where j.id = p_job
+    ) e
+$$;
+
+CREATE FUNCTION queue.place_parked(p_job bigint, p_key text, p_max bigint) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    SET jit TO 'off'
+    AS $$
+    select count(*)
+    from (
+        select from queue.jobs j
+        cross join lateral (
+            select from queue.jobs e
+            where e.parked and e.limit_key = p_key and (e.rank, e.id) < (j.rank, j.id)
+            order by e.rank, e.id
+            limit p_max
+        ) e
+        where j.id = p_job
+    ) e
+$$;
+
 CREATE FUNCTION queue.redrive(p_ids bigint[], p_args jsonb[], p_actor text, p_reason text, p_campaign_id bigint DEFAULT NULL::bigint) RETURNS TABLE(id bigint, taken_by bigint, edited_fields jsonb)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_custom_plan'
@@ -2423,7 +2463,11 @@ CREATE TABLE queue.workers (
     stopping boolean DEFAULT false NOT NULL,
     kinds text[],
     versions smallint[],
-    CONSTRAINT workers_session_is_whole CHECK (((backend_pid IS NULL) = (backend_start IS NULL)))
+    slots integer,
+    pool_names text[],
+    CONSTRAINT workers_session_is_whole CHECK (((backend_pid IS NULL) = (backend_start IS NULL))),
+    CONSTRAINT workers_slots_check CHECK ((slots > 0)),
+    CONSTRAINT workers_tell_the_pool_of_each_queue CHECK ((cardinality(pool_names) = cardinality(pools)))
 );
 
 ALTER TABLE queue.workers ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (

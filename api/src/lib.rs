@@ -41,6 +41,7 @@ mod vehicles;
 mod view;
 mod warehouses;
 mod webhooks;
+mod why;
 mod work;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inventory, layers, open_api, orders, payments, products,
-    queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, work,
+    queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -46,6 +46,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(work::list))
         .routes(routes!(work::get))
         .routes(routes!(work::cancel))
+        .routes(routes!(why::job))
+        .routes(routes!(why::order))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::causes))
         .routes(routes!(dead_letters::get))

@@ -2,7 +2,7 @@
 //!
 //! A job calls `domain` for what happens and enqueues what follows, in the same transaction. [`intake`] is where the
 //! requests of the API and one job start the others; [`catalogue`] lists the kinds, [`timetable`] those that the clock
-//! starts. `docs/adding-a-job.md` follows one of them from the first line to production.
+//! starts; [`why`] says why an order is where it is. `docs/adding-a-job.md` follows one of them from the first line to production.
 
 pub mod authorize_payment;
 pub mod capture_payment;
@@ -24,6 +24,7 @@ pub mod reserve_stock;
 mod schedule;
 pub mod ship_shipment;
 pub mod void_payment;
+pub mod why;
 
 pub use authorize_payment::AuthorizePayment;
 pub use capture_payment::CapturePayment;

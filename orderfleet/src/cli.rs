@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use domain::ids::OrderId;
 use url::Url;
 
 use crate::settings::{duration, percent};
@@ -65,6 +66,8 @@ pub enum Command {
     Verify(Verify),
     /// See jobs: what waits, runs, retries, or is done, and why
     Jobs(Jobs),
+    /// Say why a job is not running, or what an order waits for: every cause, the predicted start and the remedy
+    Why(Why),
     /// See dead letters; redrive or discard them
     Dead(Dead),
     /// Redrive dead letters in bulk: a few first, at a pace, and no further where the cause is not mended
@@ -339,7 +342,42 @@ pub struct Output {
     pub json: bool,
 }
 
-/// `jobs [list|show|why|cancel]`.
+/// Settings of `why`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The decisive cause comes first; under it, why the job it waits for has not ended. Each remedy is a command.\n\n\
+    For example:\n  \
+        orderfleet why 4711                                     a job\n  \
+        orderfleet why 01990b2e-7c41-7d2a-9d0c-6f3f5e2a1b77     an order: each of its jobs that has not ended well\n\n\
+    Exit 1 when there is no such job or order."
+)]
+pub struct Why {
+    /// A job's number or an order's id
+    #[arg(value_name = "JOB|ORDER", value_parser = why_subject)]
+    pub subject: WhySubject,
+
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What `why` is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhySubject {
+    /// A job.
+    Job(i64),
+    /// An order.
+    Order(OrderId),
+}
+
+fn why_subject(text: &str) -> Result<WhySubject, &'static str> {
+    match (text.parse(), text.parse()) {
+        (Ok(job), _) => Ok(WhySubject::Job(job)),
+        (_, Ok(order)) => Ok(WhySubject::Order(order)),
+        _ => Err("neither a job's number nor an order's id"),
+    }
+}
+
+/// `jobs [list|show|why|run|cancel]`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Jobs {
@@ -362,10 +400,20 @@ pub enum JobsAction {
         #[command(flatten)]
         output: Output,
     },
-    /// Say in one paragraph why a job has not run, or why it ended as it did
+    /// Say why a job is not running, or why it ended as it did: as `orderfleet why`
     Why {
         /// The job's number
         id: i64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make jobs due now that are scheduled, wait for a retry or were asked to come back later
+    Run {
+        /// The jobs' numbers
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        #[command(flatten)]
+        because: Because,
     },
     /// End jobs that wait, and ask those that run to stop: they do within a second, unless they end before
     Cancel {

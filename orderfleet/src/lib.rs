@@ -9,7 +9,7 @@
 //! 5. [`import`] sends orders through the API, as a [`client`] would; [`drain`] waits until the fleet is idle.
 //! 6. [`check_deploy`] is the gate of a new build; [`verify`] checks the invariants from outside; [`doctor`] says what is wrong
 //!    with an installation.
-//! 7. [`operator`] lists and mends: jobs, dead letters, queues, the timetable; [`redrive`] dead letters in bulk. [`table`] prints.
+//! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the timetable; [`redrive`] dead letters in bulk. [`table`] prints.
 
 pub mod check_deploy;
 pub mod cli;
@@ -28,6 +28,7 @@ pub mod signals;
 pub mod table;
 pub mod up;
 pub mod verify;
+pub mod why;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -47,6 +48,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::WebhookReceiver(args) => roles::webhook_receiver(args).await?,
         Command::Migrate(args) => migrate::run(args).await?,
         Command::Import(args) => import::run(args).await?,
+        Command::Why(args) => why::run(args).await?,
         Command::Jobs(args) => operator::jobs(args).await?,
         Command::Dead(args) => operator::dead(args).await?,
         Command::Queues(args) => operator::queues(args).await?,

@@ -16,6 +16,7 @@ use sqlx::PgConnection;
 use crate::cli::{self, DeadAction, JobsAction, QueuesAction, ScheduleAction};
 use crate::database;
 use crate::table::{self, Table};
+use crate::why;
 
 /// `orderfleet jobs …`.
 pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
@@ -43,14 +44,16 @@ pub async fn jobs(args: cli::Jobs) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        JobsAction::Why { id } => {
-            let why = inspect::why(&mut conn, JobId(id))
-                .await
-                .context("asking about the job")?;
-            if why.is_empty() {
-                bail!("there is no job {id}; finished ones are kept for some days only");
+        JobsAction::Why { id, output } => why::job(&mut conn, id, output.json).await,
+        JobsAction::Run { ids, because } => {
+            for id in ids {
+                let was_later = operate::run_now(&mut conn, JobId(id), &because.actor, &because.reason)
+                    .await
+                    .with_context(|| format!("making job {id} due"))?;
+                let words = if was_later { "is due now" } else { "was due already" };
+                table::say(&format!("job {id} {words}\n"))?;
             }
-            table::say(&(why.join("\n") + "\n"))
+            Ok(())
         }
     }
 }

@@ -22,7 +22,6 @@ pub use plan::{
 };
 pub use runner::advance;
 
-use crate::inspect;
 use crate::job::JobId;
 use crate::operate::audit;
 
@@ -330,11 +329,8 @@ async fn what_holds_it_up(conn: &mut PgConnection, id: i64) -> sqlx::Result<Stri
     let Some(oldest) = oldest else {
         return Ok(String::new());
     };
-    let causes = inspect::why(conn, oldest).await?;
-    Ok(match causes.is_empty() {
-        true => String::new(),
-        false => format!("; the oldest, job {oldest}: {}", causes.join("; ")),
-    })
+    let why = crate::why::why(conn, oldest, &[]).await?;
+    Ok(format!("; the oldest, job {oldest}: {}", why.texts().join("; ")))
 }
 
 /// Stops redriving; what is in flight goes on.

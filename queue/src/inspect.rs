@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 
 pub use crate::health::{Health, health};
 use crate::job::JobId;
+use crate::metric;
 pub use crate::saga::saga;
-use crate::{fan_in, metric};
 
 /// Which jobs to list, newest first.
 #[derive(Clone, Debug, Default)]
@@ -751,113 +751,4 @@ pub async fn not_idle(conn: &mut PgConnection) -> sqlx::Result<NotIdle> {
     )
     .fetch_one(conn)
     .await
-}
-
-/// Why a job is not running, one line per cause; empty when there is no such job.
-pub async fn why(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Vec<String>> {
-    let Some(view) = job(&mut *conn, id).await? else {
-        return Ok(Vec::new());
-    };
-    match view.state.as_str() {
-        "running" => {
-            let worker = view
-                .worker_id
-                .map_or_else(String::new, |worker| format!(" on worker {worker}"));
-            let mut lines = vec![format!("it is running{worker}, attempt {}", view.attempt)];
-            let wish = sqlx::query!("select actor, reason from queue.cancels where job_id = $1", id.0)
-                .fetch_optional(conn)
-                .await?;
-            lines.extend(wish.map(|wish| format!("{} has asked it to stop: {}", wish.actor, wish.reason)));
-            return Ok(lines);
-        }
-        "dead" => {
-            let message = view.waiting.unwrap_or_default();
-            let mut causes = vec![format!(
-                "it is dead: {message}; look at the dead letter, mend the cause, redrive it"
-            )];
-            if let Some(group) = &view.group_key
-                && blocked_by(conn, group).await? == Some(id)
-            {
-                causes.push(format!(
-                    "it keeps the turn of its group {group}, which waits until it is redriven or discarded"
-                ));
-            }
-            return Ok(causes);
-        }
-        "completed" | "discarded" | "cancelled" => return Ok(vec![format!("it has ended: {}", view.state)]),
-        _ => {}
-    }
-    let mut causes: Vec<String> = view.waiting.clone().into_iter().collect();
-    let facts = sqlx::query!(
-        r#"select j.run_at > clock_timestamp() as "is_later!",
-                  (select p.reason || ' (' || p.actor || ')' from queue.pauses p where p.target = 'queue' and p.name = j.queue) as queue_pause,
-                  (select p.reason || ' (' || p.actor || ')' from queue.pauses p where p.target = 'kind' and p.name = j.kind) as kind_pause,
-                  (select t.holder from queue.turns t where t.group_key = j.group_key and not j.turn) as group_head,
-                  exists (select from queue.workers w where j.queue = any(w.pools) and not w.stopping) as "is_served!",
-                  -- A worker of a build that does not tell what it knows is given the benefit of the doubt.
-                  exists (select from queue.workers w
-                          where j.queue = any(w.pools) and not w.stopping
-                            and (w.kinds is null
-                                 or j.args_version <= w.versions[array_position(w.kinds, j.kind)])) as "is_known!",
-                  (select count(*) from queue.jobs e where e.queue = j.queue and not e.suspect and e.turn
-                      and (e.rank, e.id) < (j.rank, j.id)) as "ahead!"
-           from queue.jobs j where j.id = $1"#,
-        id.0,
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some(facts) = facts else { return Ok(causes) };
-    if let Some(waiter) = fan_in::waiter(&mut *conn, id)
-        .await?
-        .filter(|waiter| waiter.pending > 0)
-    {
-        let ids: Vec<String> = waiter.waits_for.iter().map(i64::to_string).collect();
-        return Ok(vec![format!(
-            "it waits for {} of {} jobs: {}{}",
-            waiter.pending,
-            waiter.members,
-            ids.join(", "),
-            if waiter.pending as usize > ids.len() {
-                ", …"
-            } else {
-                ""
-            },
-        )]);
-    }
-    if let (true, Some(run_at)) = (facts.is_later, view.run_at) {
-        causes.push(format!("it is not due before {}", run_at.to_rfc3339()));
-    }
-    if let Some(reason) = facts.queue_pause {
-        causes.push(format!("the queue {} is paused: {reason}; resume it", view.queue));
-    }
-    if let Some(reason) = facts.kind_pause {
-        causes.push(format!("the kind {} is paused: {reason}; resume it", view.kind));
-    }
-    if let Some(head) = facts.group_head {
-        let group = view.group_key.unwrap_or_default();
-        match blocked_by(&mut *conn, &group).await? {
-            Some(dead) => causes.push(format!(
-                "its group {group} is blocked by dead letter {dead}; redrive or discard that one"
-            )),
-            None => causes.push(format!("job {head} of its group {group} comes first")),
-        }
-    }
-    if view.suspect {
-        causes.push("it is a suspect and waits for a worker to run it alone".to_owned());
-    }
-    if !facts.is_served {
-        causes.push(format!("no worker serves the queue {}; start one", view.queue));
-    } else if !facts.is_known {
-        causes.push(format!(
-            "no worker of the queue {} knows {} version {}; start one of a build that does",
-            view.queue, view.kind, view.args_version
-        ));
-    }
-    if !facts.is_later && facts.ahead > 0 {
-        causes.push(format!("{} jobs are ahead of it", facts.ahead));
-    }
-    if causes.is_empty() {
-        causes.push("it is due and will be claimed next".to_owned());
-    }
-    Ok(causes)
 }

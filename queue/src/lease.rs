@@ -88,6 +88,17 @@ pub struct Identity {
     /// Whether it comes through a proxy that pools transactions: no session is its own, so none proves that it lives, and it
     /// is lost when its lease has run out.
     pub is_pooled: bool,
+    /// How many jobs it runs at once, for whoever asks why a job waits; none if it does not tell.
+    pub slots: Option<Slots>,
+}
+
+/// How many jobs a worker runs at once.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    /// The pool that serves each of the worker's queues, in their order.
+    pub pool_names: Vec<String>,
+    /// How many slots each pool was started with.
+    pub each: i32,
 }
 
 /// A registered worker whose heart beats; dropping it stops the heart but leaves the row.
@@ -308,9 +319,10 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
     let kinds: Vec<String> = identity.kinds.iter().map(|kind| kind.kind.to_owned()).collect();
     let versions: Vec<i16> = identity.kinds.iter().map(|kind| kind.version).collect();
     let id = sqlx::query_scalar!(
-        r#"insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until, kinds, versions)
+        r#"insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until, kinds, versions,
+                                      slots, pool_names)
            select $1, $2, $3, $4, $5, case when not $9 then a.pid end, case when not $9 then a.backend_start end,
-                  clock_timestamp() + make_interval(secs => $6), $7, $8
+                  clock_timestamp() + make_interval(secs => $6), $7, $8, $10, $11
            from pg_stat_get_activity(pg_backend_pid()) a
            returning id"#,
         identity.name,
@@ -322,6 +334,8 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
         &kinds,
         &versions,
         identity.is_pooled,
+        identity.slots.as_ref().map(|slots| slots.each),
+        identity.slots.as_ref().map(|slots| slots.pool_names.as_slice()),
     )
     .fetch_one(conn)
     .await?;

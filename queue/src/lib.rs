@@ -15,7 +15,7 @@
 //! 9. [`limit`]: what may run at once, and whether what it depends on works. [`fan_in`]: a job that is due when others have
 //!    ended; [`saga`]: steps that are undone in reverse.
 //! 10. [`schedule`] and [`wakeup`]: time passes, and somebody notices; [`cron`] says when, whatever the clocks do.
-//! 11. [`inspect`], [`health`], [`operate`], [`timetable`], [`backlog`], [`testing`]: for people and for tests; [`campaign`]
+//! 11. [`inspect`], [`mod@why`], [`health`], [`operate`], [`timetable`], [`backlog`], [`testing`]: for people and for tests; [`campaign`]
 //!     redrives dead letters in bulk.
 //!
 //! Every state change has one counter; [`metric`] lists them.
@@ -50,6 +50,7 @@ pub mod testing;
 pub mod timetable;
 pub mod trace;
 pub mod wakeup;
+pub mod why;
 
 pub use attempt::{Attempt, Effects, FenceLost};
 pub use batch::{BatchJob, Member};

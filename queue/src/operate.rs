@@ -318,6 +318,44 @@ async fn end_waiting(conn: &mut PgConnection, id: JobId, actor: &str, reason: &s
     Ok(true)
 }
 
+/// Makes a waiting job due now, whatever it was put off for; false when it is due already. Limits, pauses and the turns of its
+/// group still hold.
+pub async fn run_now(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> Result<bool, Error> {
+    let mut tx = conn.begin().await?;
+    let found = sqlx::query!(
+        r#"select queue, run_at, run_at > clock_timestamp() as "is_later!",
+                  exists (select from queue.waiters w where w.job_id = j.id and w.pending > 0) as "is_waiter!"
+           from queue.jobs j where id = $1
+           for update"#,
+        id.0
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    let refusal = match &found {
+        None => match inspect::job(&mut tx, id).await? {
+            Some(job) if job.ended_at.is_some() => Some(Error::Ended { id, state: job.state }),
+            _ => Some(Error::NotFound(id)),
+        },
+        Some(job) if job.is_waiter => Some(Error::Invalid(format!("job {id} waits for other jobs, not for a time"))),
+        Some(_) => None,
+    };
+    let Some(job) = found.filter(|job| refusal.is_none() && job.is_later) else {
+        // Lets the claims at it at once, and not only when the connection is used next.
+        tx.rollback().await?;
+        return refusal.map_or(Ok(false), Err);
+    };
+    sqlx::query!("update queue.jobs set run_at = clock_timestamp() where id = $1", id.0)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query!("select pg_notify('queue_jobs', $1)", job.queue)
+        .execute(&mut *tx)
+        .await?;
+    let detail = json!({ "reason": reason, "was_due": job.run_at });
+    audit(&mut tx, actor, "run now", &format!("job {id}"), detail).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
 /// Leaves a wish for the worker of a running job; false when it does not run.
 async fn ask_to_stop(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar!(

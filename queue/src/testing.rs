@@ -60,6 +60,7 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
             build: "test".to_owned(),
             lease: Duration::from_secs(3600),
             is_pooled: false,
+            slots: None,
         };
         let registration = Arc::new(lease::register(&mut session, &identity).await?);
         let (completer, completions) = Completer::new(pool.clone(), catalogue);

@@ -113,6 +113,10 @@ pub async fn run_with<S: Send + Sync + 'static>(
         lease: config.lease,
         kinds: catalogue.kinds_of(&queues),
         is_pooled: config.poll_only,
+        slots: Some(queue::lease::Slots {
+            pool_names: pool_names(&config.pools),
+            each: i32::try_from(config.slots)?,
+        }),
     };
     let heart = Heart::start(identity, database).context("starting the heartbeat")?;
     let (completer, completions) = Completer::new(pool.clone(), &catalogue);
@@ -270,6 +274,12 @@ fn check<S: Send + Sync + 'static>(config: &Config, catalogue: &Catalogue<S>) ->
 fn queues(pools: &[Pool]) -> Vec<String> {
     let queues = pools.iter().flat_map(|pool| &pool.queues);
     queues.map(|(queue, _)| queue.clone()).collect()
+}
+
+/// The pool of each of these queues.
+fn pool_names(pools: &[Pool]) -> Vec<String> {
+    let names = pools.iter().flat_map(|pool| pool.queues.iter().map(|_| &pool.name));
+    names.cloned().collect()
 }
 
 /// Slots wait for the outside world more than for the database, so they share connections.

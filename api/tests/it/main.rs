@@ -10,3 +10,4 @@ mod lists;
 mod redrives;
 mod schedules;
 mod snapshot;
+mod why;

@@ -43,6 +43,7 @@ fn each_command_has_help_with_an_explanation_of_each_option() {
         "drain",
         "verify",
         "jobs",
+        "why",
         "dead",
         "redrive",
         "queues",

@@ -13,3 +13,4 @@ mod verify;
 mod verify_payments;
 mod verify_routes;
 mod verify_webhooks;
+mod why;

@@ -112,7 +112,7 @@ async fn a_wrong_installation_pauses_the_kind_and_keeps_the_attempt() {
     assert_eq!(job(&db.pool, id).await.attempt, 0);
     assert_eq!(job(&db.pool, behind).await.state, "available");
     let conn = &mut *db.pool.acquire().await.unwrap();
-    let why = queue::inspect::why(conn, behind).await.unwrap();
+    let why = causes(&db.pool, behind).await;
     assert!(why.iter().any(|cause| cause.contains("the key is missing")), "{why:?}");
     assert!(
         operate::resume(conn, Target::Kind, Act::KIND, "key set", "ann")

@@ -15,7 +15,7 @@ use testkit::{Database, eventually};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::kinds::{self, Act, Fate, World, act, job};
+use crate::kinds::{self, Act, Fate, World, act, causes, job};
 
 /// What waiting jobs wait for.
 struct Stage {
@@ -72,6 +72,7 @@ async fn perform(db: &Database, count: usize, cancel: impl AsyncFn(&Stage, &[Job
         build: "test".to_owned(),
         lease: Duration::from_secs(3600),
         is_pooled: false,
+        slots: None,
     };
     let heart = Heart::start(identity, db.url.parse().unwrap()).unwrap();
     let registration = heart
@@ -179,8 +180,7 @@ async fn a_running_job_that_is_cancelled_stops_and_is_not_tried_again() {
             Cancelled::Asked,
             "asking twice is asking"
         );
-        let conn = &mut *db.pool.acquire().await.unwrap();
-        let why = queue::inspect::why(conn, ids[1]).await.unwrap();
+        let why = causes(&db.pool, ids[1]).await;
         assert!(
             why.concat().contains("ann has asked it to stop: nobody needs it"),
             "{why:?}"

@@ -107,11 +107,9 @@ async fn unknown_kinds_and_newer_versions_stay_in_line() {
     let newer = queue::testing::enqueued(&db.pool, Act::KIND).await.unwrap().remove(0);
     assert_eq!(newer.attempt, 0);
     let _worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let why = queue::inspect::why(&mut db.pool.acquire().await.unwrap(), newer.id)
-        .await
-        .unwrap();
+    let why = causes(&db.pool, newer.id).await;
     let expected = "no worker of the queue stage knows act version 2; start one of a build that does";
-    assert!(why.contains(&expected.to_owned()), "{why:?}");
+    assert!(why[0].starts_with(expected), "{why:?}");
 }
 
 #[tokio::test]

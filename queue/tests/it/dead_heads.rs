@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
 use testkit::Database;
 
-use crate::kinds::{Act, Fate, World, act, enqueue, job, run, worker};
+use crate::kinds::{Act, Fate, World, act, causes, enqueue, job, run, worker};
 
 /// A verse of a song: none is sung before the one before it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,10 +85,10 @@ async fn a_dead_head_blocks_its_group_until_it_is_redriven() {
 
     assert_eq!(blocked_by(&db.pool).await, Some(lost));
     let conn = &mut *db.pool.acquire().await.unwrap();
-    let why = inspect::why(conn, next).await.unwrap();
+    let why = causes(&db.pool, next).await;
     let blocked = format!("its group ballad is blocked by dead letter {lost}; redrive or discard that one");
     assert!(why.contains(&blocked), "{why:?}");
-    let why = inspect::why(conn, lost).await.unwrap();
+    let why = causes(&db.pool, lost).await;
     assert!(why[1].contains("keeps the turn of its group ballad"), "{why:?}");
 
     operate::redrive(conn, lost, "ann", "found", Some(found(1)))
@@ -244,9 +244,9 @@ async fn a_redriven_job_waits_for_a_younger_one_that_has_started() {
     assert!(holder.claim(&db.pool, 10).await.is_empty(), "two of a group at once");
     let view = job(&db.pool, first).await;
     assert_eq!(view.state, "available");
-    let why = inspect::why(conn, first).await.unwrap();
+    let why = causes(&db.pool, first).await;
     assert!(
-        why.contains(&format!("job {second} of its group play comes first")),
+        why.contains(&format!("job {second} of its group play comes first and runs")),
         "{why:?}"
     );
 

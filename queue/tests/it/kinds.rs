@@ -140,6 +140,12 @@ pub(crate) async fn job(pool: &PgPool, id: JobId) -> queue::inspect::JobView {
         .unwrap()
 }
 
+/// Why a job is where it is, in words.
+pub(crate) async fn causes(pool: &PgPool, id: JobId) -> Vec<String> {
+    let why = queue::why::why(&mut pool.acquire().await.unwrap(), id, &catalogue().kinds()).await;
+    why.unwrap().texts()
+}
+
 /// A worker of the test's own, with the session that proves its life.
 pub(crate) struct Worker {
     pub(crate) session: PgConnection,
@@ -164,6 +170,7 @@ async fn registered(pool: &PgPool, lease: Duration, is_pooled: bool) -> Worker {
         lease,
         kinds: catalogue().kinds(),
         is_pooled,
+        slots: None,
     };
     let registration = Arc::new(lease::register(&mut session, &identity).await.unwrap());
     Worker { session, registration }

@@ -22,3 +22,4 @@ mod rescues;
 mod sagas;
 mod schedules;
 mod traces;
+mod why;
