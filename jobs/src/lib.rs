@@ -2,13 +2,14 @@
 //!
 //! A job calls `domain` for what happens and enqueues what follows, in the same transaction. [`intake`] is where the
 //! requests of the API and one job start the others; [`catalogue`] lists the kinds, [`timetable`] those that the clock
-//! starts. `docs/adding-a-job.md` follows one of them from the first line to production.
+//! starts, [`limits`] what bounds them. `docs/adding-a-job.md` follows one of them from the first line to production.
 
 pub mod authorize_payment;
 pub mod capture_payment;
 pub mod deliver_webhook;
 pub mod expire_reservations;
 pub mod intake;
+mod limits;
 mod payment_call;
 mod payment_outcome;
 pub mod plan_due_routes;
@@ -29,6 +30,7 @@ pub use authorize_payment::AuthorizePayment;
 pub use capture_payment::CapturePayment;
 pub use deliver_webhook::DeliverWebhook;
 pub use expire_reservations::ExpireReservations;
+pub use limits::limits;
 pub use plan_due_routes::PlanDueRoutes;
 pub use plan_routes::PlanRoutes;
 pub use prune_finished_jobs::PruneFinishedJobs;
@@ -86,6 +88,7 @@ pub async fn announce(conn: &mut PgConnection, announced: Announced) -> Result<(
         .into_iter()
         .map(|delivery| DeliverWebhook {
             delivery_id: delivery.id,
+            endpoint_id: Some(delivery.endpoint),
             group: delivery.group,
         })
         .collect();
