@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use testkit::Database;
 
+use crate::kinds::{self, Act, Fate, World, act};
+
 /// Packs boxes; the first version called them parcels.
 #[derive(Clone, Serialize, Deserialize)]
 struct Pack {
@@ -133,6 +135,22 @@ async fn a_handler_ends_its_job_in_the_transaction_of_its_effects() {
             .unwrap();
     }
     worker.leave().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_permanent_failure_is_dead_at_once_and_leaves_what_it_was_about_in_a_named_state() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let job = Act {
+        order_id: "mourned".to_owned(),
+        ..act(Fate::Permanent)
+    };
+    let id = kinds::enqueue(&db.pool, &job).await;
+    let ran = kinds::run(&db.pool, &world).await;
+    assert_eq!((ran.buried, ran.retried, ran.completed), (1, 0, 1), "its last rites enqueue one");
+    let dead = view(&db.pool, id).await;
+    assert_eq!((dead.state.as_str(), dead.attempt), ("dead", 1));
+    assert_eq!(world.buried.lock().unwrap()[0].code, "no_such_play");
 }
 
 /// Shows its progress and then waits to be told to end.
