@@ -682,14 +682,15 @@ pub enum QueuesAction {
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "NAME is a key that jobs count against (gateway, endpoint/ID), the beginning of many keys, each with as much for\n\
-        itself (endpoint), or a whole queue (queue/webhooks). The longest name that fits a key holds.\n\n\
+    after_help = "NAME is a key that jobs count against (gateway, endpoint/ID), the beginning of many keys, each\n\
+        with as much for itself (endpoint), or a whole queue (queue/webhooks). The longest that fits holds.\n\n\
         For example:\n  \
         orderfleet limits set endpoint --concurrency 8 --rate 50 --burst 10 --reason \"they are slow\"\n  \
         orderfleet limits set gateway --breaker-failures 20 --breaker-seconds 5 --reason \"as it was\"\n  \
         orderfleet limits show gateway\n  \
         orderfleet limits close-breaker gateway --reason \"it is back\"\n\n\
-        What is set here holds for the whole fleet at once, and no deploy undoes it. Jobs over a limit wait and use no try."
+        What is set here holds for the whole fleet at once, and no deploy undoes it. Jobs over a limit\n\
+        wait and use no try."
 )]
 pub struct Limits {
     #[command(subcommand)]

@@ -147,7 +147,11 @@ async fn a_permanent_failure_is_dead_at_once_and_leaves_what_it_was_about_in_a_n
     };
     let id = kinds::enqueue(&db.pool, &job).await;
     let ran = kinds::run(&db.pool, &world).await;
-    assert_eq!((ran.buried, ran.retried, ran.completed), (1, 0, 1), "its last rites enqueue one");
+    assert_eq!(
+        (ran.buried, ran.retried, ran.completed),
+        (1, 0, 1),
+        "its last rites enqueue one"
+    );
     let dead = view(&db.pool, id).await;
     assert_eq!((dead.state.as_str(), dead.attempt), ("dead", 1));
     assert_eq!(world.buried.lock().unwrap()[0].code, "no_such_play");
