@@ -21,6 +21,7 @@ mod fields;
 mod health;
 mod inventory;
 mod layers;
+mod limits;
 mod open_api;
 mod orders;
 mod paging;

@@ -16,7 +16,7 @@ use crate::problem::Problem;
 use crate::view::view;
 
 /// The queues there are, so that an idle one is seen as well, and a mistyped one is refused.
-const QUEUES: [&str; 5] = ["stock", "payments", "webhooks", "routes", "maintenance"];
+pub(crate) const QUEUES: [&str; 5] = ["stock", "payments", "webhooks", "routes", "maintenance"];
 
 const POOL_NAME_MAX: usize = 100;
 

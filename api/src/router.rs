@@ -8,8 +8,8 @@ use utoipa_axum::routes;
 
 use crate::problem::Problem;
 use crate::{
-    State, api_keys, auth, customers, dead_letters, health, inventory, layers, open_api, orders, payments, products,
-    queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, why, work,
+    State, api_keys, auth, customers, dead_letters, health, inventory, layers, limits, open_api, orders, payments,
+    products, queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -65,6 +65,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(queues::resume))
         .routes(routes!(queues::pause_kind))
         .routes(routes!(queues::resume_kind))
+        .routes(routes!(limits::list, limits::set, limits::remove))
+        .routes(routes!(limits::close_breaker))
         .routes(routes!(schedules::list, schedules::add))
         .routes(routes!(schedules::get, schedules::change, schedules::remove))
         .routes(routes!(schedules::reset))

@@ -41,6 +41,8 @@ impl Announced {
 pub struct PendingDelivery {
     /// The delivery.
     pub id: DeliveryId,
+    /// Where it goes.
+    pub endpoint: EndpointId,
     /// What it waits in line with: `hook:{endpoint}:{ordering_key}`; nothing where order does not matter.
     pub group: Option<String>,
 }
@@ -50,6 +52,7 @@ impl PendingDelivery {
     pub fn new(id: DeliveryId, endpoint: EndpointId, ordering_key: Option<&str>) -> PendingDelivery {
         PendingDelivery {
             id,
+            endpoint,
             group: ordering_key.map(|key| format!("hook:{endpoint}:{key}")),
         }
     }

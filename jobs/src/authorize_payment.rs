@@ -18,7 +18,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
-    cause,
+    cause, limits,
     payment_call::{self, Next, Step},
     payment_outcome,
 };
@@ -38,6 +38,10 @@ impl Job for AuthorizePayment {
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique::live(format!("auth:{}", self.payment_id)))
+    }
+
+    fn limit(&self) -> Option<String> {
+        Some(limits::GATEWAY.to_owned())
     }
 
     fn deadline_after() -> Option<Duration> {

@@ -19,7 +19,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
-    cause,
+    cause, limits,
     payment_call::{self, Next, Step},
     payment_outcome,
 };
@@ -42,6 +42,10 @@ impl Job for CapturePayment {
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique::live(format!("cap:{}", self.payment_id)))
+    }
+
+    fn limit(&self) -> Option<String> {
+        Some(limits::GATEWAY.to_owned())
     }
 
     fn deadline_after() -> Option<Duration> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use domain::{
     Services,
-    ids::DeliveryId,
+    ids::{DeliveryId, EndpointId},
     webhooks::{
         self, DeliveryState, Posted, RELIEF_MIN,
         egress::Post,
@@ -21,13 +21,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::cause;
+use crate::{cause, limits};
 
 /// Sends one delivery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeliverWebhook {
     /// The delivery.
     pub delivery_id: DeliveryId,
+    /// Where it goes; jobs of builds before this field do without, and count against no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_id: Option<EndpointId>,
     /// What it waits in line with: `hook:{endpoint}:{ordering_key}`.
     pub group: Option<String>,
 }
@@ -49,6 +52,10 @@ impl Job for DeliverWebhook {
 
     fn group(&self) -> Option<String> {
         self.group.clone()
+    }
+
+    fn limit(&self) -> Option<String> {
+        self.endpoint_id.map(limits::endpoint)
     }
 
     fn delay_after(&self, attempt: i32) -> Option<Duration> {

@@ -2,13 +2,15 @@
 //!
 //! A job calls `domain` for what happens and enqueues what follows, in the same transaction. [`intake`] is where the
 //! requests of the API and one job start the others; [`catalogue`] lists the kinds, [`timetable`] those that the clock
-//! starts; [`why`] says why an order is where it is. `docs/adding-a-job.md` follows one of them from the first line to production.
+//! starts, [`limits`] what bounds them; [`why`] says why an order is where it is. `docs/adding-a-job.md` follows one of them from
+//! the first line to production.
 
 pub mod authorize_payment;
 pub mod capture_payment;
 pub mod deliver_webhook;
 pub mod expire_reservations;
 pub mod intake;
+mod limits;
 mod payment_call;
 mod payment_outcome;
 pub mod plan_due_routes;
@@ -30,6 +32,7 @@ pub use authorize_payment::AuthorizePayment;
 pub use capture_payment::CapturePayment;
 pub use deliver_webhook::DeliverWebhook;
 pub use expire_reservations::ExpireReservations;
+pub use limits::limits;
 pub use plan_due_routes::PlanDueRoutes;
 pub use plan_routes::PlanRoutes;
 pub use prune_finished_jobs::PruneFinishedJobs;
@@ -117,6 +120,7 @@ pub(crate) async fn announce_each(
 fn delivery(pending: PendingDelivery) -> DeliverWebhook {
     DeliverWebhook {
         delivery_id: pending.id,
+        endpoint_id: Some(pending.endpoint),
         group: pending.group,
     }
 }

@@ -22,7 +22,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
-    AuthorizePayment, CapturePayment, RefundPayment, VoidPayment, cause, follow_with,
+    AuthorizePayment, CapturePayment, RefundPayment, VoidPayment, cause, follow_with, limits,
     payment_call::{self, Next},
     payment_outcome::{self, is_off, stands},
     refund_payment::settle_refund,
@@ -45,6 +45,10 @@ impl Job for ReconcilePayment {
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique::live(format!("recon:{}", self.payment_id)))
+    }
+
+    fn limit(&self) -> Option<String> {
+        Some(limits::GATEWAY.to_owned())
     }
 
     /// After a day of asking, a person.

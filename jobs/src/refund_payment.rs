@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::{
-    cause,
+    cause, limits,
     payment_call::{self, Step},
     payment_outcome,
 };
@@ -41,6 +41,10 @@ impl Job for RefundPayment {
 
     fn unique(&self) -> Option<Unique> {
         Some(Unique::kept(format!("refund:{}:{}", self.payment_id, self.seq)))
+    }
+
+    fn limit(&self) -> Option<String> {
+        Some(limits::GATEWAY.to_owned())
     }
 
     fn deadline_after() -> Option<Duration> {

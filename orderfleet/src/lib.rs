@@ -9,7 +9,8 @@
 //! 5. [`import`] sends orders through the API, as a [`client`] would; [`drain`] waits until the fleet is idle.
 //! 6. [`check_deploy`] is the gate of a new build; [`verify`] checks the invariants from outside; [`doctor`] says what is wrong
 //!    with an installation.
-//! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the timetable; [`redrive`] dead letters in bulk. [`table`] prints.
+//! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
+//!    timetable; [`redrive`] dead letters in bulk; [`limits`]. [`table`] prints.
 
 pub mod check_deploy;
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod database;
 pub mod doctor;
 pub mod drain;
 pub mod import;
+pub mod limits;
 pub mod logging;
 pub mod migrate;
 pub mod operator;
@@ -52,6 +54,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Jobs(args) => operator::jobs(args).await?,
         Command::Dead(args) => operator::dead(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
+        Command::Limits(args) => limits::limits(args).await?,
         Command::Schedule(args) => operator::schedule(args).await?,
         Command::Redrive(args) => {
             let is_well = redrive::redrive(args).await?;

@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 
 pub use crate::health::{Health, health};
 use crate::job::JobId;
-use crate::metric;
 pub use crate::saga::saga;
+use crate::{limit, metric};
 
 /// Which jobs to list, newest first.
 #[derive(Clone, Debug, Default)]
@@ -587,6 +587,7 @@ pub async fn publish_gauges(conn: &mut PgConnection) -> sqlx::Result<()> {
             }
         }
     }
+    limit::publish_gauges(&mut *conn).await?;
     let health = health(conn).await?;
     metrics::gauge!(metric::HORIZON_SECONDS).set(health.horizon_seconds());
     for table in health.tables {

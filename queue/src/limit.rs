@@ -9,12 +9,25 @@
 //! failures in a row of class transient or unknown; while it is open no job of the key runs and none burns a try, then
 //! single jobs probe until one succeeds. A throttled failure closes the key for as long as the other side said.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
+use crate::metric;
 use crate::operate::{self, Error};
+
+/// Slower than this, and times overflow; faster, and nothing is limited.
+pub const RATE_MIN: f64 = 0.0001;
+/// Jobs a second.
+pub const RATE_MAX: f64 = 100_000.0;
+/// So many limits there can be; a limit holds for any number of keys.
+pub const LIMITS_MAX: i64 = 1000;
+/// So many parked jobs are counted, so that asking stays cheap.
+const PARKED_COUNTED_MAX: i64 = 100_000;
 
 /// What a key allows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -63,8 +76,8 @@ impl Limit {
         let is_outside = |value: Option<f64>, most: f64| value.is_some_and(|value| !(value > 0.0 && value <= most));
         if self.concurrency.is_some_and(|jobs| jobs < 0) {
             Some("concurrency must not be negative")
-        } else if is_outside(self.rate, 100_000.0) {
-            Some("rate must be above 0 and at most 100000 a second")
+        } else if self.rate.is_some_and(|rate| !(RATE_MIN..=RATE_MAX).contains(&rate)) {
+            Some("rate must be from 0.0001 to 100000 a second")
         } else if self.burst.is_some_and(|burst| !(1..=100_000).contains(&burst)) {
             Some("burst must be from 1 to 100000")
         } else if self
@@ -82,15 +95,35 @@ impl Limit {
     }
 }
 
-/// Sets a limit, or replaces it; what runs goes on.
+/// What is wrong with a name, if anything is.
+fn problem_of_name(name: &str) -> Option<&'static str> {
+    if name.is_empty() || name.chars().count() > 300 {
+        Some("the name of a limit has 1 to 300 characters")
+    } else if name.contains(char::is_control) {
+        Some("the name of a limit has no control characters in it")
+    } else if name == "queue" || name.starts_with('/') || name.ends_with('/') {
+        Some("the name of a limit is a key (endpoint/7), the beginning of keys (endpoint), or queue/NAME")
+    } else {
+        None
+    }
+}
+
+/// Sets a limit, or replaces it; what runs goes on. Without a breaker, one that is open is closed.
 pub async fn set(conn: &mut PgConnection, name: &str, limit: &Limit, reason: &str, actor: &str) -> Result<(), Error> {
-    if let Some(problem) = limit.problem() {
+    if let Some(problem) = problem_of_name(name).or(limit.problem()) {
         return Err(Error::Invalid(problem.to_owned()));
     }
-    if name.is_empty() || name.len() > 300 {
-        return Err(Error::Invalid("the name of a limit has 1 to 300 characters".to_owned()));
-    }
     let mut tx = conn.begin().await?;
+    let others = sqlx::query_scalar!(
+        r#"select count(*) as "others!" from queue.limits where name <> $1"#,
+        name
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    if others >= LIMITS_MAX {
+        let problem = format!("there are {LIMITS_MAX} limits already: set one for the beginning of the keys");
+        return Err(Error::Invalid(problem));
+    }
     sqlx::query!(
         "insert into queue.limits as l (name, concurrency, rate, burst, breaker_failures, breaker_seconds, actor)
          values ($1, $2, $3::float8, coalesce($4, greatest(1, ceil($3::float8 / 10))::int, 1), $5, coalesce($6::float8, 10), $7)
@@ -114,20 +147,43 @@ pub async fn set(conn: &mut PgConnection, name: &str, limit: &Limit, reason: &st
     Ok(tx.commit().await?)
 }
 
-/// Sets the limits a build comes with; those an operator has set or removed since stay as they are.
+/// Sets the limits a build comes with. What an operator has set or removed stays as it is; what no operator has touched is
+/// as the build says that started last.
 pub async fn install(conn: &mut PgConnection, limits: &[(&str, Limit)]) -> Result<(), Error> {
     for (name, limit) in limits {
-        let is_known = sqlx::query_scalar!(
-            r#"select exists (select from queue.audit where subject = $1) as "known!""#,
-            format!("limit {name}"),
-        )
-        .fetch_one(&mut *conn)
-        .await?;
-        if !is_known {
-            set(conn, name, limit, "a default of the build", "build").await?;
+        if is_settled(conn, name, limit).await? {
+            continue;
         }
+        let mut tx = conn.begin().await?;
+        // An operator or another worker may be about to set the same.
+        sqlx::query!("lock table queue.limits in share row exclusive mode")
+            .execute(&mut *tx)
+            .await?;
+        if !is_settled(&mut tx, name, limit).await? {
+            set(&mut tx, name, limit, "a default of the build", BUILD).await?;
+        }
+        tx.commit().await?;
     }
     Ok(())
+}
+
+/// Who sets the limits a build comes with.
+const BUILD: &str = "build";
+
+/// Whether a default is in force already, or an operator has decided otherwise.
+async fn is_settled(conn: &mut PgConnection, name: &str, limit: &Limit) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from queue.audit where subject = 'limit ' || $1 and actor <> $2
+                          and action in ('set limit', 'remove limit'))
+               or coalesce((select a.detail -> 'limit' = $3 from queue.audit a
+                            where a.subject = 'limit ' || $1 and a.action = 'set limit'
+                            order by a.id desc limit 1), false) as "is_settled!""#,
+        name,
+        BUILD,
+        json!(limit),
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Removes a limit; false when there is none. What was parked for it is let in.
@@ -166,11 +222,22 @@ pub async fn close_breaker(conn: &mut PgConnection, key: &str, reason: &str, act
     Ok(true)
 }
 
-/// What is parked is looked at again, under the limits as they are now.
+/// What is parked is looked at again, under the limits as they are now; breakers that are no more are not open.
 async fn reconsider(conn: &mut PgConnection, name: &str) -> sqlx::Result<()> {
     sqlx::query!(
-        "update queue.limit_keys set opens_at = clock_timestamp()
-         where opens_at is not null and (key = $1 or split_part(key, '/', 1) = $1)",
+        "with concerned as materialized (
+             select key, (queue.limit_of(key)).breaker_failures is not null as has_breaker
+             from queue.limit_keys
+             where key = $1 or split_part(key, '/', 1) = $1
+             order by key for update
+         )
+         update queue.limit_keys k
+         set opens_at = case when opens_at is not null then clock_timestamp() end,
+             open_until = case when has_breaker then open_until end,
+             failures = case when has_breaker then failures else 0 end,
+             cause = case when has_breaker then cause end
+         from concerned c
+         where c.key = k.key",
         name
     )
     .execute(conn)
@@ -217,6 +284,10 @@ pub struct LimitView {
     pub actor: String,
     /// When.
     pub changed_at: DateTime<Utc>,
+    /// Keys whose breaker is open, or lets single jobs through.
+    pub open_breakers: i64,
+    /// Jobs that are parked for its keys; of all limits together 100,000 are counted.
+    pub parked: i64,
     /// Its keys that are in use or closed, at most a hundred: those with parked jobs first.
     pub keys: Vec<KeyView>,
 }
@@ -240,8 +311,18 @@ pub struct KeyView {
     pub cause: Option<String>,
 }
 
-/// The limits in force.
+/// The limits in force, by name.
 pub async fn list(conn: &mut PgConnection) -> sqlx::Result<Vec<LimitView>> {
+    named(conn, None).await
+}
+
+/// One limit.
+pub async fn get(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<LimitView>> {
+    Ok(named(conn, Some(name)).await?.pop())
+}
+
+async fn named(conn: &mut PgConnection, name: Option<&str>) -> sqlx::Result<Vec<LimitView>> {
+    let used = usage(&mut *conn).await?;
     let rows = sqlx::query!(
         r#"select l.name, l.concurrency, l.rate, l.burst, l.breaker_failures, l.breaker_seconds, l.actor, l.changed_at,
                   coalesce((select jsonb_agg(to_jsonb(k)) from (
@@ -257,22 +338,92 @@ pub async fn list(conn: &mut PgConnection) -> sqlx::Result<Vec<LimitView>> {
                       limit 100
                   ) k), '[]') as "keys!"
            from queue.limits l
-           order by l.name"#
+           where l.name = coalesce($1, l.name)
+           order by l.name"#,
+        name,
     )
     .fetch_all(conn)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| LimitView {
-            name: row.name,
-            concurrency: row.concurrency,
-            rate: row.rate,
-            burst: row.burst,
-            breaker_failures: row.breaker_failures,
-            breaker_seconds: row.breaker_seconds,
-            actor: row.actor,
-            changed_at: row.changed_at,
-            keys: serde_json::from_value(row.keys).unwrap_or_default(),
+        .map(|row| {
+            let used = used.iter().find(|used| used.name == row.name);
+            LimitView {
+                open_breakers: used.map_or(0, |used| used.open_breakers),
+                parked: used.map_or(0, |used| used.parked),
+                name: row.name,
+                concurrency: row.concurrency,
+                rate: row.rate,
+                burst: row.burst,
+                breaker_failures: row.breaker_failures,
+                breaker_seconds: row.breaker_seconds,
+                actor: row.actor,
+                changed_at: row.changed_at,
+                keys: serde_json::from_value(row.keys).unwrap_or_default(),
+            }
         })
         .collect())
+}
+
+/// What a limit holds back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The limit.
+    pub name: String,
+    /// Keys whose breaker is open, or lets single jobs through.
+    pub open_breakers: i64,
+    /// Jobs that are parked for its keys; of all limits together 100,000 are counted.
+    pub parked: i64,
+}
+
+/// What each limit holds back, by name.
+pub async fn usage(conn: &mut PgConnection) -> sqlx::Result<Vec<Usage>> {
+    sqlx::query_as!(
+        Usage,
+        r#"with parked as (
+               select (queue.limit_of(k.limit_key)).name, sum(k.jobs)::bigint as jobs
+               from (
+                   select p.limit_key, count(*) as jobs
+                   from (select j.limit_key from queue.jobs j where j.parked limit $1) p
+                   group by p.limit_key
+               ) k
+               group by 1
+           ), opened as (
+               select (queue.limit_of(k.key)).name, count(*) as keys
+               from queue.limit_keys k
+               where k.open_until is not null
+               group by 1
+           )
+           select l.name, coalesce(o.keys, 0) as "open_breakers!", coalesce(p.jobs, 0) as "parked!"
+           from queue.limits l
+           left join opened o on o.name = l.name
+           left join parked p on p.name = l.name
+           order by l.name"#,
+        PARKED_COUNTED_MAX,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Publishes what each limit holds back. One that is gone holds back nothing.
+pub(crate) async fn publish_gauges(conn: &mut PgConnection) -> sqlx::Result<()> {
+    static PUBLISHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let used = usage(conn).await?;
+    let mut published = PUBLISHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let gone = published
+        .iter()
+        .filter(|name| used.iter().all(|used| used.name != **name));
+    for name in gone {
+        gauge(name, 0, 0);
+    }
+    *published = used.iter().map(|used| used.name.clone()).collect();
+    for used in used {
+        gauge(&used.name, used.open_breakers, used.parked);
+    }
+    Ok(())
+}
+
+fn gauge(name: &str, open_breakers: i64, parked: i64) {
+    metrics::gauge!(metric::BREAKERS_OPEN, "limit" => name.to_owned()).set(open_breakers as f64);
+    metrics::gauge!(metric::JOBS_PARKED, "limit" => name.to_owned()).set(parked as f64);
 }

@@ -26,6 +26,8 @@
 //! | `queue_arrived_per_second` | queue | gauge: jobs that came in, over the last minute |
 //! | `queue_completed_per_second` | queue | gauge: jobs that ended, over the last minute |
 //! | `queue_drain_seconds` | queue | gauge: how long what is due takes at that speed, at most a day |
+//! | `queue_breakers_open` | limit | gauge: keys of the limit whose breaker is open or lets single jobs through |
+//! | `queue_jobs_parked` | limit | gauge: jobs the limit holds back, counted up to 100,000 |
 //! | `queue_horizon_seconds` | | gauge: for how long somebody has kept rows from being cleared away |
 //! | `queue_table_dead_rows` | table | gauge: rows that are gone but not cleared away |
 //! | `queue_table_bytes` | table | gauge: the size with indexes |
@@ -54,6 +56,8 @@ pub(crate) const OLDEST_DUE_SECONDS: &str = "queue_oldest_due_seconds";
 pub(crate) const ARRIVED_PER_SECOND: &str = "queue_arrived_per_second";
 pub(crate) const COMPLETED_PER_SECOND: &str = "queue_completed_per_second";
 pub(crate) const DRAIN_SECONDS: &str = "queue_drain_seconds";
+pub(crate) const BREAKERS_OPEN: &str = "queue_breakers_open";
+pub(crate) const JOBS_PARKED: &str = "queue_jobs_parked";
 pub(crate) const HORIZON_SECONDS: &str = "queue_horizon_seconds";
 pub(crate) const TABLE_DEAD_ROWS: &str = "queue_table_dead_rows";
 pub(crate) const TABLE_BYTES: &str = "queue_table_bytes";

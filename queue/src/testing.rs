@@ -175,7 +175,8 @@ pub async fn run_until_idle<S: Send + Sync + 'static>(
     Ok(ran)
 }
 
-/// Makes everything that waits due that much sooner, and ends the keys that are taken for a time: rows move, not clocks.
+/// Makes everything that waits due that much sooner, ends the keys that are taken for a time, and lets limits open: rows
+/// move, not clocks.
 pub async fn fast_forward(pool: &PgPool, time: Duration) -> sqlx::Result<()> {
     sqlx::query!(
         "with moved as (
@@ -184,6 +185,10 @@ pub async fn fast_forward(pool: &PgPool, time: Duration) -> sqlx::Result<()> {
                  created_at = created_at - make_interval(secs => $1)
          ), aged as (
              update queue.unique_keys set expires_at = expires_at - make_interval(secs => $1) where expires_at is not null
+         ), opening as (
+             update queue.limit_keys
+             set arrival = arrival - make_interval(secs => $1), opens_at = opens_at - make_interval(secs => $1),
+                 open_until = open_until - make_interval(secs => $1)
          )
          update queue.schedules set settled_at = settled_at - make_interval(secs => $1), next_at = null",
         time.as_secs_f64(),

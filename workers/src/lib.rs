@@ -27,6 +27,7 @@ use queue::Catalogue;
 use queue::claim::Known;
 use queue::complete::Completer;
 use queue::lease::{Heart, Identity};
+use queue::limit::Limit;
 use queue::schedule::Entry;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -69,10 +70,14 @@ pub async fn run(
     services: Arc<domain::Services>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    run_with(config, database, jobs::catalogue(), jobs::timetable(), services, stop).await
+    let defaults = Defaults {
+        timetable: jobs::timetable(),
+        limits: jobs::limits(),
+    };
+    serve(config, database, jobs::catalogue(), defaults, services, stop).await
 }
 
-/// The same for any catalogue and timetable.
+/// The same for any catalogue and timetable, with no limits but those that are set.
 pub async fn run_with<S: Send + Sync + 'static>(
     config: Config,
     database: PgConnectOptions,
@@ -81,8 +86,34 @@ pub async fn run_with<S: Send + Sync + 'static>(
     services: Arc<S>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let limits = Vec::new();
+    serve(
+        config,
+        database,
+        catalogue,
+        Defaults { timetable, limits },
+        services,
+        stop,
+    )
+    .await
+}
+
+/// What a build brings along for the whole fleet; operators change it.
+struct Defaults {
+    timetable: Vec<Entry>,
+    limits: Vec<(&'static str, Limit)>,
+}
+
+async fn serve<S: Send + Sync + 'static>(
+    config: Config,
+    database: PgConnectOptions,
+    catalogue: Catalogue<S>,
+    defaults: Defaults,
+    services: Arc<S>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     check(&config, &catalogue)?;
-    for entry in &timetable {
+    for entry in &defaults.timetable {
         let refused = || format!("the entry {} of the timetable", entry.name);
         entry.check().with_context(refused)?;
     }
@@ -181,7 +212,7 @@ pub async fn run_with<S: Send + Sync + 'static>(
         tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
     }
     tasks.spawn(quarantine::quarantine(Arc::clone(&site), queues));
-    tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, timetable));
+    tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, defaults));
     tasks.spawn(maintain::redrive(Arc::clone(&site)));
     tasks.spawn(pulse(heart.pulse(), site.ended.clone()));
     if let Some(listen) = config.health {

@@ -87,6 +87,7 @@ async fn every_list_answers_an_empty_page() {
         "dead-letters/causes",
         "redrives",
         "queues",
+        "limits",
         "schedules",
         "api-keys",
     ] {

@@ -90,6 +90,16 @@ fn an_import_survives_the_kill_of_a_worker_and_of_the_api() {
     );
 
     fleet.run(["drain", "--timeout", "60"]);
+    let limits: serde_json::Value = serde_json::from_str(&fleet.run(["limits", "list", "--json"])).unwrap();
+    for (at, name) in ["endpoint", "gateway"].into_iter().enumerate() {
+        let limit = &limits[at];
+        assert_eq!((&limit["name"], &limit["actor"]), (&name.into(), &"build".into()));
+        assert_eq!(
+            (&limit["parked"], &limit["open_breakers"]),
+            (&0.into(), &0.into()),
+            "{name}"
+        );
+    }
     let (ledger, receiver) = (fleet.file("gateway-ledger.jsonl"), fleet.file("receiver.jsonl"));
     fleet.run([
         "verify",

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use domain::ids::{DeliveryId, OrderId, PaymentId, ShipmentId, WarehouseId};
+use domain::ids::{DeliveryId, EndpointId, OrderId, PaymentId, ShipmentId, WarehouseId};
 use jobs::{
     AuthorizePayment, CapturePayment, DeliverWebhook, ExpireReservations, PlanDueRoutes, PlanRoutes, PruneFinishedJobs,
     PruneIdempotencyKeys, PruneUniqueKeys, ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock,
@@ -22,6 +22,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         sample(&CapturePayment { payment_id }),
         sample(&DeliverWebhook {
             delivery_id: DeliveryId(some_id()),
+            endpoint_id: Some(EndpointId(some_id())),
             group: Some("hook:endpoint:order".to_owned()),
         }),
         sample(&ExpireReservations {}),

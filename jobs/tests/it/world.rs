@@ -48,6 +48,7 @@ impl World {
         let mut conn = db.pool.acquire().await.unwrap();
         let customer = CustomerId(testkit::a_customer(&mut conn).await);
         testkit::a_product(&mut conn, "TEA", 1_000_000).await;
+        queue::limit::install(&mut conn, &jobs::limits()).await.unwrap();
         drop(conn);
         World {
             db,

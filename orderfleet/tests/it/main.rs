@@ -7,6 +7,7 @@
 
 mod check_deploy;
 mod command_line;
+mod limits;
 mod schedule;
 mod stopping;
 mod verify;

@@ -191,20 +191,9 @@ async fn a_rate_lets_through_its_burst_and_then_one_at_a_time() {
     assert_eq!(started(worker.claim("calls", 3).await.unwrap()), 2);
 }
 
-/// Time passes for the limits: their rows move, not clocks.
-async fn later(pool: &PgPool, seconds: i32) {
-    sqlx::query(
-        "update queue.limit_keys
-         set arrival = arrival - make_interval(secs => $1), opens_at = opens_at - make_interval(secs => $1),
-             open_until = open_until - make_interval(secs => $1)",
-    )
-    .bind(f64::from(seconds))
-    .execute(pool)
-    .await
-    .unwrap();
-    sqlx::query("update queue.jobs set run_at = run_at - make_interval(secs => $1)")
-        .bind(f64::from(seconds))
-        .execute(pool)
+/// Time passes: rows move, not clocks.
+async fn later(pool: &PgPool, seconds: u64) {
+    queue::testing::fast_forward(pool, Duration::from_secs(seconds))
         .await
         .unwrap();
 }
@@ -411,6 +400,8 @@ async fn a_limit_that_makes_no_sense_is_refused() {
         (Limit::concurrency(-1), "concurrency"),
         (Limit::rate(0.0, 1), "rate"),
         (Limit::rate(f64::NAN, 1), "rate"),
+        // A wait that no clock could tell.
+        (Limit::rate(1e-9, 1), "rate"),
         (Limit::rate(1.0, 0), "burst"),
         (Limit::breaker(0, 1.0), "breaker_failures"),
         (Limit::breaker(1, -1.0), "breaker_seconds"),
@@ -423,11 +414,72 @@ async fn a_limit_that_makes_no_sense_is_refused() {
             "{limit:?}: {error}"
         );
     }
-    let error = limit::set(&mut conn, "", &Limit::concurrency(1), "test", "test")
+    for name in ["", "endpoint/", "/endpoint", "queue", "two\nlines", &"x".repeat(301)] {
+        let error = limit::set(&mut conn, name, &Limit::concurrency(1), "test", "test")
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{name}: {error}");
+    }
+    assert!(limit::list(&mut conn).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn there_is_a_bound_on_limits_and_those_there_are_can_be_changed() {
+    let db = Database::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    sqlx::query("insert into queue.limits (name, concurrency, actor) select 'key/' || n, 1, 'test' from generate_series(1, $1) n")
+        .bind(limit::LIMITS_MAX)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    let error = limit::set(&mut conn, "one too many", &Limit::concurrency(1), "test", "test")
         .await
         .unwrap_err();
-    assert!(matches!(error, Error::Invalid(_)));
-    assert!(limit::list(&mut conn).await.unwrap().is_empty());
+    assert!(error.to_string().contains("there are 1000 limits already"), "{error}");
+    set(&db.pool, "key/7", Limit::concurrency(2)).await;
+    let changed = limit::get(&mut conn, "key/7").await.unwrap().unwrap();
+    assert_eq!(changed.concurrency, Some(2));
+    assert!(limit::get(&mut conn, "one too many").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_limit_tells_what_it_holds_back() {
+    let db = Database::new().await;
+    set(
+        &db.pool,
+        "endpoint",
+        Limit {
+            concurrency: Some(1),
+            ..Limit::breaker(1, 60.0)
+        },
+    )
+    .await;
+    set(&db.pool, "endpoint/3", Limit::concurrency(0)).await;
+    enqueue(&db.pool, &[call(1), call(1), call(1), call(2), call(3), call(3)]).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    let mut jobs = worker.claim("calls", 10).await.unwrap();
+    assert_eq!(jobs.len(), 2);
+    endpoints.are_down.store(true, Ordering::SeqCst);
+    let second = jobs.pop().unwrap();
+    assert_eq!(worker.run(second).await, Postponed);
+    let mut conn = db.pool.acquire().await.unwrap();
+    let held_back: Vec<(String, i64, i64)> = limit::usage(&mut conn)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|used| (used.name, used.open_breakers, used.parked))
+        .collect();
+    assert_eq!(
+        held_back,
+        [("endpoint".to_owned(), 1, 2), ("endpoint/3".to_owned(), 0, 2)]
+    );
+    assert_eq!(run_all(&worker, jobs).await, [Postponed]);
+    // A limit without a breaker leaves none open.
+    set(&db.pool, "endpoint", Limit::concurrency(5)).await;
+    let used = limit::usage(&mut conn).await.unwrap();
+    assert_eq!(used[0].open_breakers, 0);
+    worker.leave().await.unwrap();
 }
 
 #[tokio::test]
@@ -445,4 +497,44 @@ async fn defaults_of_a_build_do_not_undo_what_an_operator_did() {
     let limits = limit::list(&mut conn).await.unwrap();
     assert_eq!(limits.len(), 1);
     assert_eq!(limits[0].concurrency, Some(2));
+}
+
+#[tokio::test]
+async fn a_default_follows_the_build_until_an_operator_decides() {
+    let db = Database::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    let installed = async |conn: &mut sqlx::PgConnection, jobs: i32| {
+        limit::install(conn, &[("endpoint", Limit::concurrency(jobs))])
+            .await
+            .unwrap();
+        limit::get(conn, "endpoint").await.unwrap().unwrap().concurrency
+    };
+    assert_eq!(installed(&mut conn, 8).await, Some(8));
+    assert_eq!(installed(&mut conn, 8).await, Some(8));
+    assert_eq!(installed(&mut conn, 4).await, Some(4));
+    assert_eq!(
+        number(&db.pool, "select count(*) from queue.audit").await,
+        2,
+        "one for each change"
+    );
+    set(&db.pool, "endpoint", Limit::concurrency(2)).await;
+    assert_eq!(installed(&mut conn, 8).await, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_start_at_once_install_a_default_once() {
+    let db = Database::new().await;
+    let starts = (0..8).map(|_| {
+        let pool = db.pool.clone();
+        tokio::spawn(async move {
+            let mut conn = pool.acquire().await.unwrap();
+            limit::install(&mut conn, &[("endpoint", Limit::concurrency(8))])
+                .await
+                .unwrap();
+        })
+    });
+    for start in futures::future::join_all(starts).await {
+        start.unwrap();
+    }
+    assert_eq!(number(&db.pool, "select count(*) from queue.audit").await, 1);
 }

@@ -12,6 +12,7 @@ mod dead_heads;
 mod dead_letters;
 mod enqueueing;
 mod fan_in;
+mod handlers;
 mod health;
 mod keys;
 mod kinds;

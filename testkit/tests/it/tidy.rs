@@ -5,6 +5,7 @@
 
 mod arrows;
 mod jobs;
+mod promises;
 mod settings;
 mod words;
 
@@ -151,4 +152,11 @@ fn every_kind_of_job_is_in_the_catalogue_and_says_what_it_does() {
     let mut files = Vec::new();
     collect(&root().join("jobs/src"), "rs", &mut files);
     assert_none(&jobs::offences(&files));
+}
+
+#[test]
+fn every_feature_of_the_queue_names_tests_that_exist() {
+    let mut all = sources();
+    all.push(read("testkit/tests/it/tidy.rs"));
+    assert_none(&promises::offences(&read("docs/queue.md"), &all));
 }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use queue::limit::{self, Limit};
 use testkit::{Database, eventually};
 
 use crate::fleet::*;
@@ -222,6 +223,14 @@ async fn health_says_when_it_is_ready_and_metrics_count() {
         .unwrap()
         .local_addr()
         .unwrap();
+    let mut conn = db.connect().await;
+    limit::set(&mut conn, "far", &Limit::breaker(1, 60.0), "test", "test")
+        .await
+        .unwrap();
+    sqlx::query("select queue.limit_failed('far/7', 'it is down', null)")
+        .execute(&db.pool)
+        .await
+        .unwrap();
     let mut config = config(&["quick"], 2);
     config.health = Some(free);
     let worker = start(&db, config, &world);
@@ -237,6 +246,16 @@ async fn health_says_when_it_is_ready_and_metrics_count() {
             .filter(|answer| answer.contains("queue_jobs_completed_total{kind=\"quick\"}"))
     })
     .await;
+    let breakers_open = async |count: u8| {
+        eventually("the open breakers to be counted", async || {
+            let line = format!("queue_breakers_open{{limit=\"far\"}} {count}\n");
+            get(free, "/metrics").await.filter(|answer| answer.contains(&line))
+        })
+        .await;
+    };
+    breakers_open(1).await;
+    limit::remove(&mut conn, "far", "test", "test").await.unwrap();
+    breakers_open(0).await;
     worker.stop().await;
 }
 
