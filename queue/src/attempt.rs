@@ -1,4 +1,5 @@
-//! What a handler sees of its own run: the job it holds, and its fenced way to write.
+//! What a handler sees of its own run: the job it holds, and its fenced way to write. It has no other: what it may read
+//! without the fence, it reads where PostgreSQL refuses to write.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
@@ -47,7 +48,7 @@ pub struct Attempt {
     /// Its place in the trace it belongs to: what a handler enqueues follows it. A handler of many jobs sets the scope of
     /// each itself (see [`crate::trace::scope`]).
     pub trace: TraceContext,
-    pool: PgPool,
+    pub(crate) pool: PgPool,
     ends_at: Instant,
     registration: Arc<Registration>,
     stop: CancellationToken,
@@ -91,9 +92,11 @@ impl Attempt {
         self.registration.asked_to_cancel(self.job_id).await;
     }
 
-    /// For reads that need no fence.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// Opens a transaction for reads that need no fence: one snapshot, in which PostgreSQL refuses every write. A handler that
+    /// tries all the same is postponed, and its job says why.
+    pub async fn read(&self) -> anyhow::Result<Reads> {
+        let tx = self.pool.begin_with("begin isolation level repeatable read, read only").await?;
+        Ok(Reads { tx })
     }
 
     /// Until this attempt must not send anything any more: its time is up or its lease can no longer be trusted.
@@ -193,6 +196,25 @@ impl Deref for Effects {
 }
 
 impl DerefMut for Effects {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
+
+/// A transaction of a handler that writes nothing; dropping it ends it.
+pub struct Reads {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl Deref for Reads {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.tx
+    }
+}
+
+impl DerefMut for Reads {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.tx
     }

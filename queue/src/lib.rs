@@ -51,7 +51,7 @@ pub mod timetable;
 pub mod trace;
 pub mod wakeup;
 
-pub use attempt::{Attempt, Effects, FenceLost};
+pub use attempt::{Attempt, Effects, FenceLost, Reads};
 pub use batch::{BatchJob, Member};
 pub use catalogue::{Catalogue, KindInfo};
 pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_debounced, enqueue_many};
