@@ -2,6 +2,7 @@
 //! without the fence, it reads where PostgreSQL refuses to write.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,7 @@ pub struct Attempt {
     registration: Arc<Registration>,
     stop: CancellationToken,
     ended: Arc<OnceLock<Settled>>,
+    has_read: Arc<AtomicBool>,
     pub(crate) held: Held,
 }
 
@@ -82,6 +84,11 @@ impl Attempt {
         self.ended.get().copied()
     }
 
+    /// Whether it has opened a transaction in which no write is allowed.
+    pub(crate) fn has_read(&self) -> bool {
+        self.has_read.load(Ordering::Relaxed)
+    }
+
     /// Ends when the lease is lost.
     pub(crate) async fn lease_lost(&self) {
         self.registration.lost.cancelled().await;
@@ -93,9 +100,12 @@ impl Attempt {
     }
 
     /// Opens a transaction for reads that need no fence: one snapshot, in which PostgreSQL refuses every write. A handler that
-    /// tries all the same is postponed, and its job says why.
+    /// tries all the same has failed.
     pub async fn read(&self) -> anyhow::Result<Reads> {
-        let tx = self.pool.begin_with("begin isolation level repeatable read, read only").await?;
+        let tx = self
+            .pool
+            .begin_with("begin isolation level repeatable read, read only")
+            .await?;
         Ok(Reads { tx })
     }
 
@@ -242,6 +252,7 @@ impl Attempt {
             registration: Arc::clone(registration),
             stop: runner.stop.clone(),
             ended: Arc::default(),
+            has_read: Arc::default(),
             held: runner.held(claimed),
         }
     }

@@ -103,7 +103,11 @@ impl Template {
     async fn try_copy(&self) -> anyhow::Result<Database> {
         let (admin, name) = (self.0.admin.clone(), fresh_name());
         let mut conn = connect_admin(&admin).await?;
-        execute(&mut conn, format!(r#"create database "{name}" template "{}""#, self.0.name)).await?;
+        execute(
+            &mut conn,
+            format!(r#"create database "{name}" template "{}""#, self.0.name),
+        )
+        .await?;
         conn.close().await?;
         let server = tokio::task::spawn_blocking(server::url).await??;
         Database::open(&server, admin, name).await

@@ -81,6 +81,11 @@ impl Line {
         self.switch.state().planned = Some((blow, step));
     }
 
+    /// Calls off the blow that has not fallen yet.
+    pub fn spare(&self) {
+        self.switch.state().planned = None;
+    }
+
     /// Freezes it now.
     pub fn freeze(&self) {
         self.switch.is_frozen.send_replace(true);
@@ -133,7 +138,9 @@ async fn carry(client: TcpStream, target: Target, protocol: Protocol, switch: Ar
     let cut = watch::Sender::new(false);
     match target {
         Target::Tcp(addr) => {
-            let Ok(server) = TcpStream::connect(addr).await else { return };
+            let Ok(server) = TcpStream::connect(addr).await else {
+                return;
+            };
             _ = server.set_nodelay(true);
             let (client, server) = (client.into_split(), server.into_split());
             tokio::select! {
@@ -142,7 +149,9 @@ async fn carry(client: TcpStream, target: Target, protocol: Protocol, switch: Ar
             }
         }
         Target::Socket(path) => {
-            let Ok(server) = UnixStream::connect(path).await else { return };
+            let Ok(server) = UnixStream::connect(path).await else {
+                return;
+            };
             let (client, server) = (client.into_split(), server.into_split());
             tokio::select! {
                 _ = ask(client.0, server.1, protocol, &switch, &cut) => {}

@@ -6,5 +6,6 @@ mod catalogue;
 mod orders;
 mod payments;
 mod routes;
+mod steps;
 mod webhooks;
 mod world;
