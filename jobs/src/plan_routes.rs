@@ -73,9 +73,9 @@ impl Job for PlanRoutes {
         let day = (self.warehouse_id, self.date);
         let source = Haversine::new(services.settings.road_factor, services.settings.speed_kmh);
         for round in 0..=RECOMPUTED_MAX {
-            let mut conn = attempt.pool().acquire().await?;
-            let snapshot = plan::snapshot(&mut conn, day, source).await?;
-            drop(conn);
+            let mut reads = attempt.read().await?;
+            let snapshot = plan::snapshot(&mut reads, day, source).await?;
+            drop(reads);
             let Some(snapshot) = snapshot.map(Arc::new) else {
                 return move_on(attempt, day).await;
             };

@@ -1,6 +1,8 @@
-//! What a handler sees of its own run: the job it holds, and its fenced way to write.
+//! What a handler sees of its own run: the job it holds, and its fenced way to write. It has no other: what it may read
+//! without the fence, it reads where PostgreSQL refuses to write.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -47,11 +49,12 @@ pub struct Attempt {
     /// Its place in the trace it belongs to: what a handler enqueues follows it. A handler of many jobs sets the scope of
     /// each itself (see [`crate::trace::scope`]).
     pub trace: TraceContext,
-    pool: PgPool,
+    pub(crate) pool: PgPool,
     ends_at: Instant,
     registration: Arc<Registration>,
     stop: CancellationToken,
     ended: Arc<OnceLock<Settled>>,
+    has_read: Arc<AtomicBool>,
     pub(crate) held: Held,
 }
 
@@ -81,6 +84,11 @@ impl Attempt {
         self.ended.get().copied()
     }
 
+    /// Whether it has opened a transaction in which no write is allowed.
+    pub(crate) fn has_read(&self) -> bool {
+        self.has_read.load(Ordering::Relaxed)
+    }
+
     /// Ends when the lease is lost.
     pub(crate) async fn lease_lost(&self) {
         self.registration.lost.cancelled().await;
@@ -91,9 +99,14 @@ impl Attempt {
         self.registration.asked_to_cancel(self.job_id).await;
     }
 
-    /// For reads that need no fence.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// Opens a transaction for reads that need no fence: one snapshot, in which PostgreSQL refuses every write. A handler that
+    /// tries all the same has failed.
+    pub async fn read(&self) -> anyhow::Result<Reads> {
+        let tx = self
+            .pool
+            .begin_with("begin isolation level repeatable read, read only")
+            .await?;
+        Ok(Reads { tx })
     }
 
     /// Until this attempt must not send anything any more: its time is up or its lease can no longer be trusted.
@@ -198,6 +211,25 @@ impl DerefMut for Effects {
     }
 }
 
+/// A transaction of a handler that writes nothing; dropping it ends it.
+pub struct Reads {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl Deref for Reads {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.tx
+    }
+}
+
+impl DerefMut for Reads {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
+
 impl Attempt {
     pub(crate) fn new<S: Send + Sync + 'static>(
         runner: &Runner<'_, S>,
@@ -220,6 +252,7 @@ impl Attempt {
             registration: Arc::clone(registration),
             stop: runner.stop.clone(),
             ended: Arc::default(),
+            has_read: Arc::default(),
             held: runner.held(claimed),
         }
     }

@@ -154,10 +154,22 @@ pub fn is_database_trouble(error: &sqlx::Error) -> bool {
         | Error::WorkerCrashed
         | Error::Protocol(_) => true,
         Error::Database(database) => database.code().is_some_and(|code| {
-            ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25006"
+            ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == READ_ONLY
         }),
         _ => false,
     }
+}
+
+/// What PostgreSQL answers to a write in a read-only transaction, or on a server that has become a standby.
+const READ_ONLY: &str = "25006";
+
+/// Whether a write was refused because it was in a read-only transaction.
+pub(crate) fn is_refused_write(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
+        .filter_map(sqlx::Error::as_database_error)
+        .any(|database| database.code().is_some_and(|code| code == READ_ONLY))
 }
 
 /// At most 2 KiB of a text, cut at a character.

@@ -52,7 +52,7 @@ pub mod trace;
 pub mod wakeup;
 pub mod why;
 
-pub use attempt::{Attempt, Effects, FenceLost};
+pub use attempt::{Attempt, Effects, FenceLost, Reads};
 pub use batch::{BatchJob, Member};
 pub use catalogue::{Catalogue, KindInfo};
 pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_debounced, enqueue_many};

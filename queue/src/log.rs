@@ -52,7 +52,7 @@ impl Attempt {
             cut(line),
             LINES_MAX,
         )
-        .execute(self.pool())
+        .execute(&self.pool)
         .await?;
         if written.rows_affected() == 0 {
             return Err(self.fence_lost().into());

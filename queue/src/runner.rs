@@ -14,7 +14,7 @@ use crate::attempt::{Attempt, FenceLost};
 use crate::catalogue::{Catalogue, Decoded, Kind};
 use crate::claim::Claimed;
 use crate::complete::Completer;
-use crate::failure::{Class, Failure, is_infrastructure};
+use crate::failure::{Class, Failure, is_infrastructure, is_refused_write};
 use crate::fan_in;
 use crate::finish::Held;
 use crate::job::Outcome;
@@ -148,6 +148,11 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         let attempt = Attempt::new(self, claimed, registration, timeout);
         let work = async { job.run(&attempt, self.services).await };
         let verdict = match self.perform(work, &attempt, timeout).await {
+            // Trouble with the database, if the handler had not asked for it: a write among its reads, which fails every time.
+            Performed::Returned(Err(error)) if attempt.has_read() && is_refused_write(&error) => Verdict::Failed {
+                failure: Failure::transient("write_without_fence", format!("{error:#}")),
+                wait,
+            },
             Performed::Returned(result) => Verdict::of(result, wait),
             Performed::Panicked(message) => {
                 tracing::error!(message, "the job panicked");

@@ -44,6 +44,12 @@ impl Database {
         Self::create(false).await.expect("an empty database for this test")
     }
 
+    /// Ends its life as a database that is worked with: what it holds now is what each of its copies begins with.
+    pub async fn into_template(self) -> Template {
+        self.pool.close().await;
+        Template(self)
+    }
+
     async fn create(migrated: bool) -> anyhow::Result<Self> {
         let server = tokio::task::spawn_blocking(server::url).await??;
         let admin: PgConnectOptions = server.parse().context("reading the URL of the test server")?;
@@ -57,7 +63,10 @@ impl Database {
             execute(&mut conn, format!(r#"create database "{name}" template template0"#)).await?;
         }
         conn.close().await?;
+        Self::open(&server, admin, name).await
+    }
 
+    async fn open(server: &str, admin: PgConnectOptions, name: String) -> anyhow::Result<Self> {
         let options = admin.clone().database(&name);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
@@ -65,7 +74,7 @@ impl Database {
             .connect_with(options)
             .await
             .context("connecting to the test's database")?;
-        let url = server::with_database(&server, &name);
+        let url = server::with_database(server, &name);
         Ok(Self { pool, url, name, admin })
     }
 
@@ -79,6 +88,29 @@ impl Database {
     /// Moves everything with a time in this database that much into the past, as if so much time had gone by.
     pub async fn fast_forward(&self, by: Duration) {
         crate::fast_forward(&self.pool, by).await;
+    }
+}
+
+/// A database as it was at one moment, for tests that begin there many times. Nobody may be connected to it.
+pub struct Template(Database);
+
+impl Template {
+    /// A database of its own that holds the same.
+    pub async fn copy(&self) -> Database {
+        self.try_copy().await.expect("a copy of this test's database")
+    }
+
+    async fn try_copy(&self) -> anyhow::Result<Database> {
+        let (admin, name) = (self.0.admin.clone(), fresh_name());
+        let mut conn = connect_admin(&admin).await?;
+        execute(
+            &mut conn,
+            format!(r#"create database "{name}" template "{}""#, self.0.name),
+        )
+        .await?;
+        conn.close().await?;
+        let server = tokio::task::spawn_blocking(server::url).await??;
+        Database::open(&server, admin, name).await
     }
 }
 

@@ -215,7 +215,24 @@ pub async fn snapshot(
     }))
 }
 
-/// The vehicles of a warehouse and whether they are free that day; locked against changes inside a transaction.
+/// Locks the vehicles of a warehouse against changes until the transaction ends.
+async fn lock_fleet(conn: &mut PgConnection, warehouse: WarehouseId) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"select v.id
+           from vehicles v
+           where v.warehouse_id = $1 and v.retired_at is null
+           order by v.id
+           limit $2
+           for share of v"#,
+        warehouse.0,
+        VEHICLES_PER_PLAN_MAX as i64,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(())
+}
+
+/// The vehicles of a warehouse and whether they are free that day.
 async fn fleet(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<(SeenVehicle, Vehicle)>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"select v.id, v.version, v.name, v.capacity_grams, v.capacity_cm3, v.shift_start, v.shift_end, v.stops_max,
@@ -224,8 +241,7 @@ async fn fleet(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<(S
            from vehicles v
            where v.warehouse_id = $1 and v.retired_at is null
            order by v.id
-           limit $3
-           for share of v"#,
+           limit $3"#,
         warehouse.0,
         date,
         VEHICLES_PER_PLAN_MAX as i64,
@@ -376,6 +392,7 @@ pub async fn publish(
 
 /// The vehicles that are still as they were read, locked against changes.
 async fn usable_vehicles(conn: &mut PgConnection, snapshot: &Snapshot) -> Result<HashSet<VehicleId>, sqlx::Error> {
+    lock_fleet(conn, snapshot.warehouse_id).await?;
     let now: HashMap<_, _> = fleet(conn, (snapshot.warehouse_id, snapshot.date))
         .await?
         .into_iter()

@@ -7,5 +7,6 @@ mod limits;
 mod orders;
 mod payments;
 mod routes;
+mod steps;
 mod webhooks;
 mod world;

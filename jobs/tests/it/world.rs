@@ -11,7 +11,11 @@ use domain::{
     webhooks::Sender,
 };
 use jobs::intake;
-use queue::testing::{Ran, run_until_idle};
+use queue::{
+    Job,
+    operate::{self, Target},
+    testing::{Ran, run_until_idle},
+};
 use secrecy::SecretString;
 use serde_json::Value;
 use simulator::gateway;
@@ -76,6 +80,14 @@ impl World {
     }
 
     pub(crate) async fn submit(&self, payment_method: &str) -> OrderId {
+        self.place(Some(payment_method.to_owned())).await
+    }
+
+    pub(crate) async fn submit_unconfirmed(&self) -> OrderId {
+        self.place(None).await
+    }
+
+    async fn place(&self, confirm_with: Option<String>) -> OrderId {
         let order = NewOrder {
             customer_id: self.customer,
             reference: None,
@@ -83,7 +95,7 @@ impl World {
                 sku: "TEA".to_owned(),
                 qty: 2,
             }],
-            confirm_with: Some(payment_method.to_owned()),
+            confirm_with,
         };
         let mut tx = self.db.pool.begin().await.unwrap();
         let order = intake::submit(&mut tx, &order, &Cause::actor("test")).await.unwrap();
@@ -136,6 +148,18 @@ impl World {
             .filter(|line| mine(line))
             .map(|line| format!("{} {}", word(&line["op"]), word(&line["outcome"])))
             .collect()
+    }
+
+    pub(crate) async fn enqueue(&self, job: &impl Job) {
+        queue::enqueue(&mut self.db.pool.acquire().await.unwrap(), job)
+            .await
+            .unwrap();
+    }
+
+    /// Lets no job of a kind run.
+    pub(crate) async fn pause(&self, kind: &str) {
+        let conn = &mut self.db.pool.acquire().await.unwrap();
+        operate::pause(conn, Target::Kind, kind, "test", "test").await.unwrap();
     }
 
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {

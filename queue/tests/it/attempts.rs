@@ -228,6 +228,25 @@ async fn a_stale_worker_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_handler_that_writes_without_the_fence_is_refused_by_the_database() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let id = enqueue(&db.pool, &act(Fate::WriteWithoutTheFence)).await;
+    assert_eq!(run(&db.pool, &world).await.retried, 1);
+    let job = job(&db.pool, id).await;
+    assert_eq!(
+        (job.attempt, job.failures[0]["code"].as_str()),
+        (1, Some("write_without_fence")),
+        "it uses its tries: it would fail for ever"
+    );
+    let written: i64 = sqlx::query_scalar("select count(*) from queue.audit")
+        .fetch_one(&db.pool)
+        .await
+        .unwrap();
+    assert_eq!(written, 0);
+}
+
+#[tokio::test]
 async fn a_stopped_attempt_is_handed_back_with_its_try_and_its_place() {
     let db = Database::new().await;
     let world = World::default();

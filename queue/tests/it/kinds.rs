@@ -38,6 +38,7 @@ pub(crate) enum Fate {
     Config,
     Discard,
     DeadlockOnce,
+    WriteWithoutTheFence,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,11 +98,18 @@ impl Job for Act {
                 sqlx::query(
                     "do $$ begin raise exception using errcode = '40P01', message = 'deadlock detected'; end $$",
                 )
-                .execute(attempt.pool())
+                .execute(&mut *attempt.begin().await?)
                 .await?;
                 Ok(Outcome::Done)
             }
             Fate::DeadlockOnce => Ok(Outcome::Done),
+            Fate::WriteWithoutTheFence => {
+                let mut reads = attempt.read().await?;
+                sqlx::query("insert into queue.audit (actor, action, subject) values ('handler', 'write', 'x')")
+                    .execute(&mut *reads)
+                    .await?;
+                Ok(Outcome::Done)
+            }
         }
     }
 
