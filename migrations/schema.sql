@@ -1324,6 +1324,8 @@ CREATE FUNCTION queue.take(p_claim bigint, p_job bigint, p_worker bigint) RETURN
     LANGUAGE plpgsql
     AS $$
 begin
+    -- Whoever takes the claim back sees by this lock that somebody is at it, and does not wait for the row.
+    perform pg_advisory_xact_lock_shared(1, (p_claim % 2147483647)::int);
     return query
     with whole as (
         delete from queue.claims c
