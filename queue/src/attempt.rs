@@ -106,6 +106,7 @@ impl Attempt {
             .pool
             .begin_with("begin isolation level repeatable read, read only")
             .await?;
+        self.has_read.store(true, Ordering::Relaxed);
         Ok(Reads { tx })
     }
 

@@ -189,13 +189,18 @@ pub(crate) async fn is_ended_by_us(pool: &PgPool, held: &Held) -> sqlx::Result<b
 
 /// Whether the job is still held.
 pub async fn is_held(pool: &PgPool, held: &Held) -> sqlx::Result<bool> {
+    holds(&mut *pool.acquire().await?, held).await
+}
+
+/// Whether the job is still held, and if so, until the transaction ends.
+pub(crate) async fn holds(conn: &mut PgConnection, held: &Held) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"select queue.hold($1, $2, $3) as "held!""#,
         held.claim_id,
         held.job_id.0,
         held.worker_id,
     )
-    .fetch_one(pool)
+    .fetch_one(conn)
     .await
 }
 

@@ -141,6 +141,10 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
     async fn fail(&self, failure: &Failure, wait: Option<Duration>) -> anyhow::Result<(bool, Settled)> {
         let (claimed, held) = (self.claimed, &self.held);
         let mut tx = self.runner.pool.begin().await?;
+        // What a limit is told is a write as well: a late worker has nothing to tell.
+        if claimed.is_limited && !finish::holds(&mut tx, held).await? {
+            return Ok((false, Settled::Lost));
+        }
         if let Some(open) = self.blame_dependency(&mut tx, failure).await? {
             // Everybody behind the breaker was told the same time: spread the return.
             let wait = open.mul_f64(1.0 + 0.1 * rand::random::<f64>());

@@ -232,7 +232,8 @@ async fn a_handler_that_writes_without_the_fence_is_refused_by_the_database() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
     let id = enqueue(&db.pool, &act(Fate::WriteWithoutTheFence)).await;
-    assert_eq!(run(&db.pool, &world).await.retried, 1);
+    let ran = run(&db.pool, &world).await;
+    assert_eq!(ran.retried, 1, "{ran:?}");
     let job = job(&db.pool, id).await;
     assert_eq!(
         (job.attempt, job.failures[0]["code"].as_str()),

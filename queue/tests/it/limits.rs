@@ -538,3 +538,21 @@ async fn workers_that_start_at_once_install_a_default_once() {
     }
     assert_eq!(number(&db.pool, "select count(*) from queue.audit").await, 1);
 }
+
+#[tokio::test]
+async fn a_late_worker_tells_a_limit_nothing() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::breaker(1, 60.0)).await;
+    enqueue(&db.pool, &[call(1)]).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    endpoints.are_down.store(true, Ordering::SeqCst);
+    let late = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    let jobs = late.claim("calls", 1).await.unwrap();
+    queue::finish::hand_back_all(&db.pool, late.registration.id)
+        .await
+        .unwrap();
+    assert_eq!(run_all(&late, jobs).await, [Settled::Lost]);
+    let failures = number(&db.pool, "select coalesce(sum(failures), 0) from queue.limit_keys").await;
+    assert_eq!(failures, 0);
+    late.leave().await.unwrap();
+}

@@ -60,7 +60,7 @@ impl Job for Errand {
             "deadlock" => {
                 let raise =
                     "do $$ begin raise exception using errcode = '40P01', message = 'deadlock detected'; end $$";
-                sqlx::query(raise).execute(attempt.pool()).await?;
+                sqlx::query(raise).execute(&mut *attempt.begin().await?).await?;
                 Ok(Outcome::Done)
             }
             "hang" => {
