@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use clap::Parser;
 use orderfleet::cli::Cli;
 use queue::JobId;
+use queue::limit::Limit;
 use queue::why::Remedy;
 use testkit::Database;
 
@@ -92,6 +93,9 @@ fn every_remedy_is_a_command() {
         Remedy::Redrive(JobId(7)),
         Remedy::Cancel(JobId(7)),
         Remedy::ResumeCampaign(7),
+        Remedy::SetLimit("endpoint/7".to_owned(), Limit::concurrency(8)),
+        Remedy::SetLimit("gateway".to_owned(), Limit::rate(5.0, 11)),
+        Remedy::CloseBreaker("gateway".to_owned()),
     ];
     for remedy in remedies {
         let command = remedy.to_string();

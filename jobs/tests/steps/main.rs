@@ -7,6 +7,14 @@
 //! database and the gateway's ledger say what they say after a run that nobody disturbed.
 //!
 //! A new kind needs a line in [`set_up`] and nothing else.
+//!
+//! It is a program of its own, so that nothing else runs beside it: it opens more connections than all other tests together.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+#[path = "../it/world.rs"]
+#[expect(dead_code, reason = "the other tests need more of it")]
+mod world;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
