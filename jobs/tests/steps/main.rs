@@ -8,7 +8,8 @@
 //!
 //! A new kind needs a line in [`set_up`] and nothing else.
 //!
-//! It is a program of its own, so that nothing else runs beside it: it opens more connections than all other tests together.
+//! It is a program of its own, so that nothing else runs beside it, and has to be asked for, on a server with 300 connections:
+//! `DATABASE_URL=… cargo test --package jobs --test steps -- --ignored --nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -182,6 +183,7 @@ async fn captured(world: &World) -> OrderId {
 }
 
 #[tokio::test]
+#[ignore = "on the server of the other tests it now and then loses a connection, and nobody knows yet to whom"]
 async fn every_kind_is_frozen_and_cut_off_at_every_step_and_run_twice() {
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = JoinSet::new();
