@@ -124,7 +124,9 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         if let Some(verdict) = refuse(claimed) {
             return (verdict, None);
         }
-        if let Some(verdict) = self.refuse_waiter(claimed).await {
+        if claimed.is_awaited
+            && let Some(verdict) = Box::pin(self.refuse_waiter(claimed)).await
+        {
             return (verdict, None);
         }
         let Some(kind) = self.catalogue.kind(&claimed.kind) else {
@@ -172,9 +174,6 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
 
     /// A job that waited for others is not run when one of them failed, if it was enqueued so.
     pub(crate) async fn refuse_waiter(&self, claimed: &Claimed) -> Option<Verdict> {
-        if !claimed.is_awaited {
-            return None;
-        }
         match fan_in::refusal(self.pool, claimed.id).await {
             Ok(why) => Some(Verdict::Dead {
                 reason: "cancelled_parent",

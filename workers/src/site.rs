@@ -103,7 +103,8 @@ impl<S: Send + Sync + 'static> Site<S> {
         let queue = followed.map(|job| job.queue.clone());
         match jobs.len() {
             1 => _ = runner.run(jobs.remove(0), registration).await,
-            _ => _ = runner.run_batch(jobs, registration).await,
+            // Boxed, since every task is made with the room for whatever it may do.
+            _ => _ = Box::pin(runner.run_batch(jobs, registration)).await,
         }
         if let Some(queue) = queue {
             self.wake(&queue);
