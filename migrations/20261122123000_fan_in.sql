@@ -53,8 +53,8 @@ begin
     end if;
 end $$;
 
--- These jobs end in this transaction, so: tells whoever waits for them, and forgets what they waited for themselves, unless
--- they are dead and may come back. Waiters are locked first, in their order, so that no two ends wait in a circle.
+-- These jobs end in this transaction, so: tells whoever waits for them, moves their sagas, and forgets what they waited for
+-- themselves, unless they are dead and may come back. Waiters are locked first, in their order, so that no two ends wait in a circle.
 create function queue.tell_waiters(p_jobs bigint[], p_outcomes text[]) returns void
 language plpgsql as $$
 declare
@@ -92,13 +92,20 @@ begin
         returning w.job_id
     )
     delete from queue.waiter_members m using over o where m.waiter_id = o.job_id;
+    perform queue.move_sagas(p_jobs, p_outcomes);
 end $$;
 
--- A dead member is a job again: it counts again for those who still wait for others, and for nobody else. Returns whether
--- the job must have the mark.
+-- A dead job comes back: as a member it counts again for those who still wait for others, and for nobody else; as a compensation
+-- it goes on where its saga stopped. A step whose saga has turned back is refused. Returns whether the job must have the mark.
 create function queue.count_again(p_job bigint) returns boolean
 language plpgsql as $$
+declare
+    of_saga bigint;
 begin
+    if exists (select from queue.saga_jobs m where m.job_id = p_job and not m.undo) then
+        raise exception 'job % is a step of a saga that has turned back', p_job
+            using errcode = 'object_not_in_prerequisite_state', constraint = 'sagas_do_not_turn_again';
+    end if;
     perform from queue.waiters w
     where w.pending > 0
       and w.job_id in (select m.waiter_id from queue.waiter_members m where m.member_id = p_job and m.outcome = 'dead')
@@ -115,9 +122,13 @@ begin
     set pending = w.pending + 1, failed = w.failed - 1
     from again a
     where w.job_id = a.waiter_id;
+    select m.saga_id into of_saga from queue.saga_jobs m where m.job_id = p_job;
+    perform from queue.sagas s where s.id = of_saga for update;
+    update queue.saga_jobs m set outcome = null where m.job_id = p_job and m.outcome = 'dead';
+    update queue.sagas s set state = 'compensating', ended_at = null where s.id = of_saga;
     -- Whoever redrives a waiter means it to run.
     update queue.waiters w set on_failure = 'run' where w.job_id = p_job;
-    return found or exists (select from queue.waiter_members m where m.member_id = p_job and m.outcome is null);
+    return found or of_saga is not null or exists (select from queue.waiter_members m where m.member_id = p_job and m.outcome is null);
 end $$;
 
 -- How those of the jobs ended that have.
@@ -143,7 +154,7 @@ language sql stable as $$
 $$;
 
 -- Looks after the members without the mark: marks those that are in line, and tells of those that have ended. With p_all also
--- after the others, in case a worker of an earlier build, which tells nobody, has ended one. Returns how many had ended.
+-- after the others and the jobs of sagas, in case a worker of an earlier build, which tells nobody, has ended one. Returns how many had ended.
 create function queue.sweep_waiters(p_all boolean default false) returns bigint
 language plpgsql as $$
 declare
@@ -153,7 +164,12 @@ declare
     outcomes text[];
 begin
     if p_all then
-        looked_at := array(select distinct m.member_id from queue.waiter_members m where m.outcome is null);
+        looked_at := array(select m.member_id from queue.waiter_members m where m.outcome is null
+                           union
+                           select j.job_id
+                           from queue.sagas s
+                           join queue.saga_jobs j on j.saga_id = s.id
+                           where s.state in ('running', 'compensating') and j.job_id is not null and j.outcome is null);
     else
         looked_at := array(select distinct m.member_id from queue.waiter_members m where m.outcome is null and not m.marked);
     end if;
