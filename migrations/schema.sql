@@ -238,8 +238,8 @@ begin
     for round in 1 .. case when bound > 0 then 20 else 0 end loop
         with gone as (
             delete from queue.jobs j
-            where j.id = any(array(
-                select c.id
+            where j.ctid = any(array(
+                select c.ctid
                 from queue.jobs c
                 where c.queue = p_queue and c.suspect = p_suspects and c.turn and c.rank >= p_since
                   -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
@@ -2760,13 +2760,13 @@ CREATE INDEX dead_letters_by_cause ON queue.dead_letters USING btree (kind, erro
 
 CREATE INDEX dead_letters_of_cause ON queue.dead_letters USING btree (cause, id) INCLUDE (dead_at);
 
+CREATE INDEX finished_jobs_by_time ON ONLY queue.finished_jobs USING brin (finished_at) WITH (autosummarize='on');
+
 CREATE INDEX finished_jobs_by_id ON ONLY queue.finished_jobs USING btree (id);
 
-CREATE INDEX finished_jobs_by_kind ON ONLY queue.finished_jobs USING btree (kind, finished_at);
+CREATE INDEX finished_jobs_other_finished_at_idx ON queue.finished_jobs_other USING brin (finished_at) WITH (autosummarize='on');
 
 CREATE INDEX finished_jobs_other_id_idx ON queue.finished_jobs_other USING btree (id);
-
-CREATE INDEX finished_jobs_other_kind_finished_at_idx ON queue.finished_jobs_other USING btree (kind, finished_at);
 
 CREATE INDEX jobs_grouped ON queue.jobs USING btree (group_key, id) WHERE ((NOT turn) AND (group_key IS NOT NULL));
 
@@ -2806,9 +2806,9 @@ CREATE INDEX waiter_members_pending ON queue.waiter_members USING btree (member_
 
 CREATE INDEX waiter_members_unmarked ON queue.waiter_members USING btree (member_id) WHERE ((outcome IS NULL) AND (NOT marked));
 
-ALTER INDEX queue.finished_jobs_by_id ATTACH PARTITION queue.finished_jobs_other_id_idx;
+ALTER INDEX queue.finished_jobs_by_time ATTACH PARTITION queue.finished_jobs_other_finished_at_idx;
 
-ALTER INDEX queue.finished_jobs_by_kind ATTACH PARTITION queue.finished_jobs_other_kind_finished_at_idx;
+ALTER INDEX queue.finished_jobs_by_id ATTACH PARTITION queue.finished_jobs_other_id_idx;
 
 ALTER TABLE ONLY public.events
     ADD CONSTRAINT events_order_id_fkey FOREIGN KEY (order_id) REFERENCES public.orders(id);

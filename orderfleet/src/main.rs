@@ -6,6 +6,10 @@ use clap::Parser;
 use orderfleet::cli::Cli;
 use orderfleet::{logging, run};
 
+/// A worker makes and drops a task and its payload for every job, on any thread: glibc's allocator takes a tenth of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let carried_out = logging::start(&cli.log_filter).and_then(|()| {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
+use crate::catalogue::KindInfo;
 use crate::claim::Claimed;
 use crate::finish::{self, Held};
 use crate::job::{JobId, Outcome};
@@ -41,9 +42,9 @@ pub struct Attempt {
     /// The worker that holds the job.
     pub worker_id: i64,
     /// The kind of the job.
-    pub kind: String,
+    pub kind: &'static str,
     /// The queue it waited in.
-    pub queue: String,
+    pub queue: Arc<str>,
     /// The key only this job may have.
     pub unique_key: Option<String>,
     /// Its place in the trace it belongs to: what a handler enqueues follows it. A handler of many jobs sets the scope of
@@ -53,9 +54,15 @@ pub struct Attempt {
     ends_at: Instant,
     registration: Arc<Registration>,
     stop: CancellationToken,
-    ended: Arc<OnceLock<Settled>>,
-    has_read: Arc<AtomicBool>,
+    so_far: Arc<SoFar>,
     pub(crate) held: Held,
+}
+
+/// What an attempt has done, known to all its clones.
+#[derive(Default)]
+struct SoFar {
+    ended: OnceLock<Settled>,
+    has_read: AtomicBool,
 }
 
 impl Attempt {
@@ -81,12 +88,12 @@ impl Attempt {
 
     /// How a transaction of the handler has ended the job, if one has.
     pub(crate) fn ended(&self) -> Option<Settled> {
-        self.ended.get().copied()
+        self.so_far.ended.get().copied()
     }
 
     /// Whether it has opened a transaction in which no write is allowed.
     pub(crate) fn has_read(&self) -> bool {
-        self.has_read.load(Ordering::Relaxed)
+        self.so_far.has_read.load(Ordering::Relaxed)
     }
 
     /// Ends when the lease is lost.
@@ -106,7 +113,7 @@ impl Attempt {
             .pool
             .begin_with("begin isolation level repeatable read, read only")
             .await?;
-        self.has_read.store(true, Ordering::Relaxed);
+        self.so_far.has_read.store(true, Ordering::Relaxed);
         Ok(Reads { tx })
     }
 
@@ -150,7 +157,7 @@ impl Attempt {
     }
 
     pub(crate) fn fence_lost(&self) -> FenceLost {
-        metrics::counter!(crate::metric::FENCED, "kind" => self.kind.clone()).increment(1);
+        metrics::counter!(crate::metric::FENCED, "kind" => self.kind).increment(1);
         FenceLost {
             job_id: self.job_id,
             fence: self.fence,
@@ -193,7 +200,7 @@ impl Effects {
         {
             return Err(unknown.into());
         }
-        _ = self.attempt.ended.set(Settled::of(&outcome));
+        _ = self.attempt.so_far.ended.set(Settled::of(&outcome));
         Ok(outcome)
     }
 }
@@ -236,7 +243,7 @@ impl Attempt {
         runner: &Runner<'_, S>,
         claimed: &Claimed,
         registration: &Arc<Registration>,
-        timeout: Duration,
+        info: &KindInfo,
     ) -> Self {
         Self {
             job_id: claimed.id,
@@ -244,16 +251,15 @@ impl Attempt {
             number: claimed.attempt,
             attempts_max: claimed.attempts_max,
             worker_id: claimed.worker_id,
-            kind: claimed.kind.clone(),
-            queue: claimed.queue.clone(),
+            kind: info.kind,
+            queue: Arc::clone(&claimed.queue),
             unique_key: claimed.unique_key.clone(),
             trace: trace::current().unwrap_or_else(|| TraceContext::following(claimed.trace_context.as_deref())),
             pool: runner.pool.clone(),
-            ends_at: Instant::now() + timeout,
+            ends_at: Instant::now() + info.timeout,
             registration: Arc::clone(registration),
             stop: runner.stop.clone(),
-            ended: Arc::default(),
-            has_read: Arc::default(),
+            so_far: Arc::default(),
             held: runner.held(claimed),
         }
     }

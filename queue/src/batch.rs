@@ -115,7 +115,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                 "batch",
                 jobs = batch.len(),
                 job.kind = first.kind,
-                queue = first.queue,
+                queue = &*first.queue,
                 worker.id = first.worker_id,
             );
             match self.try_batch(&batch, &registration).instrument(span).await {
@@ -159,13 +159,14 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         let Some((kind, handler)) = self.catalogue.batch(&first.kind) else {
             return Trial::Undone;
         };
-        let timeout = kind.info().timeout;
+        let info = kind.info();
+        let timeout = info.timeout;
         let mut members = Vec::with_capacity(batch.len());
         for claimed in batch {
             let Ok(job) = decode(kind, claimed) else {
                 return Trial::Undone;
             };
-            members.push((Attempt::new(self, claimed, registration, timeout), job));
+            members.push((Attempt::new(self, claimed, registration, &info), job));
         }
         let waits: Vec<_> = members
             .iter()

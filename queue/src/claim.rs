@@ -2,6 +2,7 @@
 //!
 //! A claim is one row with all its jobs in it (see the migration): claiming deletes from the line and does not rewrite it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
@@ -17,7 +18,7 @@ pub struct Claimed {
     /// The job.
     pub id: JobId,
     /// The line it waited in.
-    pub queue: String,
+    pub queue: Arc<str>,
     /// Its kind.
     pub kind: String,
     /// The version of its payload.
@@ -59,7 +60,7 @@ pub struct Claimed {
 /// What a process may claim from one queue: kinds it knows, in versions it reads.
 #[derive(Clone, Debug)]
 pub struct Known {
-    queue: String,
+    queue: Arc<str>,
     kinds: Vec<String>,
     versions: Vec<i16>,
     /// A kind of low priority stands behind its `run_at` in line; so far ahead must a claim look.
@@ -81,7 +82,7 @@ impl Known {
         let lowest = priorities().min().unwrap_or(0).min(0);
         let highest = priorities().max().unwrap_or(0).max(0);
         Self {
-            queue: queue.to_owned(),
+            queue: queue.into(),
             kinds: kinds.iter().map(|kind| kind.kind.to_owned()).collect(),
             versions: kinds.iter().map(|kind| kind.version).collect(),
             ahead_secs: f64::from(-lowest * STEP_OF_PRIORITY_SECS),
@@ -161,7 +162,7 @@ impl Line {
         let since = self.emptied_to.filter(|_| !self.is_whole_due());
         let claimed = take(pool, &self.known, worker_id, limit, false, since).await?;
         let took = started.elapsed();
-        metrics::histogram!(crate::metric::CLAIM_SECONDS, "queue" => self.known.queue.clone())
+        metrics::histogram!(crate::metric::CLAIM_SECONDS, "queue" => self.known.queue.to_string())
             .record(took.as_secs_f64());
         if since.is_none() {
             self.whole = Some((started, took));
@@ -190,17 +191,15 @@ async fn take(
     suspects: bool,
     since: Option<NaiveDateTime>,
 ) -> sqlx::Result<Vec<Claimed>> {
-    let mut claimed = sqlx::query_as!(
-        Claimed,
-        r#"select c.id as "id!: JobId", $1 as "queue!", c.kind as "kind!", c.args_version as "args_version!",
+    let rows = sqlx::query!(
+        r#"select c.id as "id!: JobId", c.kind as "kind!", c.args_version as "args_version!",
                   c.args as "args!: Json<Box<JsonRawValue>>", c.fence as "fence!", c.attempt as "attempt!",
                   c.attempts_max as "attempts_max!", c.unique_key, c.group_key, c.claim_id as "claim_id!",
-                  $4::bigint as "worker_id!", c.claimed_at as "claimed_at!",
-                  coalesce(c.deadline_at < clock_timestamp(), false) as "is_late!",
+                  c.claimed_at as "claimed_at!", coalesce(c.deadline_at < clock_timestamp(), false) as "is_late!",
                   c.crashes_alone as "crashes_alone!", c.trace_context,
                   c.limit_key, c.awaited as "is_awaited!", c.limited as "is_limited!", c.rank as "rank!"
            from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7, coalesce($8::timestamp, '-infinity')) c"#,
-        known.queue,
+        &*known.queue,
         &known.kinds,
         &known.versions,
         worker_id,
@@ -211,8 +210,33 @@ async fn take(
     )
     .fetch_all(pool)
     .await?;
+    let mut claimed: Vec<_> = rows
+        .into_iter()
+        .map(|row| Claimed {
+            id: row.id,
+            queue: Arc::clone(&known.queue),
+            kind: row.kind,
+            args_version: row.args_version,
+            args: row.args,
+            fence: row.fence,
+            attempt: row.attempt,
+            attempts_max: row.attempts_max,
+            unique_key: row.unique_key,
+            group_key: row.group_key,
+            claim_id: row.claim_id,
+            worker_id,
+            claimed_at: row.claimed_at,
+            is_late: row.is_late,
+            crashes_alone: row.crashes_alone,
+            trace_context: row.trace_context,
+            limit_key: row.limit_key,
+            is_awaited: row.is_awaited,
+            is_limited: row.is_limited,
+            rank: row.rank,
+        })
+        .collect();
     claimed.sort_by_key(|job| job.id);
-    metrics::counter!(crate::metric::CLAIMED, "queue" => known.queue.clone()).increment(claimed.len() as u64);
+    metrics::counter!(crate::metric::CLAIMED, "queue" => known.queue.to_string()).increment(claimed.len() as u64);
     Ok(claimed)
 }
 

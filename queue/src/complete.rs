@@ -39,7 +39,7 @@ pub struct Completer {
 
 /// A claim in this process's hands.
 struct InHand {
-    queue: String,
+    queue: Arc<str>,
     worker_id: i64,
     jobs: usize,
     ended: usize,
@@ -122,7 +122,7 @@ impl Completer {
             in_hand
                 .entry(job.claim_id)
                 .or_insert_with(|| InHand {
-                    queue: job.queue.clone(),
+                    queue: Arc::clone(&job.queue),
                     worker_id: job.worker_id,
                     jobs: 0,
                     ended: 0,
@@ -137,7 +137,7 @@ impl Completer {
         let in_hand = lock(&self.in_hand);
         in_hand
             .iter()
-            .filter(|(_, claim)| claim.queue == queue)
+            .filter(|(_, claim)| *claim.queue == *queue)
             .map(|(id, _)| *id)
             .collect()
     }
@@ -301,8 +301,9 @@ impl Work {
             {
                 messages.push(message);
             }
+            let now = Instant::now();
             for message in messages.drain(..) {
-                self.note(message);
+                self.note(message, now);
             }
             let batch = self.due();
             if !batch.whole.is_empty() || !batch.completions.is_empty() {
@@ -321,7 +322,7 @@ impl Work {
             .map_or(NOTHING_TO_DO, |due| due.saturating_duration_since(Instant::now()))
     }
 
-    fn note(&mut self, message: Message) {
+    fn note(&mut self, message: Message, now: Instant) {
         let claim_id = match &message {
             Message::Complete(completion) => completion.held.claim_id,
             Message::Left(claim_id) => *claim_id,
@@ -329,9 +330,9 @@ impl Work {
         let pending = self.pending.entry(claim_id).or_insert_with(Pending::new);
         if let Message::Complete(completion) = message {
             if pending.completions.is_empty() {
-                pending.since = Instant::now();
+                pending.since = now;
             }
-            pending.latest = Instant::now();
+            pending.latest = now;
             pending.completions.push(completion);
         }
         if pending.completions.is_empty() {
@@ -534,13 +535,13 @@ async fn delete_whole(
                using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
                where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
                  and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
-               returning c.id, c.worker_id, c.claimed_at, c.jobs
+               returning c.id, c.worker_id, c.claimed_at, clock_timestamp() as finished_at, c.jobs
            ), cleaned as (
                delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
            ), forgotten as (
                delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
            ), done as materialized (
-               select g.worker_id, g.claimed_at, j.*
+               select g.worker_id, g.claimed_at, g.finished_at, j.*
                from gone g
                cross join unnest(g.jobs) j
                where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id)
@@ -549,9 +550,9 @@ async fn delete_whole(
                where u.job_id = any(array(select id from done where unique_key is not null)) and u.scope = 'live'
            ), kept as (
                insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
-                                                group_key, worker_id, failures, created_at, claimed_at)
+                                                group_key, worker_id, failures, created_at, claimed_at, finished_at)
                select id, queue, kind, args_version, args, 'completed', fence + 1, attempt + 1, unique_key,
-                      group_key, worker_id, failures, created_at, claimed_at
+                      group_key, worker_id, failures, created_at, claimed_at, finished_at
                from done
                where kind <> all($4)
            )

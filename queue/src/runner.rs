@@ -80,20 +80,23 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             job.id = claimed.id.0,
             job.kind = claimed.kind,
             job.attempt = claimed.attempt,
-            queue = claimed.queue,
+            queue = &*claimed.queue,
             worker.id = claimed.worker_id,
         );
-        let work = async {
-            let started = Instant::now();
-            let (verdict, ended) = self.judge(&claimed, &registration).await;
-            metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
-                .record(started.elapsed().as_secs_f64());
-            match ended {
-                Some(settled) => self.settled(&claimed, settled, By::Itself),
-                None => self.settle(&claimed, &registration, verdict).await,
-            }
-        };
+        // Boxed, since it would be moved about whole with every wrapping, and from there into its task.
+        let work = Box::pin(self.attempt(&claimed, &registration));
         trace::scope(trace, work.instrument(span)).await
+    }
+
+    async fn attempt(&self, claimed: &Claimed, registration: &Arc<Registration>) -> Settled {
+        let started = Instant::now();
+        let (verdict, ended) = self.judge(claimed, registration).await;
+        metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
+            .record(started.elapsed().as_secs_f64());
+        match ended {
+            Some(settled) => self.settled(claimed, settled, By::Itself),
+            None => self.settle(claimed, registration, verdict).await,
+        }
     }
 
     /// Writes down what came of a job.
@@ -146,8 +149,9 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             }
         };
         let wait = job.delay_after(claimed.attempt);
-        let timeout = kind.info().timeout;
-        let attempt = Attempt::new(self, claimed, registration, timeout);
+        let info = kind.info();
+        let timeout = info.timeout;
+        let attempt = Attempt::new(self, claimed, registration, &info);
         let work = async { job.run(&attempt, self.services).await };
         let verdict = match self.perform(work, &attempt, timeout).await {
             // Trouble with the database, if the handler had not asked for it: a write among its reads, which fails every time.

@@ -9,9 +9,9 @@ use queue::backoff::Trouble;
 use queue::claim::{self, Claimed, Known, Line};
 use queue::finish;
 use queue::wakeup::Poll;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::site::{InFlight, Site};
+use crate::site::{Flight, Site};
 
 /// With fewer slots free than a quarter, a claim waits this long for more: one statement is cheaper than four.
 const GATHER: Duration = Duration::from_millis(2);
@@ -25,8 +25,9 @@ const RECOUNT_EVERY: Duration = Duration::from_secs(5);
 /// Waits longer than this look up when the next job is due.
 const SHORT_WAIT: Duration = Duration::from_millis(40);
 
-/// The slots that each fetcher of a pool serves. One claim at a time leaves the server idle while its jobs are taken apart, so
-/// a pool that can hold the jobs of several whole claims has two.
+/// The slots that each fetcher of a pool serves. A pool that can hold the jobs of several whole claims has two fetchers: while
+/// one takes its claim apart the other's is made. They make them in turn, since a claim beside another steps over every row
+/// that the other has locked.
 pub(crate) fn shares(slots: usize) -> Vec<usize> {
     match slots < 2 * claim::CLAIM_MAX {
         true => vec![slots],
@@ -38,19 +39,19 @@ pub(crate) fn shares(slots: usize) -> Vec<usize> {
 pub(crate) async fn fetch<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
     known: Known,
+    line: Arc<Mutex<Line>>,
     hint: Arc<Notify>,
     semaphore: Arc<Semaphore>,
-    sender: mpsc::Sender<InFlight>,
+    sender: mpsc::Sender<Flight>,
 ) {
     let slots = semaphore.available_permits();
-    let mut line = Line::new(known);
     let mut poll = Poll::new();
     let mut trouble = Trouble::default();
     let mut recounted = Instant::now();
     loop {
         let round = async {
             let free = gather(&semaphore, slots).await;
-            claim_round(&site, &mut line, free, &sender, &mut recounted).await
+            claim_round(&site, &line, free, &sender, &mut recounted).await
         };
         // A claim that is under way is never dropped: its jobs would be in nobody's hands.
         let wait = match round.await {
@@ -66,12 +67,12 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
             }
             Ok(Claims::None) => {
                 trouble.over();
-                idle(&site, line.known(), poll.wait()).await
+                idle(&site, &known, poll.wait()).await
             }
             Err(error) => {
                 let wait = trouble.wait();
                 if trouble.is_first() {
-                    tracing::warn!(queue = line.known().queue(), "cannot claim: {error}");
+                    tracing::warn!(queue = known.queue(), "cannot claim: {error}");
                 }
                 // Whatever that statement did is found at the next count.
                 recounted = Instant::now() - RECOUNT_EVERY;
@@ -109,9 +110,9 @@ pub(crate) async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<O
 
 pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     site: &Arc<Site<S>>,
-    line: &mut Line,
+    line: &Mutex<Line>,
     free: Option<OwnedSemaphorePermit>,
-    sender: &mpsc::Sender<InFlight>,
+    sender: &mpsc::Sender<Flight>,
     recounted: &mut Instant,
 ) -> sqlx::Result<Claims> {
     let stopped = site.stop.cancelled();
@@ -125,6 +126,7 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
         return Ok(Claims::None);
     };
 
+    let mut line = line.lock().await;
     if recounted.elapsed() >= RECOUNT_EVERY {
         *recounted = Instant::now();
         // A claim that another fetcher is just making is not lost.
@@ -149,20 +151,22 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     drop(free.split(free.num_permits() - wanted));
     let claiming = site.claiming.read().await;
     let claimed = line.claim(&site.claim_pool, registration.id, wanted).await?;
+    drop(line);
     site.completer.hold(&claimed);
     drop(claiming);
     let found = claimed.len();
-    let company = Arc::new(company);
-    for jobs in together(&site.catalogue, claimed) {
-        // There are no more of these than jobs.
-        let Some(slot) = free.split(1) else { break };
-        let flight = InFlight {
-            jobs,
-            registration: Arc::clone(&registration),
-            slot,
-            company: Arc::clone(&company),
+    // There are no fewer slots than attempts.
+    let attempts = together(&site.catalogue, claimed)
+        .into_iter()
+        .map_while(|jobs| Some((jobs, free.split(1)?)))
+        .collect();
+    if found > 0 {
+        let flight = Flight {
+            attempts,
+            registration,
+            company: Arc::new(company),
         };
-        // Only a pool that ended does not take it; its job goes back with everything else.
+        // Only a pool that ended does not take it; its jobs go back with everything else.
         _ = sender.send(flight).await;
     }
     Ok(match found {

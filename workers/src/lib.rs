@@ -24,13 +24,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use queue::Catalogue;
-use queue::claim::Known;
+use queue::claim::{Known, Line};
 use queue::complete::Completer;
 use queue::lease::{Heart, Identity};
 use queue::limit::Limit;
 use queue::schedule::Entry;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -183,12 +183,13 @@ async fn serve<S: Send + Sync + 'static>(
         let known = |queue: &String| Known::of(&site.catalogue, queue);
         if let [(queue, _)] = pool.queues.as_slice() {
             let shares = fetch::shares(config.slots);
+            let line = Arc::new(Mutex::new(Line::new(known(queue))));
             for (part, share) in shares.iter().enumerate() {
                 let semaphore = resizable(pool, part, shares.len(), *share);
                 let hint = Arc::new(Notify::new());
                 hints.push((queue.clone(), Arc::clone(&hint)));
-                let fetch = fetch::fetch(Arc::clone(&site), known(queue), hint, semaphore, sender.clone());
-                tasks.spawn(fetch);
+                let (site, line) = (Arc::clone(&site), Arc::clone(&line));
+                tasks.spawn(fetch::fetch(site, known(queue), line, hint, semaphore, sender.clone()));
             }
         } else {
             let semaphore = resizable(pool, 0, 1, config.slots);

@@ -16,24 +16,33 @@ use apalis_core::task::task_id::RandomId;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_core::worker::context::WorkerContext;
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 use tower::layer::util::Identity;
 
-use crate::site::{InFlight, Site};
+use crate::site::{Flight, Site};
 
-/// Runs what the fetcher sends, each job on a task of its own, until the fetcher hangs up and all have ended.
+/// Runs what the fetchers send, each job on a task of its own, until they hang up and all have ended.
 pub(crate) async fn serve<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
     name: String,
-    claimed: mpsc::Receiver<InFlight>,
+    claimed: mpsc::Receiver<Flight>,
 ) -> anyhow::Result<()> {
-    let handler = move |flight: InFlight| {
+    let handler = move |flight: Flight| {
         let site = Arc::clone(&site);
-        // Handlers of one worker are concurrent; on tasks of their own they are parallel too.
-        let attempt = tokio::spawn(async move {
-            site.attempt(flight.jobs, flight.registration).await;
-            drop((flight.slot, flight.company));
-        });
-        async move { _ = attempt.await }
+        async move {
+            // Handlers of one worker are concurrent; on tasks of their own they are parallel too.
+            let attempts = TaskTracker::new();
+            for (jobs, slot) in flight.attempts {
+                let (site, registration) = (Arc::clone(&site), Arc::clone(&flight.registration));
+                let company = Arc::clone(&flight.company);
+                attempts.spawn(async move {
+                    site.attempt(jobs, registration).await;
+                    drop((slot, company));
+                });
+            }
+            attempts.close();
+            attempts.wait().await;
+        }
     };
     let worker = WorkerBuilder::new(name.as_str())
         .backend(Claims { claimed })
@@ -44,13 +53,14 @@ pub(crate) async fn serve<S: Send + Sync + 'static>(
         .map_err(|error| anyhow::anyhow!("the pool {name} failed: {error}"))
 }
 
-/// Jobs the fetcher has claimed. A claim takes only as many as there are free slots, so a job here starts at once.
+/// What the fetchers have claimed: a task of apalis for each claim. A claim takes only as many jobs as there are free slots, so
+/// a job here starts at once.
 struct Claims {
-    claimed: mpsc::Receiver<InFlight>,
+    claimed: mpsc::Receiver<Flight>,
 }
 
 impl Backend for Claims {
-    type Task = Task<InFlight>;
+    type Task = Task<Flight>;
     type Error = Infallible;
 
     fn poll_ready(&mut self, _: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
@@ -58,7 +68,9 @@ impl Backend for Claims {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
-        self.claimed.poll_recv(cx).map(|job| job.map(|job| Ok(Task::new(job))))
+        self.claimed
+            .poll_recv(cx)
+            .map(|flight| flight.map(|flight| Ok(Task::new(flight))))
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
@@ -69,7 +81,7 @@ impl Backend for Claims {
 }
 
 impl BackendConfig for Claims {
-    type Args = InFlight;
+    type Args = Flight;
     type Id = RandomId;
     type Kind = Ephemeral;
     type Config = ();

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use queue::backoff::Trouble;
 use queue::claim::{Known, Line};
 use queue::wakeup::Poll;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 
 use crate::fetch::{self, Claims};
-use crate::site::{InFlight, Site};
+use crate::site::{Flight, Site};
 
 const WEIGHT_MAX: u32 = 1000;
 const QUEUES_MAX: usize = 16;
@@ -74,7 +74,8 @@ impl FromStr for Pool {
 
 /// One queue of the pool.
 struct Served {
-    line: Line,
+    known: Known,
+    line: Mutex<Line>,
     recounted: Instant,
     poll: Poll,
     /// When it is worth a look.
@@ -87,7 +88,7 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     queues: Vec<(Known, u32)>,
     hint: Arc<Notify>,
     semaphore: Arc<Semaphore>,
-    sender: mpsc::Sender<InFlight>,
+    sender: mpsc::Sender<Flight>,
 ) {
     let slots = semaphore.available_permits();
     let mut turns = Turns::new(queues.iter().map(|(_, weight)| *weight));
@@ -96,7 +97,8 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     let mut lines: Vec<Served> = queues
         .into_iter()
         .map(|(known, _)| Served {
-            line: Line::new(known),
+            line: Mutex::new(Line::new(known.clone())),
+            known,
             recounted: now,
             poll: Poll::new(),
             look_at: now,
@@ -126,7 +128,7 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
         let share = turns.share(next, &waiting, free.num_permits());
         drop(free.split(free.num_permits() - share));
         let served = &mut lines[next];
-        match fetch::claim_round(&site, &mut served.line, Some(free), &sender, &mut served.recounted).await {
+        match fetch::claim_round(&site, &served.line, Some(free), &sender, &mut served.recounted).await {
             Ok(claims) => {
                 trouble.over();
                 match claims {
@@ -139,13 +141,13 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
                     Claims::None => {}
                 }
                 turns.rest(next);
-                let wait = fetch::idle(&site, served.line.known(), served.poll.wait()).await;
+                let wait = fetch::idle(&site, &served.known, served.poll.wait()).await;
                 served.look_at = Instant::now() + wait;
             }
             Err(error) => {
                 let wait = trouble.wait();
                 if trouble.is_first() {
-                    tracing::warn!(queue = served.line.known().queue(), "cannot claim: {error}");
+                    tracing::warn!(queue = served.known.queue(), "cannot claim: {error}");
                 }
                 served.recounted = Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or(now);
                 served.look_at = Instant::now() + wait;

@@ -36,11 +36,11 @@ pub(crate) struct Site<S> {
     pub(crate) completer: Completer,
 }
 
-/// What one slot runs: a claimed job, or several of a kind that takes them together; and what it holds meanwhile.
-pub(crate) struct InFlight {
-    pub(crate) jobs: Vec<Claimed>,
+/// What one claim brought, and what is held while it runs.
+pub(crate) struct Flight {
+    /// What each slot runs: a claimed job, or several of a kind that takes them together.
+    pub(crate) attempts: Vec<(Vec<Claimed>, OwnedSemaphorePermit)>,
     pub(crate) registration: Arc<Registration>,
-    pub(crate) slot: OwnedSemaphorePermit,
     pub(crate) company: Arc<OwnedRwLockReadGuard<()>>,
 }
 

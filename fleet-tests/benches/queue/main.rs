@@ -58,6 +58,10 @@ enum Bench {
     Worker(worker::Args),
 }
 
+/// That of the executable itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() {
     let args = Args::parse();
