@@ -30,7 +30,8 @@ declare
     queue_is_limited boolean;
     has_keys boolean;
     is_limited boolean := false;
-    counted_keys text[];
+    counted text[];
+    admitted bigint[];
     bound bigint := p_limit;
     taken queue.jobs[];
     made bigint;
@@ -74,7 +75,7 @@ begin
         )
         select array_agg(g.job), bool_or((g.job).limit_key is not null) into taken, has_keys from gone g;
         if has_keys then
-            select a.p_jobs, a.limited, a.counted into taken, is_limited, counted_keys from queue.admit(taken) a;
+            select a.p_jobs, a.limited, a.keys, a.admitted into taken, is_limited, counted, admitted from queue.admit(taken) a;
         end if;
         exit when taken is null or cardinality(taken) > 0;
     end loop;
@@ -87,7 +88,7 @@ begin
     returning c.id, c.claimed_at into made, made_at;
     if is_limited then
         insert into queue.limit_holds (claim_id, key, jobs)
-        select made, j.limit_key, count(*) from unnest(taken) j where j.limit_key = any(counted_keys) group by j.limit_key;
+        select made, h.key, h.jobs from unnest(counted, admitted) h (key, jobs);
     end if;
     if queue_is_limited then
         insert into queue.limit_holds (claim_id, key, jobs) values (made, queue_key, cardinality(taken));

@@ -145,23 +145,38 @@ CREATE TABLE queue.jobs (
 )
 WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0.2', autovacuum_analyze_scale_factor='0.05');
 
-CREATE FUNCTION queue.admit(INOUT p_jobs queue.jobs[], OUT limited boolean, OUT counted text[]) RETURNS record
+CREATE FUNCTION queue.admit(INOUT p_jobs queue.jobs[], OUT limited boolean, OUT keys text[], OUT admitted bigint[]) RETURNS record
     LANGUAGE plpgsql
     SET jit TO 'off'
     AS $$
 declare
     rooms queue.room[];
 begin
-    rooms := array(
-        select r
-        from queue.room(array(
-            select distinct j.limit_key from unnest(p_jobs) j
-            where exists (select from queue.limits l where l.name in (j.limit_key, split_part(j.limit_key, '/', 1)))
-        )) r
-    );
+    select array_agg(t.key), array_agg(t.jobs)
+    into keys, admitted
+    from (
+        select j.limit_key as key, count(*) as jobs from unnest(p_jobs) j where j.limit_key is not null group by j.limit_key
+    ) t
+    where exists (select from queue.limits l where l.name in (t.key, split_part(t.key, '/', 1)));
+    rooms := array(select r from queue.room(keys) r);
     limited := cardinality(rooms) > 0;
-    counted := array(select r.key from unnest(rooms) r where r.counts);
     if not limited then
+        keys := '{}';
+        return;
+    end if;
+    if not exists (
+        select from unnest(rooms) r join unnest(keys, admitted) t (key, jobs) using (key) where t.jobs > r.jobs
+    ) then
+        update queue.limit_keys k
+        set arrival = r.arrival + t.jobs * r.per_job
+        from unnest(rooms) r
+        join unnest(keys, admitted) t (key, jobs) using (key)
+        where k.key = r.key and r.per_job is not null;
+        select coalesce(array_agg(t.key), '{}'), array_agg(t.jobs)
+        into keys, admitted
+        from unnest(rooms) r
+        join unnest(keys, admitted) t (key, jobs) using (key)
+        where r.counts;
         return;
     end if;
     with numbered as materialized (
@@ -193,6 +208,10 @@ begin
     select coalesce(array_agg(n.job) filter (where (n.room).key is null or n.place <= (n.room).jobs), '{}')
     into p_jobs
     from numbered n;
+    select coalesce(array_agg(t.key), '{}'), array_agg(t.jobs)
+    into keys, admitted
+    from (select j.limit_key as key, count(*) as jobs from unnest(p_jobs) j group by j.limit_key) t
+    where t.key = any(array(select r.key from unnest(rooms) r where r.counts));
 end $$;
 
 CREATE FUNCTION queue.cause(p_kind text, p_error_class text, p_error_code text, p_message text) RETURNS text
@@ -214,7 +233,8 @@ declare
     queue_is_limited boolean;
     has_keys boolean;
     is_limited boolean := false;
-    counted_keys text[];
+    counted text[];
+    admitted bigint[];
     bound bigint := p_limit;
     taken queue.jobs[];
     made bigint;
@@ -258,7 +278,7 @@ begin
         )
         select array_agg(g.job), bool_or((g.job).limit_key is not null) into taken, has_keys from gone g;
         if has_keys then
-            select a.p_jobs, a.limited, a.counted into taken, is_limited, counted_keys from queue.admit(taken) a;
+            select a.p_jobs, a.limited, a.keys, a.admitted into taken, is_limited, counted, admitted from queue.admit(taken) a;
         end if;
         exit when taken is null or cardinality(taken) > 0;
     end loop;
@@ -271,7 +291,7 @@ begin
     returning c.id, c.claimed_at into made, made_at;
     if is_limited then
         insert into queue.limit_holds (claim_id, key, jobs)
-        select made, j.limit_key, count(*) from unnest(taken) j where j.limit_key = any(counted_keys) group by j.limit_key;
+        select made, h.key, h.jobs from unnest(counted, admitted) h (key, jobs);
     end if;
     if queue_is_limited then
         insert into queue.limit_holds (claim_id, key, jobs) values (made, queue_key, cardinality(taken));
@@ -788,11 +808,15 @@ CREATE FUNCTION queue.let_go(p_claims bigint[], p_keys text[], p_succeeded boole
 begin
     -- In one order, since two transactions may let go of jobs of the same claim.
     perform from queue.limit_holds h where h.claim_id = any(p_claims) and h.key = any(p_keys) order by h.key, h.claim_id for update;
+    with gone as (
+        select c as claim_id, k as key, count(*) as jobs from unnest(p_claims, p_keys) u (c, k) group by 1, 2
+    ), over as (
+        delete from queue.limit_holds h using gone g where h.claim_id = g.claim_id and h.key = g.key and h.jobs <= g.jobs
+    )
     update queue.limit_holds h
     set jobs = h.jobs - g.jobs
-    from (select c as claim_id, k as key, count(*) as jobs from unnest(p_claims, p_keys) u (c, k) group by 1, 2) g
-    where h.claim_id = g.claim_id and h.key = g.key;
-    delete from queue.limit_holds h where h.claim_id = any(p_claims) and h.jobs <= 0;
+    from gone g
+    where h.claim_id = g.claim_id and h.key = g.key and h.jobs > g.jobs;
     perform from queue.limit_keys k
     where k.key = any(p_keys) and (k.opens_at is not null or p_succeeded and (k.failures > 0 or k.open_until is not null))
     order by k.key for update;
