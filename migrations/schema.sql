@@ -56,6 +56,12 @@ CREATE FUNCTION public.order_facts(o public.orders) RETURNS jsonb
 $$;
 
 CREATE FUNCTION public.record_event(p_event_id uuid, p_type text, p_order_id uuid, p_data jsonb) RETURNS TABLE(delivery_id uuid, endpoint_id uuid, ordering_key text)
+    LANGUAGE sql
+    AS $$
+    select * from record_event(p_event_id, p_type, p_order_id, p_data, null, null)
+$$;
+
+CREATE FUNCTION public.record_event(p_event_id uuid, p_type text, p_order_id uuid, p_data jsonb, p_partner_id uuid, p_endpoint_id uuid) RETURNS TABLE(delivery_id uuid, endpoint_id uuid, ordering_key text)
     LANGUAGE plpgsql
     AS $$
 declare
@@ -67,11 +73,16 @@ begin
         return;
     end if;
 
-    select array_agg(e.id) into wanted
-    from webhook_endpoints e
-    where e.deleted_at is null
-      and (e.state = 'active' or e.updated_at > clock_timestamp() - interval '7 days')
-      and e.event_types && array['*', split_part(p_type, '.', 1) || '.*', p_type];
+    if p_endpoint_id is not null then
+        wanted := array[p_endpoint_id];
+    else
+        select array_agg(e.id) into wanted
+        from webhook_endpoints e
+        where e.deleted_at is null
+          and (e.state = 'active' or e.updated_at > clock_timestamp() - interval '7 days')
+          and e.event_types && array['*', split_part(p_type, '.', 1) || '.*', p_type]
+          and (p_partner_id is null or e.partner_id is null or e.partner_id = p_partner_id);
+    end if;
     if wanted is not null then
         perform from webhook_endpoints e
         where e.id = any (wanted) and e.ordering = 'strict'
@@ -81,9 +92,9 @@ begin
 
     number := nextval(pg_get_serial_sequence('events', 'id'));
     moment := clock_timestamp();
-    insert into events (id, event_id, type, order_id, payload, at)
+    insert into events (id, event_id, type, order_id, partner_id, endpoint_id, payload, at)
     overriding system value
-    values (number, p_event_id, p_type, p_order_id,
+    values (number, p_event_id, p_type, p_order_id, p_partner_id, p_endpoint_id,
             '{"type":' || to_json(p_type)
             || ',"timestamp":"' || to_char(moment at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
             || '","sequence":' || number
@@ -103,6 +114,14 @@ begin
     order by e.id
     returning d.id, d.endpoint_id, d.ordering_key;
 end $$;
+
+CREATE FUNCTION public.webhook_public_keys(secrets text[]) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    select coalesce(array_agg('whpk_' || encode(substring(decode(substr(s.secret, 6), 'base64') from 33), 'base64') order by s.n), '{}')
+    from unnest(secrets) with ordinality s (secret, n)
+    where s.secret like 'whsk\_%'
+$$;
 
 CREATE TABLE queue.jobs (
     id bigint NOT NULL,
@@ -1426,6 +1445,7 @@ CREATE TABLE public.api_keys (
     expires_at timestamp with time zone,
     revoked_at timestamp with time zone,
     last_used_at timestamp with time zone,
+    partner_id uuid,
     CONSTRAINT api_keys_name_check CHECK ((name <> ''::text))
 );
 
@@ -1456,6 +1476,8 @@ CREATE TABLE public.events (
     order_id uuid,
     payload text NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    partner_id uuid,
+    endpoint_id uuid,
     CONSTRAINT events_payload_check CHECK ((octet_length(payload) <= 65536))
 );
 
@@ -1479,6 +1501,29 @@ CREATE TABLE public.idempotency_keys (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
     CONSTRAINT idempotency_keys_key_check CHECK (((length(key) >= 1) AND (length(key) <= 255)))
+);
+
+CREATE TABLE public.inbound_rejections (
+    partner_id uuid NOT NULL,
+    rejected bigint DEFAULT 0 NOT NULL,
+    last_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE public.inbound_webhooks (
+    partner_id uuid NOT NULL,
+    event_id text NOT NULL,
+    type text NOT NULL,
+    raw bytea NOT NULL,
+    sent_at timestamp with time zone NOT NULL,
+    state text DEFAULT 'received'::text NOT NULL,
+    reason text,
+    duplicates integer DEFAULT 0 NOT NULL,
+    received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    processed_at timestamp with time zone,
+    CONSTRAINT inbound_webhooks_event_id_check CHECK (((length(event_id) >= 1) AND (length(event_id) <= 255))),
+    CONSTRAINT inbound_webhooks_raw_check CHECK ((octet_length(raw) <= 262144)),
+    CONSTRAINT inbound_webhooks_state_check CHECK ((state = ANY (ARRAY['received'::text, 'processed'::text, 'refused'::text, 'ignored'::text, 'dead'::text]))),
+    CONSTRAINT inbound_webhooks_type_check CHECK ((length(type) <= 100))
 );
 
 CREATE TABLE public.order_history (
@@ -1515,6 +1560,30 @@ CREATE TABLE public.order_lines (
     CONSTRAINT order_lines_qty_reserved_check CHECK ((qty_reserved >= 0)),
     CONSTRAINT order_lines_qty_shipped_check CHECK ((qty_shipped >= 0)),
     CONSTRAINT order_lines_unit_price_minor_check CHECK ((unit_price_minor >= 0))
+);
+
+CREATE TABLE public.partners (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    state text DEFAULT 'active'::text NOT NULL,
+    paused_reason text,
+    event_types text[] DEFAULT '{*}'::text[] NOT NULL,
+    inbound_secrets text[] NOT NULL,
+    old_secrets_until timestamp with time zone,
+    endpoints_max integer DEFAULT 10 NOT NULL,
+    concurrency integer,
+    rate double precision,
+    version integer DEFAULT 1 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT partners_concurrency_check CHECK (((concurrency >= 1) AND (concurrency <= 1000))),
+    CONSTRAINT partners_endpoints_max_check CHECK (((endpoints_max >= 0) AND (endpoints_max <= 100))),
+    CONSTRAINT partners_event_types_check CHECK (((cardinality(event_types) >= 1) AND (cardinality(event_types) <= 50))),
+    CONSTRAINT partners_inbound_secrets_check CHECK (((cardinality(inbound_secrets) >= 1) AND (cardinality(inbound_secrets) <= 3))),
+    CONSTRAINT partners_name_check CHECK ((name ~ '^[a-z0-9][a-z0-9-]{0,62}$'::text)),
+    CONSTRAINT partners_rate_check CHECK (((rate >= (0.0001)::double precision) AND (rate <= (100000)::double precision))),
+    CONSTRAINT partners_state_check CHECK ((state = ANY (ARRAY['active'::text, 'paused'::text])))
 );
 
 CREATE TABLE public.payment_attempts (
@@ -1585,6 +1654,12 @@ CREATE TABLE public.products (
     CONSTRAINT products_sku_check CHECK (((sku <> ''::text) AND (length(sku) <= 64))),
     CONSTRAINT products_volume_cm3_check CHECK ((volume_cm3 > 0)),
     CONSTRAINT products_weight_grams_check CHECK ((weight_grams > 0))
+);
+
+CREATE TABLE public.purged_events (
+    up_to bigint NOT NULL,
+    only_row boolean DEFAULT true NOT NULL,
+    CONSTRAINT purged_events_only_row_check CHECK (only_row)
 );
 
 CREATE TABLE public.reservations (
@@ -1803,7 +1878,13 @@ CREATE TABLE public.webhook_endpoints (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     deleted_at timestamp with time zone,
+    partner_id uuid,
+    old_secrets_until timestamp with time zone,
+    concurrency integer,
+    rate double precision,
+    CONSTRAINT webhook_endpoints_concurrency_check CHECK (((concurrency >= 1) AND (concurrency <= 1000))),
     CONSTRAINT webhook_endpoints_ordering_check CHECK ((ordering = ANY (ARRAY['none'::text, 'per_key'::text, 'strict'::text]))),
+    CONSTRAINT webhook_endpoints_rate_check CHECK (((rate >= (0.0001)::double precision) AND (rate <= (100000)::double precision))),
     CONSTRAINT webhook_endpoints_secrets_check CHECK (((cardinality(secrets) >= 1) AND (cardinality(secrets) <= 3))),
     CONSTRAINT webhook_endpoints_state_check CHECK ((state = ANY (ARRAY['active'::text, 'disabled'::text]))),
     CONSTRAINT webhook_endpoints_url_check CHECK ((length(url) <= 2000))
@@ -2528,6 +2609,12 @@ ALTER TABLE ONLY public.events
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (principal, key);
 
+ALTER TABLE ONLY public.inbound_rejections
+    ADD CONSTRAINT inbound_rejections_pkey PRIMARY KEY (partner_id);
+
+ALTER TABLE ONLY public.inbound_webhooks
+    ADD CONSTRAINT inbound_webhooks_pkey PRIMARY KEY (partner_id, event_id);
+
 ALTER TABLE ONLY public.stock_movements
     ADD CONSTRAINT movements_happen_once UNIQUE (cause_key);
 
@@ -2542,6 +2629,12 @@ ALTER TABLE ONLY public.order_lines
 
 ALTER TABLE ONLY public.orders
     ADD CONSTRAINT orders_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.partners
+    ADD CONSTRAINT partners_have_their_own_name UNIQUE (name);
+
+ALTER TABLE ONLY public.partners
+    ADD CONSTRAINT partners_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.payment_attempts
     ADD CONSTRAINT payment_attempts_payment_id_op_seq_key UNIQUE (payment_id, op, seq);
@@ -2560,6 +2653,9 @@ ALTER TABLE ONLY public.products
 
 ALTER TABLE ONLY public.products
     ADD CONSTRAINT products_sku_is_unique UNIQUE (sku);
+
+ALTER TABLE ONLY public.purged_events
+    ADD CONSTRAINT purged_events_pkey PRIMARY KEY (only_row);
 
 ALTER TABLE ONLY public.reservations
     ADD CONSTRAINT reservations_pkey PRIMARY KEY (id);
@@ -2708,6 +2804,8 @@ ALTER TABLE ONLY queue.waiters
 ALTER TABLE ONLY queue.workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (id);
 
+CREATE INDEX api_keys_by_partner ON public.api_keys USING btree (partner_id) WHERE (partner_id IS NOT NULL);
+
 CREATE UNIQUE INDEX customers_email_is_unique ON public.customers USING btree (lower(email)) WHERE (deleted_at IS NULL);
 
 CREATE INDEX customers_in_order ON public.customers USING btree (created_at, id) WHERE (deleted_at IS NULL);
@@ -2715,6 +2813,10 @@ CREATE INDEX customers_in_order ON public.customers USING btree (created_at, id)
 CREATE INDEX events_by_order ON public.events USING btree (order_id, id);
 
 CREATE INDEX idempotency_keys_expiring ON public.idempotency_keys USING btree (expires_at);
+
+CREATE INDEX inbound_webhooks_by_partner ON public.inbound_webhooks USING btree (partner_id, received_at, event_id);
+
+CREATE INDEX inbound_webhooks_by_time ON public.inbound_webhooks USING btree (received_at);
 
 CREATE INDEX orders_by_customer ON public.orders USING btree (customer_id, created_at, id);
 
@@ -2725,6 +2827,8 @@ CREATE INDEX orders_expiring ON public.orders USING btree (expires_at) WHERE (st
 CREATE INDEX orders_in_order ON public.orders USING btree (created_at, id);
 
 CREATE UNIQUE INDEX orders_reference_is_unique ON public.orders USING btree (created_by, reference) WHERE (reference IS NOT NULL);
+
+CREATE INDEX partners_in_order ON public.partners USING btree (created_at, id);
 
 CREATE INDEX payments_by_order ON public.payments USING btree (order_id);
 
@@ -2763,6 +2867,8 @@ CREATE INDEX webhook_deliveries_by_endpoint ON public.webhook_deliveries USING b
 CREATE INDEX webhook_deliveries_by_event ON public.webhook_deliveries USING btree (event_id);
 
 CREATE INDEX webhook_deliveries_unsettled ON public.webhook_deliveries USING btree (updated_at) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
+
+CREATE INDEX webhook_endpoints_by_partner ON public.webhook_endpoints USING btree (partner_id) WHERE (partner_id IS NOT NULL);
 
 CREATE INDEX campaign_letters_ended ON queue.campaign_letters USING btree (campaign_id, cause, ended_at) WHERE ((ended_at IS NOT NULL) AND (redriven_at IS NOT NULL));
 
@@ -2834,8 +2940,23 @@ ALTER INDEX queue.finished_jobs_by_time ATTACH PARTITION queue.finished_jobs_oth
 
 ALTER INDEX queue.finished_jobs_by_id ATTACH PARTITION queue.finished_jobs_other_id_idx;
 
+ALTER TABLE ONLY public.api_keys
+    ADD CONSTRAINT api_keys_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
+
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.webhook_endpoints(id);
+
 ALTER TABLE ONLY public.events
     ADD CONSTRAINT events_order_id_fkey FOREIGN KEY (order_id) REFERENCES public.orders(id);
+
+ALTER TABLE ONLY public.events
+    ADD CONSTRAINT events_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
+
+ALTER TABLE ONLY public.inbound_rejections
+    ADD CONSTRAINT inbound_rejections_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
+
+ALTER TABLE ONLY public.inbound_webhooks
+    ADD CONSTRAINT inbound_webhooks_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
 
 ALTER TABLE ONLY public.order_history
     ADD CONSTRAINT order_history_order_id_fkey FOREIGN KEY (order_id) REFERENCES public.orders(id);
@@ -2905,6 +3026,9 @@ ALTER TABLE ONLY public.webhook_deliveries
 
 ALTER TABLE ONLY public.webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.events(event_id);
+
+ALTER TABLE ONLY public.webhook_endpoints
+    ADD CONSTRAINT webhook_endpoints_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
 
 ALTER TABLE ONLY queue.campaign_causes
     ADD CONSTRAINT campaign_causes_campaign_id_fkey FOREIGN KEY (campaign_id) REFERENCES queue.campaigns(id) ON DELETE CASCADE;

@@ -71,11 +71,26 @@ async fn admit(state: &State, request: &Parts) -> Result<access::Principal, Prob
     let principal = access::store::verify(&mut conn, key)
         .await?
         .ok_or_else(unauthenticated)?;
+    if principal.partner.is_some() && !is_for_partners(template, &request.method) {
+        return Err(Problem::not_found("resource"));
+    }
     if !principal.may(*scope) {
         let detail = format!("the key {} lacks the scope {scope}", principal.key_id);
         return Err(Problem::new(StatusCode::FORBIDDEN, "scope_missing", detail).with("scope", scope.to_string()));
     }
     Ok(principal)
+}
+
+/// What a partner's key opens: its own endpoints and deliveries, and the door for orders. For it there is nothing else.
+fn is_for_partners(template: &str, method: &Method) -> bool {
+    let is_under = |path: &str| {
+        template
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    is_under("/api/v1/webhook-endpoints")
+        || is_under("/api/v1/webhook-deliveries")
+        || (template == "/api/v1/orders" && *method == Method::POST)
 }
 
 /// The key, from either of its headers.

@@ -25,6 +25,7 @@ mod limits;
 mod open_api;
 mod orders;
 mod paging;
+mod partners;
 mod path;
 mod payments;
 mod prefer;

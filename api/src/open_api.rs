@@ -42,6 +42,7 @@ answer waits up to ten seconds for the outcome.";
         (name = "inventory", description = "How much there is"),
         (name = "payments", description = "Money"),
         (name = "webhooks", description = "Who is told"),
+        (name = "partners", description = "Whom we exchange webhooks with"),
         (name = "routes", description = "Vans and their days"),
         (name = "operations", description = "Jobs, dead letters, queues, the timetable"),
         (name = "access", description = "Keys to the API"),

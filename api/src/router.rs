@@ -2,14 +2,15 @@
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::get;
+use axum::routing::{get, post};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::problem::Problem;
 use crate::{
-    State, api_keys, auth, customers, dead_letters, health, inventory, layers, limits, open_api, orders, payments,
-    products, queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks, why, work,
+    State, api_keys, auth, customers, dead_letters, health, inventory, layers, limits, open_api, orders, partners,
+    payments, products, queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks,
+    why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -37,6 +38,14 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(webhooks::rotate_secret))
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(webhooks::replay))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::delivery))
+        .routes(routes!(webhooks::resend))
+        .routes(routes!(partners::create, partners::list))
+        .routes(routes!(partners::get, partners::update))
+        .routes(routes!(partners::rotate_secret))
+        .routes(routes!(partners::create_key))
+        .routes(routes!(partners::inbound))
         .routes(routes!(vans::list))
         .routes(routes!(vans::get))
         .routes(routes!(vans::geojson))
@@ -91,7 +100,8 @@ pub fn router(state: State) -> Router {
         .merge(site::pages())
         .merge(open_api::pages())
         .method_not_allowed_fallback(method_not_allowed);
-    let router = layers::bounded(guarded, &state)
+    let signed = Router::new().route("/webhooks/in/{partner}", post(partners::receive));
+    let router = layers::bounded(guarded.merge(signed), &state)
         .merge(open)
         .fallback(not_found)
         .with_state(state);

@@ -1,18 +1,28 @@
-//! Webhook endpoints: registered, changed, their secrets rotated, their deliveries seen and replayed.
+//! Webhook endpoints: registered, changed, tried, their secrets rotated, their deliveries seen, resent and replayed. A partner's
+//! key sees its own.
 
-use axum::extract;
+use std::ops::RangeInclusive;
+
+use axum::{Extension, extract};
 use chrono::{DateTime, Utc};
-use domain::ids::{DeliveryId, EndpointId, EventId};
-use domain::webhooks::store::{EndpointChange, Error, NewEndpoint};
-use domain::webhooks::{Delivery, DeliveryState, Endpoint, EndpointState, Invalid, Ordering, store};
+use domain::access::Principal;
+use domain::ids::{DeliveryId, EndpointId, EventId, PartnerId};
+use domain::webhooks::sign::{self, Signing};
+use domain::webhooks::store::{EndpointChange, Error, NewEndpoint, NotResent, Range, Rotation};
+use domain::webhooks::{
+    CONCURRENCY_MAX, Delivery, DeliveryAttempt, DeliveryState, Endpoint, EndpointState, Invalid, OVERLAP_HOURS_MAX,
+    Ordering, store,
+};
 use serde::Serialize;
+use serde_json::Value;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::State;
 use crate::answer::Answer;
 use crate::call::{Call, Keyed};
-use crate::fields::{self, instant, one_of, text, texts};
+use crate::fields::{self, instant, number, one_of, small_integer, text, texts, uuid};
 use crate::paging::{Page, Params, Position};
 use crate::path::Id;
 use crate::problem::Problem;
@@ -20,6 +30,15 @@ use crate::view::view;
 
 /// How many deliveries one replay makes pending.
 const REPLAY_MAX: i64 = 1000;
+/// Deliveries a second.
+pub(crate) const RATES: RangeInclusive<f64> = 0.0001..=100_000.0;
+const REPLAYED: [(&str, DeliveryState); 3] = [
+    ("discarded", DeliveryState::Discarded),
+    ("dead", DeliveryState::Dead),
+    ("delivered", DeliveryState::Delivered),
+];
+/// What is replayed when nothing is said.
+const MISSED: [&str; 2] = ["discarded", "dead"];
 const DELIVERY_STATES: [&str; 5] = ["pending", "in_flight", "delivered", "dead", "discarded"];
 
 view! {
@@ -35,6 +54,14 @@ view! {
         event_types: Vec<String> as Vec<String>,
         /// What is kept in order: none, per_key or strict.
         ordering: Ordering as String,
+        /// The partner whose it is; ours, without.
+        partner_id: Option<PartnerId> as Option<Uuid>,
+        /// The public keys (`whpk_…`) of what signs with ed25519, newest first.
+        public_keys: Vec<String> as Vec<String>,
+        /// Deliveries at once; the limit of all endpoints, without.
+        concurrency: Option<i32> as Option<i32>,
+        /// Deliveries a second; any number, without.
+        rate: Option<f64> as Option<f64>,
         /// active or disabled.
         state: EndpointState as String,
         /// Why it is disabled.
@@ -49,6 +76,24 @@ view! {
         created_at: DateTime<Utc> as DateTime<Utc>,
         /// When somebody last changed it.
         updated_at: DateTime<Utc> as DateTime<Utc>,
+    }
+}
+
+view! {
+    /// One try of a delivery. Of the receiver's answer only the status is kept.
+    AttemptView of DeliveryAttempt {
+        /// Which try, from 1.
+        n: i32 as i32,
+        /// When it began.
+        started_at: DateTime<Utc> as DateTime<Utc>,
+        /// When it ended; none if its sender died.
+        finished_at: Option<DateTime<Utc>> as Option<DateTime<Utc>>,
+        /// The receiver's HTTP status.
+        http_status: Option<i32> as Option<i32>,
+        /// What went wrong, as one of a few words.
+        error_class: Option<String> as Option<String>,
+        /// What went wrong, in words.
+        message: Option<String> as Option<String>,
     }
 }
 
@@ -90,6 +135,14 @@ pub(crate) struct NewEndpointBody {
     event_types: Vec<String>,
     /// What is kept in order: none, per_key (the events of one order; without) or strict (all).
     ordering: Option<String>,
+    /// What signs: hmac (without) or ed25519.
+    signing: Option<String>,
+    /// The partner whose it is. A partner's own key need not say it.
+    partner_id: Option<Uuid>,
+    /// Deliveries at once, 1 to 1000.
+    concurrency: Option<i32>,
+    /// Deliveries a second, 0.0001 to 100000.
+    rate: Option<f64>,
 }
 
 /// What changes of an endpoint: what is named.
@@ -102,16 +155,50 @@ pub(crate) struct EndpointPatch {
     description: Option<String>,
     /// Which events, from now on.
     event_types: Option<Vec<String>>,
+    /// Deliveries at once; null for the limit of all endpoints.
+    concurrency: Option<i32>,
+    /// Deliveries a second; null for any number.
+    rate: Option<f64>,
     /// active or disabled.
     state: Option<String>,
 }
 
-/// From when to replay.
+/// What to replay.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; `replay` reads it")]
 pub(crate) struct Replay {
-    /// What was missed since then is sent.
+    /// Deliveries written then or later,
     since: DateTime<Utc>,
+    /// and before then.
+    until: Option<DateTime<Utc>>,
+    /// Of these: discarded, dead, delivered. Without, what was missed: discarded and dead.
+    states: Option<Vec<String>>,
+}
+
+/// How to rotate.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `rotate_secret` reads it")]
+pub(crate) struct RotationBody {
+    /// What signs from now on: hmac (without) or ed25519.
+    signing: Option<String>,
+    /// How long the secrets before it sign too, 0 to 168 hours; 24 without.
+    overlap_hours: Option<i32>,
+}
+
+/// One delivery with its tries.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeliveryWithAttempts {
+    #[serde(flatten)]
+    delivery: DeliveryView,
+    /// Its tries, first to last.
+    tries: Vec<AttemptView>,
+}
+
+/// What was fired.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Fired {
+    /// The event, and the `webhook-id` it arrives with.
+    event_id: Uuid,
 }
 
 /// What is sent again.
@@ -126,15 +213,33 @@ pub(crate) struct Replayed {
 pub(crate) struct EndpointWithSecret {
     #[serde(flatten)]
     endpoint: EndpointView,
-    /// What deliveries are signed with, shown this once.
-    secret: String,
+    /// What deliveries are verified with, shown this once; none for ed25519, whose public key is in `public_keys`.
+    secret: Option<String>,
 }
 
 /// A secret just made.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct NewSecret {
-    /// What deliveries are signed with from now on, beside the ones before; shown this once.
-    secret: String,
+    /// What deliveries are verified with from now on, beside the ones before; shown this once. None for ed25519.
+    secret: Option<String>,
+    /// The public key of an ed25519 one.
+    public_key: Option<String>,
+}
+
+impl NewSecret {
+    /// A private key is nobody's but ours.
+    fn of(secret: String) -> NewSecret {
+        match sign::public_key(&secret) {
+            None => NewSecret {
+                secret: Some(secret),
+                public_key: None,
+            },
+            public_key => NewSecret {
+                secret: None,
+                public_key,
+            },
+        }
+    }
 }
 
 /// Registers an endpoint. Its secret is in this answer and nowhere else; an `Idempotency-Key` is refused here, since
@@ -159,9 +264,18 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
                 Some("strict") => Ordering::Strict,
                 _ => Ordering::PerKey,
             },
+            signing: signing(f),
+            partner_id: f.optional("partner_id", uuid).map(PartnerId).or(call.principal.partner),
+            concurrency: f.optional("concurrency", small_integer(1..=CONCURRENCY_MAX)),
+            rate: f.optional("rate", number(RATES)),
             secret: None,
         })?;
+        if call.principal.partner.is_some_and(|own| new.partner_id != Some(own)) {
+            return Err(Invalid::Partner.into());
+        }
         let (endpoint, secret) = store::create(conn, new, state.services.sender.allows_private()).await?;
+        jobs::limit_endpoint(conn, &endpoint, &call.principal.name).await?;
+        let secret = NewSecret::of(secret).secret;
         let (path, version) = (format!("/api/v1/webhook-endpoints/{}", endpoint.id), endpoint.version);
         Ok(Answer::created(
             &path,
@@ -179,16 +293,23 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
 #[utoipa::path(
     get, path = "/webhook-endpoints", tag = "webhooks",
     params(
+        ("partner_id" = Option<Uuid>, Query, description = "Only this partner's"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
         ("limit" = Option<i64>, Query, description = "1 to 100; 20 without"),
     ),
     responses((status = 200, description = "A page of endpoints", body = Page<EndpointView>)),
     security(("api_key" = ["webhooks:read"])),
 )]
-pub(crate) async fn list(extract::State(state): extract::State<State>, params: Params) -> Result<Answer, Problem> {
+pub(crate) async fn list(
+    extract::State(state): extract::State<State>,
+    Extension(principal): Extension<Principal>,
+    mut params: Params,
+) -> Result<Answer, Problem> {
+    let partner = params.filter::<PartnerId>("partner_id", "a UUID");
     let window = params.window::<Position>()?;
     let before = window.after.map(|(at, id)| (at, EndpointId(id)));
-    let endpoints = store::list(&mut *state.pool.acquire().await?, before, window.fetch()).await?;
+    let partner = principal.partner.or(partner);
+    let endpoints = store::list(&mut *state.pool.acquire().await?, partner, before, window.fetch()).await?;
     Ok(Answer::ok(&window.page(
         endpoints,
         |endpoint| (endpoint.created_at, endpoint.id.0),
@@ -205,17 +326,28 @@ pub(crate) async fn list(extract::State(state): extract::State<State>, params: P
 )]
 pub(crate) async fn get(
     extract::State(state): extract::State<State>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id<EndpointId>,
 ) -> Result<Answer, Problem> {
-    let endpoint = existing(&mut *state.pool.acquire().await?, id).await?;
+    let endpoint = existing(&mut *state.pool.acquire().await?, id, &principal).await?;
     let version = endpoint.version;
     Ok(Answer::ok(&EndpointView::from(endpoint)).etag(version))
 }
 
-async fn existing(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint, Problem> {
+/// An endpoint that the caller may know of; another partner's is none.
+async fn existing(conn: &mut PgConnection, id: EndpointId, caller: &Principal) -> Result<Endpoint, Problem> {
     store::get(conn, id)
         .await?
+        .filter(|endpoint| caller.partner.is_none() || endpoint.partner_id == caller.partner)
         .ok_or_else(|| Problem::not_found("endpoint"))
+}
+
+/// What a body says of how to sign.
+fn signing(f: &mut fields::Fields<'_>) -> Signing {
+    match f.optional("signing", one_of(&["hmac", "ed25519"])).as_deref() {
+        Some("ed25519") => Signing::Ed25519,
+        _ => Signing::Hmac,
+    }
 }
 
 /// Changes what the body names; `state` disables and enables. What is kept in order cannot change.
@@ -234,6 +366,8 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
                 url: f.change("url", text(1..=2000)),
                 description: f.change("description", text(0..=500)),
                 event_types: f.change("event_types", texts(1..=50, 1..=81)),
+                concurrency: f.patch("concurrency", small_integer(1..=CONCURRENCY_MAX)),
+                rate: f.patch("rate", number(RATES)),
                 version: None,
             };
             (change, f.change("state", one_of(&["active", "disabled"])))
@@ -242,10 +376,19 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
             version: call.version()?,
             ..change
         };
+        existing(conn, id, &call.principal).await?;
+        let is_limit = change.concurrency.is_some() || change.rate.is_some();
         let mut endpoint = store::patch(conn, id, change, state.services.sender.allows_private()).await?;
+        if is_limit {
+            jobs::limit_endpoint(conn, &endpoint, &call.principal.name).await?;
+        }
         match wanted.as_deref() {
             Some("active") => endpoint = store::enable(conn, id).await?,
-            Some(_) => endpoint = store::disable(conn, id, &format!("by {}", call.principal.name)).await?,
+            Some(_) => {
+                let (disabled, announced) = store::disable(conn, id, &format!("by {}", call.principal.name)).await?;
+                jobs::announce(conn, announced).await?;
+                endpoint = disabled;
+            }
             None => {}
         }
         let version = endpoint.version;
@@ -264,30 +407,38 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
 pub(crate) async fn delete(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
     let id: EndpointId = call.path("id", "endpoint")?;
     call.once(&state, Keyed::OPTIONAL, async |conn| {
-        call.check_version(existing(conn, id).await?.version)?;
+        call.check_version(existing(conn, id, &call.principal).await?.version)?;
         store::delete(conn, id).await?;
+        jobs::unlimit_endpoint(conn, id, &call.principal.name).await?;
         Ok(Answer::nothing())
     })
     .await
 }
 
-/// Makes a new secret. The ones before sign too, until two more follow; the new one is shown this once, so an
-/// `Idempotency-Key` is refused here.
+/// Makes a new secret. The ones before sign too, for a day or as long as asked, at most two of them; the new one is shown this
+/// once, so an `Idempotency-Key` is refused here.
 #[utoipa::path(
     post, path = "/webhook-endpoints/{id}/rotate-secret", tag = "webhooks",
     params(("id" = Uuid, Path, description = "The endpoint")),
+    request_body(content = Option<RotationBody>),
     responses((status = 201, description = "Made", body = NewSecret)),
     security(("api_key" = ["webhooks:write"])),
 )]
 pub(crate) async fn rotate_secret(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
     let id: EndpointId = call.path("id", "endpoint")?;
     call.once(&state, Keyed::REFUSED, async |conn| {
-        call.check_version(existing(conn, id).await?.version)?;
-        let secret = store::rotate(conn, id, None).await?;
-        Ok(Answer::created(
-            &format!("/api/v1/webhook-endpoints/{id}"),
-            &NewSecret { secret },
-        ))
+        call.check_version(existing(conn, id, &call.principal).await?.version)?;
+        let rotation = match &call.body {
+            Value::Null => Rotation::default(),
+            body => fields::read(body, |f| Rotation {
+                signing: signing(f),
+                overlap_hours: f.optional("overlap_hours", small_integer(0..=OVERLAP_HOURS_MAX)),
+                secret: None,
+            })?,
+        };
+        let secret = store::rotate(conn, id, rotation).await?;
+        let path = format!("/api/v1/webhook-endpoints/{id}");
+        Ok(Answer::created(&path, &NewSecret::of(secret)))
     })
     .await
 }
@@ -306,6 +457,7 @@ pub(crate) async fn rotate_secret(extract::State(state): extract::State<State>, 
 )]
 pub(crate) async fn deliveries(
     extract::State(state): extract::State<State>,
+    Extension(principal): Extension<Principal>,
     Id(id): Id<EndpointId>,
     mut params: Params,
 ) -> Result<Answer, Problem> {
@@ -319,7 +471,7 @@ pub(crate) async fn deliveries(
     };
     let window = params.window::<i64>()?;
     let mut conn = state.pool.acquire().await?;
-    existing(&mut conn, id).await?;
+    existing(&mut conn, id, &principal).await?;
     let deliveries = store::deliveries(&mut conn, id, in_state, window.after, window.fetch()).await?;
     Ok(Answer::ok(&window.page(
         deliveries,
@@ -328,7 +480,8 @@ pub(crate) async fn deliveries(
     )))
 }
 
-/// Sends again what an endpoint missed while it was disabled, oldest first, at most 1000 at a time.
+/// Sends again what an endpoint was sent, or missed, in a time: oldest first, at most 1000 at a time. Repeat it with a later
+/// `since` for more. What waits or is in flight goes out anyway, and contents older than thirty days are gone.
 #[utoipa::path(
     post, path = "/webhook-endpoints/{id}/replay", tag = "webhooks",
     params(("id" = Uuid, Path, description = "The endpoint")),
@@ -339,8 +492,25 @@ pub(crate) async fn deliveries(
 pub(crate) async fn replay(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
     let id: EndpointId = call.path("id", "endpoint")?;
     call.once(&state, Keyed::OPTIONAL, async |conn| {
-        let since = fields::read(&call.body, |f| f.required("since", instant))?;
-        let pending = store::replay(conn, id, since, REPLAY_MAX).await?;
+        existing(conn, id, &call.principal).await?;
+        let range = fields::read(&call.body, |f| {
+            let (since, until) = (f.required("since", instant), f.optional("until", instant));
+            let words = f.optional("states", texts(1..=3, 1..=20));
+            let words = words.unwrap_or_else(|| MISSED.map(str::to_owned).to_vec());
+            let mut states = Vec::new();
+            for (i, word) in words.iter().enumerate() {
+                match REPLAYED.iter().find(|(name, _)| name == word) {
+                    Some((_, state)) => states.push(*state),
+                    None => f.complain(
+                        &format!("states/{i}"),
+                        "invalid",
+                        "must be discarded, dead or delivered".to_owned(),
+                    ),
+                }
+            }
+            Range { since, until, states }
+        })?;
+        let pending = store::replay(conn, id, &range, REPLAY_MAX).await?;
         let deliveries = pending.0.len();
         jobs::announce(conn, pending).await?;
         let path = format!("/api/v1/webhook-endpoints/{id}/deliveries");
@@ -349,21 +519,115 @@ pub(crate) async fn replay(extract::State(state): extract::State<State>, call: C
     .await
 }
 
+/// Sends an `endpoint.test` event to this endpoint alone, whatever it asked for: signed, retried and logged like any other.
+#[utoipa::path(
+    post, path = "/webhook-endpoints/{id}/test", tag = "webhooks",
+    params(("id" = Uuid, Path, description = "The endpoint")),
+    responses((status = 202, description = "On its way", body = Fired)),
+    security(("api_key" = ["webhooks:write"])),
+)]
+pub(crate) async fn test(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let id: EndpointId = call.path("id", "endpoint")?;
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        if existing(conn, id, &call.principal).await?.state == EndpointState::Disabled {
+            return Err(NotResent::Disabled.into());
+        }
+        let (event, announced) = store::test_fire(conn, id).await?;
+        jobs::announce(conn, announced).await?;
+        let path = format!("/api/v1/webhook-endpoints/{id}/deliveries");
+        Ok(Answer::accepted(&path, &Fired { event_id: event.0 }))
+    })
+    .await
+}
+
+/// One delivery, with every try.
+#[utoipa::path(
+    get, path = "/webhook-deliveries/{id}", tag = "webhooks",
+    params(("id" = Uuid, Path, description = "The delivery")),
+    responses((status = 200, description = "The delivery", body = DeliveryWithAttempts)),
+    security(("api_key" = ["webhooks:read"])),
+)]
+pub(crate) async fn delivery(
+    extract::State(state): extract::State<State>,
+    Extension(principal): Extension<Principal>,
+    Id(id): Id<DeliveryId>,
+) -> Result<Answer, Problem> {
+    let mut conn = state.pool.acquire().await?;
+    let delivery = known(&mut conn, id, &principal).await?;
+    let tries = store::attempts(&mut conn, id).await?;
+    Ok(Answer::ok(&DeliveryWithAttempts {
+        delivery: delivery.into(),
+        tries: tries.into_iter().map(AttemptView::from).collect(),
+    }))
+}
+
+/// Sends one delivery again, whatever became of it: the same id and bytes, with a new signature.
+#[utoipa::path(
+    post, path = "/webhook-deliveries/{id}/resend", tag = "webhooks",
+    params(("id" = Uuid, Path, description = "The delivery")),
+    responses((status = 202, description = "Pending again", body = DeliveryView)),
+    security(("api_key" = ["webhooks:write"])),
+)]
+pub(crate) async fn resend(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let id: DeliveryId = call.path("id", "delivery")?;
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        known(conn, id, &call.principal).await?;
+        let pending = store::resend(conn, id).await?;
+        jobs::announce(conn, pending).await?;
+        let delivery = known(conn, id, &call.principal).await?;
+        let path = format!("/api/v1/webhook-deliveries/{id}");
+        Ok(Answer::accepted(&path, &DeliveryView::from(delivery)))
+    })
+    .await
+}
+
+/// A delivery that the caller may know of.
+async fn known(conn: &mut PgConnection, id: DeliveryId, caller: &Principal) -> Result<Delivery, Problem> {
+    let nothing = || Problem::not_found("delivery");
+    let delivery = store::delivery(&mut *conn, id).await?.ok_or_else(nothing)?;
+    if caller.partner.is_some() {
+        existing(conn, delivery.endpoint_id, caller)
+            .await
+            .map_err(|_| nothing())?;
+    }
+    Ok(delivery)
+}
+
+impl From<NotResent> for Problem {
+    fn from(error: NotResent) -> Problem {
+        let detail = error.to_string();
+        match error {
+            NotResent::NotFound => Problem::not_found("delivery"),
+            NotResent::OnItsWay(_) => Problem::conflict("delivery_on_its_way", detail),
+            NotResent::Disabled => Problem::conflict("endpoint_disabled", detail),
+            NotResent::Purged => Problem::conflict("payload_purged", detail),
+            NotResent::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Problem {
+        let detail = invalid.to_string();
+        let pointer = match invalid {
+            Invalid::Url(_) => "/url",
+            Invalid::EventType(_) | Invalid::EventTypes | Invalid::BeyondPartner(_) => "/event_types",
+            Invalid::Secret => "/secret",
+            Invalid::Description => "/description",
+            Invalid::Limits(_) => "/rate",
+            Invalid::Overlap => "/overlap_hours",
+            Invalid::Partner | Invalid::TooMany(_) => "/partner_id",
+        };
+        Problem::invalid_field(pointer, "invalid", detail)
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Problem {
-        let detail = error.to_string();
         match error {
             Error::NotFound => Problem::not_found("endpoint"),
             Error::Version(current) => Problem::version_mismatch(current),
-            Error::Invalid(invalid) => {
-                let pointer = match invalid {
-                    Invalid::Url(_) => "/url",
-                    Invalid::EventType(_) | Invalid::EventTypes => "/event_types",
-                    Invalid::Secret => "/secret",
-                    Invalid::Description => "/description",
-                };
-                Problem::invalid_field(pointer, "invalid", detail)
-            }
+            Error::Invalid(invalid) => invalid.into(),
             Error::Database(error) => error.into(),
         }
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::ids::{DeliveryId, EndpointId, EventId, OrderId};
+use crate::ids::{DeliveryId, EndpointId, EventId, OrderId, PartnerId};
 
 /// An event to be.
 #[derive(Debug, Clone)]
@@ -58,18 +58,64 @@ impl PendingDelivery {
     }
 }
 
+/// Whom an event is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Audience {
+    partner: Option<PartnerId>,
+    endpoint: Option<EndpointId>,
+}
+
+impl Audience {
+    /// That partner's endpoints and ours; everyone's, without a partner.
+    pub fn partner(partner: Option<PartnerId>) -> Audience {
+        Audience {
+            partner,
+            endpoint: None,
+        }
+    }
+
+    /// That endpoint alone, whatever it asked for.
+    pub fn endpoint(endpoint: EndpointId) -> Audience {
+        Audience {
+            partner: None,
+            endpoint: Some(endpoint),
+        }
+    }
+}
+
 /// Writes an event and one delivery for each endpoint that wants it.
 pub async fn record(conn: &mut PgConnection, event: NewEvent<'_>) -> Result<Announced, sqlx::Error> {
+    record_for(conn, event, Audience::default()).await
+}
+
+/// Writes an event and one delivery for each endpoint of its audience that wants it.
+pub async fn record_for(
+    conn: &mut PgConnection,
+    event: NewEvent<'_>,
+    audience: Audience,
+) -> Result<Announced, sqlx::Error> {
+    record_as(conn, EventId::new(), event, audience).await
+}
+
+/// The same, under an id of the caller's.
+pub async fn record_as(
+    conn: &mut PgConnection,
+    id: EventId,
+    event: NewEvent<'_>,
+    audience: Audience,
+) -> Result<Announced, sqlx::Error> {
     let NewEvent { kind, order_id, data } = event;
     let deliveries = sqlx::query!(
         r#"
         select delivery_id as "delivery_id!: DeliveryId", endpoint_id as "endpoint_id!: EndpointId", ordering_key
-        from record_event($1, $2, $3, $4)
+        from record_event($1, $2, $3, $4, $5, $6)
         "#,
-        EventId::new().0,
+        id.0,
         kind,
         order_id.map(|id| id.0) as Option<Uuid>,
         data,
+        audience.partner.map(|id| id.0) as Option<Uuid>,
+        audience.endpoint.map(|id| id.0) as Option<Uuid>,
     )
     .fetch_all(conn)
     .await?;

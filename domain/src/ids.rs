@@ -56,6 +56,8 @@ ids! {
     OrderLineId
     /// A quantity of one line kept aside in one warehouse.
     ReservationId
+    /// Somebody we exchange webhooks with.
+    PartnerId
     /// One payment of an order.
     PaymentId
     /// One intent to call the gateway.

@@ -23,6 +23,7 @@ pub mod idempotency;
 pub mod ids;
 pub mod money;
 pub mod orders;
+pub mod partners;
 pub mod payments;
 pub mod routes;
 pub mod schema;

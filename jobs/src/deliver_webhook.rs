@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use domain::{
     Services,
+    events::Announced,
     ids::{DeliveryId, EndpointId},
     webhooks::{
         self, DeliveryState, Posted, RELIEF_MIN,
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 
-use crate::{cause, limits};
+use crate::{announce, cause, limits};
 
 /// Sends one delivery.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,7 +86,8 @@ impl Job for DeliverWebhook {
     }
 
     async fn bury(&self, conn: &mut PgConnection, letter: &DeadLetter, _services: &Services) -> anyhow::Result<()> {
-        webhooks::store::bury(conn, self.delivery_id, &letter.code).await?;
+        let announced = webhooks::store::bury(&mut *conn, self.delivery_id, &letter.code).await?;
+        announce(conn, announced).await?;
         Ok(())
     }
 }
@@ -190,11 +192,14 @@ impl DeliverWebhook {
                 tx.done().await
             }
             Verdict::Gone(failed) => {
-                webhooks::store::record_failure(&mut tx, id, n, endpoint, &failed, Some("gone")).await?;
-                match webhooks::store::disable(&mut tx, endpoint, "gone").await {
-                    Ok(_) | Err(webhooks::store::Error::NotFound) => {}
+                // Its locks come first: a notice about the endpoint goes to others.
+                let announced = match webhooks::store::disable(&mut tx, endpoint, "gone").await {
+                    Ok((_, announced)) => announced,
+                    Err(webhooks::store::Error::NotFound) => Announced::default(),
                     Err(error) => return Err(error.into()),
-                }
+                };
+                webhooks::store::record_failure(&mut tx, id, n, endpoint, &failed, Some("gone")).await?;
+                announce(&mut tx, announced).await?;
                 tx.done_with(json!({ "discarded": "gone" })).await
             }
             Verdict::GiveUp(failed, reason) => {

@@ -15,9 +15,11 @@ mod payment_call;
 mod payment_outcome;
 pub mod plan_due_routes;
 pub mod plan_routes;
+pub mod process_inbound;
 pub mod prune_finished_jobs;
 pub mod prune_idempotency_keys;
 pub mod prune_unique_keys;
+pub mod purge_webhooks;
 pub mod reconcile_payment;
 pub mod reconcile_payments;
 pub mod refund_payment;
@@ -32,12 +34,14 @@ pub use authorize_payment::AuthorizePayment;
 pub use capture_payment::CapturePayment;
 pub use deliver_webhook::DeliverWebhook;
 pub use expire_reservations::ExpireReservations;
-pub use limits::limits;
+pub use limits::{limit_endpoint, limits, unlimit_endpoint};
 pub use plan_due_routes::PlanDueRoutes;
 pub use plan_routes::PlanRoutes;
+pub use process_inbound::ProcessInbound;
 pub use prune_finished_jobs::PruneFinishedJobs;
 pub use prune_idempotency_keys::PruneIdempotencyKeys;
 pub use prune_unique_keys::PruneUniqueKeys;
+pub use purge_webhooks::PurgeWebhooks;
 pub use reconcile_payment::ReconcilePayment;
 pub use reconcile_payments::ReconcilePayments;
 pub use refund_payment::RefundPayment;
@@ -50,7 +54,7 @@ pub use void_payment::VoidPayment;
 use domain::{
     Cause, Services,
     events::{Announced, PendingDelivery},
-    ids::OrderId,
+    ids::{OrderId, PartnerId},
     orders,
 };
 use queue::trace::{self, TraceContext};
@@ -67,9 +71,11 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<ExpireReservations>()
         .with::<PlanDueRoutes>()
         .with::<PlanRoutes>()
+        .with::<ProcessInbound>()
         .with::<PruneFinishedJobs>()
         .with::<PruneIdempotencyKeys>()
         .with::<PruneUniqueKeys>()
+        .with::<PurgeWebhooks>()
         .with::<ReconcilePayment>()
         .with::<ReconcilePayments>()
         .with::<RefundPayment>()
@@ -94,6 +100,15 @@ pub async fn announce(conn: &mut PgConnection, announced: Announced) -> Result<(
     pending.sort_by(|one, other| one.group.cmp(&other.group));
     let jobs: Vec<DeliverWebhook> = pending.into_iter().map(delivery).collect();
     queue::enqueue_many(conn, &jobs).await.map(drop)
+}
+
+/// Enqueues the job of a partner's webhook, in the transaction that keeps it.
+pub async fn take_inbound(conn: &mut PgConnection, partner: PartnerId, event_id: String) -> Result<(), queue::Error> {
+    let job = ProcessInbound {
+        partner_id: partner,
+        event_id,
+    };
+    queue::enqueue(conn, &job).await.map(drop)
 }
 
 /// The same for what was announced in several traces: each delivery goes on in its own, and the order of the locks is one.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use domain::services::Settings;
 use domain::webhooks::store::NewEndpoint;
-use domain::webhooks::{self, Ordering, sign};
+use domain::webhooks::{self, sign};
 use serde_json::{Value, json};
 use simulator::{gateway, receiver};
 
@@ -224,10 +224,9 @@ async fn one_trace_goes_from_the_request_through_the_jobs_to_the_webhook() {
     let receiver = receiver::start(config).await.unwrap();
     let endpoint = NewEndpoint {
         url: receiver.url("a"),
-        description: String::new(),
         event_types: vec!["order.*".to_owned()],
-        ordering: Ordering::PerKey,
         secret: Some(secret),
+        ..NewEndpoint::default()
     };
     webhooks::store::create(&mut shop.app.db.pool.acquire().await.unwrap(), endpoint, true)
         .await

@@ -8,6 +8,7 @@ mod flows;
 mod idempotency;
 mod limits;
 mod lists;
+mod partners;
 mod redrives;
 mod schedules;
 mod snapshot;

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ids::ApiKeyId;
+use crate::ids::{ApiKeyId, PartnerId};
 
 /// What every key starts with.
 pub const PREFIX: &str = "of_live_";
@@ -71,6 +71,11 @@ scopes! {
     Admin = "admin",
 }
 
+impl Scope {
+    /// What a partner's key may be given.
+    pub const PARTNER: &[Scope] = &[Scope::OrdersWrite, Scope::WebhooksRead, Scope::WebhooksWrite];
+}
+
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -103,6 +108,8 @@ pub struct Principal {
     pub key_id: String,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// The partner it is, whose things alone it sees.
+    pub partner: Option<PartnerId>,
 }
 
 impl Principal {
@@ -214,6 +221,7 @@ mod tests {
             name: "ci".to_owned(),
             key_id: "1".to_owned(),
             scopes,
+            partner: None,
         };
         assert!(of(vec![Scope::Admin]).may(Scope::JobsOperate));
         assert!(of(vec![Scope::OrdersRead]).may(Scope::OrdersRead));

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use subtle::ConstantTimeEq;
 
 use super::{ApiKey, NewKey, Principal, Scope, digest, generate, parse};
-use crate::ids::ApiKeyId;
+use crate::ids::{ApiKeyId, PartnerId};
 
 /// Makes a key and keeps its hash. The key itself is in what is returned, and nowhere else ever again.
 pub async fn create(
@@ -43,6 +43,14 @@ pub async fn keep(
     Ok(id)
 }
 
+/// Lets a key be a partner's: it is refused while the partner is paused.
+pub async fn give_to_partner(conn: &mut PgConnection, id: ApiKeyId, partner: PartnerId) -> Result<(), sqlx::Error> {
+    sqlx::query!("update api_keys set partner_id = $2 where id = $1", id.0, partner.0)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Who a header's value says is calling: a key, with or without `Bearer` in front. Nothing for anything else; which of
 /// the ways it is wrong does not show, in words or in time.
 pub async fn verify(conn: &mut PgConnection, header: &str) -> Result<Option<Principal>, sqlx::Error> {
@@ -53,8 +61,9 @@ pub async fn verify(conn: &mut PgConnection, header: &str) -> Result<Option<Prin
     };
     let stored = sqlx::query!(
         r#"
-        select name, secret_sha256, scopes,
-               revoked_at is null and (expires_at is null or expires_at > clock_timestamp()) as "is_live!",
+        select name, secret_sha256, scopes, partner_id as "partner_id: PartnerId",
+               revoked_at is null and (expires_at is null or expires_at > clock_timestamp())
+                   and not exists (select from partners p where p.id = partner_id and p.state = 'paused') as "is_live!",
                last_used_at is null or last_used_at < clock_timestamp() - interval '1 minute' as "is_use_news!"
         from api_keys
         where key_id = $1
@@ -86,6 +95,7 @@ pub async fn verify(conn: &mut PgConnection, header: &str) -> Result<Option<Prin
         name: key.name,
         key_id: key_id.to_owned(),
         scopes,
+        partner: key.partner_id,
     }))
 }
 

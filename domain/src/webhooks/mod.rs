@@ -13,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DeliveryId, EndpointId, EventId};
+use crate::ids::{DeliveryId, EndpointId, EventId, PartnerId};
 
 pub use egress::{Posted, Sender};
 
@@ -21,6 +21,12 @@ pub use egress::{Posted, Sender};
 pub const DESCRIPTION_MAX: usize = 500;
 /// An endpoint names at most this many kinds of event.
 pub const EVENT_TYPES_MAX: usize = 50;
+/// How long a replaced secret goes on signing beside the new one, unless something else is asked for: a day.
+pub const OVERLAP_HOURS: i32 = 24;
+/// And at most: a week.
+pub const OVERLAP_HOURS_MAX: i32 = 168;
+/// Deliveries to one endpoint at once.
+pub const CONCURRENCY_MAX: i32 = 1000;
 /// How long a receiver may make us wait, by `Retry-After`.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60 * 60);
 /// How long at least to wait for a receiver that is overwhelmed.
@@ -47,13 +53,14 @@ pub fn wait_after(tried: i32, spread: f64) -> Duration {
 }
 
 /// What is kept in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Ordering {
     /// Nothing.
     None,
     /// The events of one order.
+    #[default]
     PerKey,
     /// All events of the endpoint.
     Strict,
@@ -124,6 +131,14 @@ pub struct Endpoint {
     pub event_types: Vec<String>,
     /// What is kept in order.
     pub ordering: Ordering,
+    /// Whose it is; ours, without.
+    pub partner_id: Option<PartnerId>,
+    /// The public halves of the keys that sign with ed25519, newest first.
+    pub public_keys: Vec<String>,
+    /// How many deliveries at once; the limit of all endpoints, without.
+    pub concurrency: Option<i32>,
+    /// How many deliveries a second; any number, without.
+    pub rate: Option<f64>,
     /// Whether it is sent to.
     pub state: EndpointState,
     /// Why not.
@@ -195,8 +210,23 @@ pub enum Invalid {
     #[error("an endpoint names from 1 to {EVENT_TYPES_MAX} event types")]
     EventTypes,
     /// The secret.
-    #[error("a secret is `whsec_` and 24 to 64 bytes in base64")]
+    #[error("a secret is `whsec_` and 24 to 64 bytes in base64, or `whsk_` and an ed25519 key pair of 64 bytes")]
     Secret,
+    /// Jobs at once, or a second.
+    #[error("{0}")]
+    Limits(&'static str),
+    /// How long old secrets go on.
+    #[error("old secrets go on for at most {OVERLAP_HOURS_MAX} hours")]
+    Overlap,
+    /// More than the partner may ask for.
+    #[error("its partner may ask for {0:?} only")]
+    BeyondPartner(Vec<String>),
+    /// As many endpoints as the partner may have.
+    #[error("its partner may have {0} endpoints, and has them")]
+    TooMany(i32),
+    /// There is no such partner, or it is paused.
+    #[error("there is no active partner of that id")]
+    Partner,
     /// The description.
     #[error("a description has at most {DESCRIPTION_MAX} characters")]
     Description,
@@ -220,6 +250,27 @@ pub fn check_event_types(event_types: &[String]) -> Result<(), Invalid> {
     }
 }
 
+/// True when what the names ask for is within what the filter lets through.
+pub fn covers(filter: &[String], names: &[String]) -> bool {
+    names.iter().all(|name| {
+        let area = name.split_once('.').map(|(area, _)| format!("{area}.*"));
+        filter
+            .iter()
+            .any(|allowed| allowed == "*" || allowed == name || Some(allowed) == area.as_ref())
+    })
+}
+
+/// Refuses limits that would stop everything or mean nothing.
+pub fn check_limits(concurrency: Option<i32>, rate: Option<f64>) -> Result<(), Invalid> {
+    if concurrency.is_some_and(|jobs| !(1..=CONCURRENCY_MAX).contains(&jobs)) {
+        return Err(Invalid::Limits("concurrency is from 1 to 1000 deliveries at once"));
+    }
+    if rate.is_some_and(|rate| !(0.0001..=100_000.0).contains(&rate)) {
+        return Err(Invalid::Limits("rate is from 0.0001 to 100000 deliveries a second"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,6 +282,19 @@ mod tests {
         assert_eq!(wait_after(1, 1.0), Duration::from_secs(6));
         assert_eq!(wait_after(9, 0.5), Duration::from_secs(24 * 60 * 60));
         assert_eq!(wait_after(99, 0.5), Duration::from_secs(24 * 60 * 60));
+    }
+
+    #[test]
+    fn a_filter_covers_what_it_names_and_no_more() {
+        let words = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let order = words(&["order.*", "payment.captured"]);
+        assert!(covers(&words(&["*"]), &words(&["*", "order.*"])));
+        assert!(covers(
+            &order,
+            &words(&["order.created", "order.*", "payment.captured"])
+        ));
+        assert!(!covers(&order, &words(&["*"])));
+        assert!(!covers(&order, &words(&["order.created", "payment.*"])));
     }
 
     #[test]

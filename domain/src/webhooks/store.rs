@@ -6,16 +6,18 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
-    DESCRIPTION_MAX, Delivery, DeliveryAttempt, DeliveryState, Endpoint, EndpointState, Invalid, Ordering, breaker,
-    check_event_types, egress, sign,
+    DESCRIPTION_MAX, Delivery, DeliveryAttempt, DeliveryState, Endpoint, EndpointState, Invalid, OVERLAP_HOURS,
+    OVERLAP_HOURS_MAX, Ordering, breaker, check_event_types, check_limits, covers, egress,
+    sign::{self, Signing},
 };
 use crate::{
     cause::Cause,
-    events::{Announced, PendingDelivery},
-    ids::{DeliveryId, EndpointId, EventId},
+    events::{self, Announced, Audience, NewEvent, PendingDelivery},
+    ids::{DeliveryId, EndpointId, EventId, PartnerId},
 };
 
 /// How many secrets sign at once: the newest and those being replaced.
@@ -39,7 +41,7 @@ pub enum Error {
 }
 
 /// An endpoint to be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewEndpoint {
     /// Where to.
     pub url: String,
@@ -49,8 +51,16 @@ pub struct NewEndpoint {
     pub event_types: Vec<String>,
     /// What is kept in order.
     pub ordering: Ordering,
+    /// What signs its deliveries, when no secret is given.
+    pub signing: Signing,
     /// A secret agreed on elsewhere; otherwise one is made.
     pub secret: Option<String>,
+    /// Whose it is: its limits and its event types are within the partner's.
+    pub partner_id: Option<PartnerId>,
+    /// Deliveries at once; the partner's, without.
+    pub concurrency: Option<i32>,
+    /// Deliveries a second; the partner's, without.
+    pub rate: Option<f64>,
 }
 
 /// What changes in an endpoint: nothing that is not named.
@@ -62,6 +72,10 @@ pub struct EndpointChange {
     pub description: Option<String>,
     /// Which events, from now on.
     pub event_types: Option<Vec<String>>,
+    /// Deliveries at once; `Some(None)` is the limit of all endpoints.
+    pub concurrency: Option<Option<i32>>,
+    /// Deliveries a second; `Some(None)` is any number.
+    pub rate: Option<Option<f64>>,
     /// Only if it is still at this version.
     pub version: Option<i32>,
 }
@@ -75,30 +89,85 @@ pub async fn create(
     let url = egress::check_url(&new.url, allow_private).map_err(Invalid::from)?;
     check_event_types(&new.event_types)?;
     check_description(&new.description)?;
-    let secret = match new.secret {
-        Some(given) => {
-            sign::check_secret(&given)?;
-            given
+    check_limits(new.concurrency, new.rate)?;
+    let (mut concurrency, mut rate) = (new.concurrency, new.rate);
+    if let Some(partner) = new.partner_id {
+        let partner = partner_for_endpoint(&mut *conn, partner).await?;
+        if !covers(&partner.event_types, &new.event_types) {
+            return Err(Invalid::BeyondPartner(partner.event_types).into());
         }
-        None => sign::generate_secret(),
-    };
+        if partner.endpoints >= i64::from(partner.endpoints_max) {
+            return Err(Invalid::TooMany(partner.endpoints_max).into());
+        }
+        concurrency = concurrency.or(partner.concurrency);
+        rate = rate.or(partner.rate);
+    }
+    let secret = secret(new.secret, new.signing)?;
     let endpoint = sqlx::query_as!(
         Endpoint,
-        r#"insert into webhook_endpoints (id, url, description, event_types, ordering, secrets)
-           values ($1, $2, $3, $4, $5, $6)
+        r#"insert into webhook_endpoints (id, url, description, event_types, ordering, secrets, partner_id, concurrency, rate)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
            returning id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
-                     state as "state: EndpointState", disabled_reason, failing_since, open_until, version,
-                     created_at, updated_at"#,
+                     partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
+                     concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
+                     version, created_at, updated_at"#,
         EndpointId::new().0,
         url.as_str(),
         new.description,
         &new.event_types,
         new.ordering.as_str(),
         &[secret.clone()] as &[String],
+        new.partner_id.map(|id| id.0),
+        concurrency,
+        rate,
     )
     .fetch_one(conn)
     .await?;
     Ok((endpoint, secret))
+}
+
+/// What an endpoint's partner allows it.
+struct Allowance {
+    event_types: Vec<String>,
+    endpoints_max: i32,
+    concurrency: Option<i32>,
+    rate: Option<f64>,
+    endpoints: i64,
+}
+
+/// Locks the partner, so that two new endpoints count each other.
+async fn partner_for_endpoint(conn: &mut PgConnection, id: PartnerId) -> Result<Allowance, Error> {
+    let locked = sqlx::query!(
+        "select event_types, endpoints_max, concurrency, rate from partners where id = $1 and state = 'active' for no key update",
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(Invalid::Partner)?;
+    let endpoints = sqlx::query_scalar!(
+        r#"select count(*) as "count!" from webhook_endpoints where partner_id = $1 and deleted_at is null"#,
+        id.0,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Allowance {
+        event_types: locked.event_types,
+        endpoints_max: locked.endpoints_max,
+        concurrency: locked.concurrency,
+        rate: locked.rate,
+        endpoints,
+    })
+}
+
+/// The secret that was given, if it is one, or a new one.
+pub(crate) fn secret(given: Option<String>, signing: Signing) -> Result<String, Invalid> {
+    match given {
+        Some(given) => {
+            sign::check_secret(&given)?;
+            Ok(given)
+        }
+        None => Ok(sign::generate(signing)),
+    }
 }
 
 /// An endpoint that is not deleted.
@@ -106,8 +175,9 @@ pub async fn get(conn: &mut PgConnection, id: EndpointId) -> Result<Option<Endpo
     sqlx::query_as!(
         Endpoint,
         r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
-                  state as "state: EndpointState", disabled_reason, failing_since, open_until, version,
-                  created_at, updated_at
+                  partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
+                  concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
+                  version, created_at, updated_at
            from webhook_endpoints
            where id = $1 and deleted_at is null"#,
         id.0,
@@ -116,9 +186,10 @@ pub async fn get(conn: &mut PgConnection, id: EndpointId) -> Result<Option<Endpo
     .await
 }
 
-/// A page of endpoints, newest first, before the position given.
+/// A page of endpoints, of one partner or of all, newest first, before the position given.
 pub async fn list(
     conn: &mut PgConnection,
+    partner: Option<PartnerId>,
     before: Option<(DateTime<Utc>, EndpointId)>,
     limit: i64,
 ) -> Result<Vec<Endpoint>, sqlx::Error> {
@@ -126,15 +197,18 @@ pub async fn list(
     sqlx::query_as!(
         Endpoint,
         r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
-                  state as "state: EndpointState", disabled_reason, failing_since, open_until, version,
-                  created_at, updated_at
+                  partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
+                  concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
+                  version, created_at, updated_at
            from webhook_endpoints
            where deleted_at is null and ($1::timestamptz is null or (created_at, id) < ($1, $2))
+             and ($4::uuid is null or partner_id = $4)
            order by created_at desc, id desc
            limit $3"#,
         before_at,
         before_id.map(|id| id.0),
         limit,
+        partner.map(|id| id.0),
     )
     .fetch_all(conn)
     .await
@@ -157,43 +231,67 @@ pub async fn patch(
     if let Some(description) = &change.description {
         check_description(description)?;
     }
+    check_limits(change.concurrency.flatten(), change.rate.flatten())?;
     let now = lock(conn, id).await?;
+    if let (Some(event_types), Some(partner)) = (&change.event_types, now.partner_id) {
+        let allowed = sqlx::query_scalar!("select event_types from partners where id = $1", partner.0)
+            .fetch_one(&mut *conn)
+            .await?;
+        if !covers(&allowed, event_types) {
+            return Err(Invalid::BeyondPartner(allowed).into());
+        }
+    }
     if change.version.is_some_and(|version| version != now.version) {
         return Err(Error::Version(now.version));
     }
     sqlx::query!(
         "update webhook_endpoints
          set url = coalesce($2, url), description = coalesce($3, description),
-             event_types = coalesce($4, event_types), version = version + 1, updated_at = clock_timestamp()
+             event_types = coalesce($4, event_types),
+             concurrency = case when $5 then $6 else concurrency end, rate = case when $7 then $8 else rate end,
+             version = version + 1, updated_at = clock_timestamp()
          where id = $1",
         id.0,
         url.as_ref().map(url::Url::as_str),
         change.description,
         change.event_types.as_deref(),
+        change.concurrency.is_some(),
+        change.concurrency.flatten(),
+        change.rate.is_some(),
+        change.rate.flatten(),
     )
     .execute(&mut *conn)
     .await?;
     lock(conn, id).await
 }
 
-/// Puts a new secret in front of the others, and returns it. Those before it go on signing until they are pushed out.
-pub async fn rotate(conn: &mut PgConnection, id: EndpointId, given: Option<String>) -> Result<String, Error> {
-    let secret = match given {
-        Some(given) => {
-            sign::check_secret(&given)?;
-            given
-        }
-        None => sign::generate_secret(),
-    };
+/// How a secret is replaced.
+#[derive(Debug, Clone, Default)]
+pub struct Rotation {
+    /// What the new secret is, when none is given: an endpoint can change from one to the other.
+    pub signing: Signing,
+    /// A secret agreed on elsewhere.
+    pub secret: Option<String>,
+    /// How long the secrets before it go on signing; a day, without. Zero ends them at once: they leaked.
+    pub overlap_hours: Option<i32>,
+}
+
+/// Puts a new secret in front of the others, and returns it. Those before it go on signing for a while, at most two of them.
+pub async fn rotate(conn: &mut PgConnection, id: EndpointId, rotation: Rotation) -> Result<String, Error> {
+    let overlap = check_overlap(rotation.overlap_hours)?;
+    let secret = secret(rotation.secret, rotation.signing)?;
     let kept = i32::try_from(SECRETS_MAX - 1).unwrap_or(1);
     let rotated = sqlx::query!(
         "update webhook_endpoints
-         set secrets = array[$2::text] || (array_remove(secrets, $2::text))[1:$3],
+         set secrets = array[$2::text] || case when $4 = 0 then '{}' else (array_remove(
+                 case when old_secrets_until <= clock_timestamp() then secrets[1:1] else secrets end, $2::text))[1:$3] end,
+             old_secrets_until = clock_timestamp() + make_interval(hours => $4),
              version = version + 1, updated_at = clock_timestamp()
          where id = $1 and deleted_at is null",
         id.0,
         secret,
         kept,
+        overlap,
     )
     .execute(conn)
     .await?;
@@ -202,6 +300,15 @@ pub async fn rotate(conn: &mut PgConnection, id: EndpointId, given: Option<Strin
     } else {
         Ok(secret)
     }
+}
+
+/// The hours of an overlap, if there can be so many.
+pub(crate) fn check_overlap(hours: Option<i32>) -> Result<i32, Invalid> {
+    let hours = hours.unwrap_or(OVERLAP_HOURS);
+    (0..=OVERLAP_HOURS_MAX)
+        .contains(&hours)
+        .then_some(hours)
+        .ok_or(Invalid::Overlap)
 }
 
 /// Forgets every secret but the newest: the end of a rotation.
@@ -221,9 +328,10 @@ pub async fn drop_old_secrets(conn: &mut PgConnection, id: EndpointId) -> Result
     }
 }
 
-/// Stops sending to an endpoint; doing it twice changes nothing.
-pub async fn disable(conn: &mut PgConnection, id: EndpointId, reason: &str) -> Result<Endpoint, Error> {
-    sqlx::query!(
+/// Stops sending to an endpoint; doing it twice changes nothing. Whoever wants `endpoint.disabled` is told why.
+pub async fn disable(conn: &mut PgConnection, id: EndpointId, reason: &str) -> Result<(Endpoint, Announced), Error> {
+    lock_for_notice(conn, id).await?;
+    let disabled = sqlx::query!(
         "update webhook_endpoints
          set state = 'disabled', disabled_reason = $2, version = version + 1, updated_at = clock_timestamp()
          where id = $1 and deleted_at is null and state = 'active'",
@@ -232,7 +340,42 @@ pub async fn disable(conn: &mut PgConnection, id: EndpointId, reason: &str) -> R
     )
     .execute(&mut *conn)
     .await?;
-    lock(conn, id).await
+    let endpoint = lock(&mut *conn, id).await?;
+    if disabled.rows_affected() == 0 {
+        return Ok((endpoint, Announced::default()));
+    }
+    let announced = tell_disabled(conn, &endpoint).await?;
+    Ok((endpoint, announced))
+}
+
+async fn tell_disabled(conn: &mut PgConnection, endpoint: &Endpoint) -> Result<Announced, sqlx::Error> {
+    let notice = NewEvent {
+        kind: "endpoint.disabled",
+        order_id: None,
+        data: json!({
+            "endpoint_id": endpoint.id,
+            "url": endpoint.url,
+            "reason": endpoint.disabled_reason,
+            "failing_since": endpoint.failing_since,
+        }),
+    };
+    events::record_for(conn, notice, Audience::partner(endpoint.partner_id)).await
+}
+
+/// Locks an endpoint together with the strict ones that a notice about it may go to, in the order of their ids: a notice is
+/// written while the endpoint is locked, and nobody may wait in a circle.
+async fn lock_for_notice(conn: &mut PgConnection, id: EndpointId) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "select from webhook_endpoints
+         where id = $1 or (ordering = 'strict' and deleted_at is null
+                           and event_types && array['*', 'endpoint.*', 'endpoint.disabled', 'delivery.*', 'delivery.exhausted'])
+         order by id
+         for no key update",
+        id.0,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Sends to an endpoint again, with a clean record. What it missed is sent by [`replay`].
@@ -267,31 +410,41 @@ pub async fn delete(conn: &mut PgConnection, id: EndpointId) -> Result<(), Error
     }
 }
 
-/// Makes what an endpoint missed pending again, oldest first: everything it was disabled for, since then. At most `limit`
-/// at a time; the deliveries returned need their jobs.
-pub async fn replay(
-    conn: &mut PgConnection,
-    id: EndpointId,
-    since: DateTime<Utc>,
-    limit: i64,
-) -> Result<Announced, Error> {
+/// Which deliveries of an endpoint are sent again.
+#[derive(Debug, Clone)]
+pub struct Range {
+    /// Written at that time or later,
+    pub since: DateTime<Utc>,
+    /// and before that time.
+    pub until: Option<DateTime<Utc>>,
+    /// And now in one of these states; what waits or is in flight goes out anyway.
+    pub states: Vec<DeliveryState>,
+}
+
+/// Makes the deliveries of a range pending again, oldest first, at most `limit` at a time; those returned need their jobs.
+/// What is not kept any more stays as it is.
+pub async fn replay(conn: &mut PgConnection, id: EndpointId, range: &Range, limit: i64) -> Result<Announced, Error> {
     lock(conn, id).await?;
-    let pending = sqlx::query!(
+    let states: Vec<String> = range.states.iter().map(|state| state.as_str().to_owned()).collect();
+    let mut pending = sqlx::query!(
         r#"update webhook_deliveries
            set state = 'pending', reason = null, updated_at = clock_timestamp()
-           where id in (select id from webhook_deliveries
-                        where endpoint_id = $1 and state = 'discarded' and created_at >= $2
-                        order by seq
+           where id in (select d.id from webhook_deliveries d
+                        join events v on v.event_id = d.event_id
+                        where d.endpoint_id = $1 and d.state = any ($4) and d.state not in ('pending', 'in_flight')
+                          and d.created_at >= $2 and ($5::timestamptz is null or d.created_at < $5) and v.payload <> ''
+                        order by d.seq
                         limit $3
-                        for update)
+                        for update of d)
            returning id as "id: DeliveryId", ordering_key, seq"#,
         id.0,
-        since,
+        range.since,
         limit,
+        &states,
+        range.until,
     )
     .fetch_all(conn)
     .await?;
-    let mut pending = pending;
     pending.sort_by_key(|row| row.seq);
     Ok(Announced(
         pending
@@ -299,6 +452,73 @@ pub async fn replay(
             .map(|row| PendingDelivery::new(row.id, id, row.ordering_key.as_deref()))
             .collect(),
     ))
+}
+
+/// Why one delivery is not sent again.
+#[derive(Debug, thiserror::Error)]
+pub enum NotResent {
+    /// There is none of that id, or its endpoint is deleted.
+    #[error("there is no such delivery")]
+    NotFound,
+    /// It is on its way.
+    #[error("the delivery is {}: it is sent anyway", .0.as_str())]
+    OnItsWay(DeliveryState),
+    /// Its endpoint takes nothing.
+    #[error("the endpoint is disabled: enable it first")]
+    Disabled,
+    /// Its content was deleted.
+    #[error("the event's content is not kept any more")]
+    Purged,
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// Makes one delivery pending again, whatever became of it; what is returned needs its job.
+pub async fn resend(conn: &mut PgConnection, id: DeliveryId) -> Result<Announced, NotResent> {
+    let found = sqlx::query!(
+        r#"select d.endpoint_id as "endpoint_id: EndpointId", d.ordering_key, d.state as "state: DeliveryState",
+                  e.state as "endpoint_state: EndpointState", v.payload = '' as "is_purged!"
+           from webhook_deliveries d
+           join webhook_endpoints e on e.id = d.endpoint_id and e.deleted_at is null
+           join events v on v.event_id = d.event_id
+           where d.id = $1
+           for update of d"#,
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(NotResent::NotFound)?;
+    if matches!(found.state, DeliveryState::Pending | DeliveryState::InFlight) {
+        return Err(NotResent::OnItsWay(found.state));
+    }
+    if found.endpoint_state == EndpointState::Disabled {
+        return Err(NotResent::Disabled);
+    }
+    if found.is_purged {
+        return Err(NotResent::Purged);
+    }
+    sqlx::query!(
+        "update webhook_deliveries set state = 'pending', reason = null, updated_at = clock_timestamp() where id = $1",
+        id.0,
+    )
+    .execute(conn)
+    .await?;
+    let pending = PendingDelivery::new(id, found.endpoint_id, found.ordering_key.as_deref());
+    Ok(Announced(vec![pending]))
+}
+
+/// Writes an event for this endpoint alone, whatever it asked for, so that its owner sees one arrive.
+pub async fn test_fire(conn: &mut PgConnection, id: EndpointId) -> Result<(EventId, Announced), Error> {
+    let endpoint = lock(&mut *conn, id).await?;
+    let notice = NewEvent {
+        kind: "endpoint.test",
+        order_id: None,
+        data: json!({ "endpoint_id": endpoint.id, "message": "this is a test" }),
+    };
+    let event = EventId::new();
+    let announced = events::record_as(conn, event, notice, Audience::endpoint(id)).await?;
+    Ok((event, announced))
 }
 
 /// A page of an endpoint's deliveries, newest first, before that event number.
@@ -391,9 +611,11 @@ pub async fn begin(conn: &mut PgConnection, id: DeliveryId, cause: &Cause) -> Re
     sqlx::query_as!(
         Begun,
         r#"with target as (
-               select d.id, d.state, d.endpoint_id, e.url, e.secrets, v.event_id, v.payload, e.opened_times,
+               select d.id, d.state, d.endpoint_id, e.url, v.event_id, v.payload, e.opened_times,
+                      case when e.old_secrets_until <= clock_timestamp() then e.secrets[1:1] else e.secrets end as secrets,
                       case when e.deleted_at is not null then 'endpoint_deleted'
-                           when e.state = 'disabled' then 'endpoint_disabled' end as refused,
+                           when e.state = 'disabled' then 'endpoint_disabled'
+                           when v.payload = '' then 'payload_purged' end as refused,
                       greatest(extract(epoch from e.open_until - clock_timestamp()), 0)::float8 as open_seconds
                from webhook_deliveries d
                join webhook_endpoints e on e.id = d.endpoint_id
@@ -524,24 +746,95 @@ pub async fn discard(conn: &mut PgConnection, id: DeliveryId, reason: &str) -> R
     Ok(())
 }
 
-/// The schedule has ended. An endpoint without a success for five days is disabled.
-pub async fn bury(conn: &mut PgConnection, id: DeliveryId, reason: &str) -> Result<(), sqlx::Error> {
+/// The schedule has ended, and whoever wants `delivery.exhausted` is told. An endpoint without a success for five days is
+/// disabled. What becomes of a notice about deliveries or endpoints is told to nobody: that could go on for ever.
+pub async fn bury(conn: &mut PgConnection, id: DeliveryId, reason: &str) -> Result<Announced, Error> {
+    let Some(buried) = sqlx::query!(
+        r#"select d.endpoint_id as "endpoint_id: EndpointId", d.event_id as "event_id: EventId", v.type as kind, d.attempts,
+                  e.partner_id as "partner_id: PartnerId",
+                  coalesce(e.state = 'active' and e.failing_since < clock_timestamp() - interval '5 days', false) as "is_failing!"
+           from webhook_deliveries d
+           join webhook_endpoints e on e.id = d.endpoint_id
+           join events v on v.event_id = d.event_id
+           where d.id = $1 and d.state in ('pending', 'in_flight', 'dead')"#,
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    else {
+        return Ok(Announced::default());
+    };
+    let mut announced = Announced::default();
+    if buried.is_failing {
+        match disable(&mut *conn, buried.endpoint_id, "failing").await {
+            Ok((_, disabled)) => announced = disabled,
+            Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if !["endpoint.", "delivery."]
+        .iter()
+        .any(|area| buried.kind.starts_with(area))
+    {
+        let notice = NewEvent {
+            kind: "delivery.exhausted",
+            order_id: None,
+            data: json!({
+                "delivery_id": id,
+                "endpoint_id": buried.endpoint_id,
+                "event_id": buried.event_id,
+                "event_type": buried.kind,
+                "attempts": buried.attempts,
+                "reason": reason,
+            }),
+        };
+        let told = events::record_for(&mut *conn, notice, Audience::partner(buried.partner_id)).await?;
+        announced = announced.join(told);
+    }
     sqlx::query!(
-        "with buried as (
-             update webhook_deliveries set state = 'dead', reason = $2, updated_at = clock_timestamp()
-             where id = $1 and state in ('pending', 'in_flight', 'dead')
-             returning endpoint_id
-         )
-         update webhook_endpoints e
-         set state = 'disabled', disabled_reason = 'failing', version = version + 1, updated_at = clock_timestamp()
-         from buried b
-         where e.id = b.endpoint_id and e.state = 'active' and e.failing_since < clock_timestamp() - interval '5 days'",
+        "update webhook_deliveries set state = 'dead', reason = $2, updated_at = clock_timestamp() where id = $1",
         id.0,
         reason,
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(announced)
+}
+
+/// Deletes the contents of the oldest events before that many days ago, and forgets old secrets whose overlap is over; returns
+/// how many events. The rows stay, with what became of them.
+pub async fn purge(conn: &mut PgConnection, keep_days: i32, limit: i64) -> Result<u64, sqlx::Error> {
+    sqlx::query!(
+        "update webhook_endpoints set secrets = secrets[1:1], old_secrets_until = null
+         where old_secrets_until <= clock_timestamp() and deleted_at is null",
+    )
+    .execute(&mut *conn)
+    .await?;
+    // One purge at a time: this row is where it goes on.
+    let up_to = sqlx::query_scalar!("select up_to from purged_events for update")
+        .fetch_one(&mut *conn)
+        .await?;
+    let purged = sqlx::query_scalar!(
+        r#"with old as (
+               select id from events
+               where id > $1 and at < clock_timestamp() - make_interval(days => $2)
+               order by id
+               limit $3
+           ),
+           emptied as (
+               update events e set payload = '' from old where e.id = old.id returning e.id
+           ),
+           moved as (
+               update purged_events set up_to = (select max(id) from emptied) where exists (select from emptied)
+           )
+           select count(*) as "count!" from emptied"#,
+        up_to,
+        keep_days,
+        limit,
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(u64::try_from(purged).unwrap_or(0))
 }
 
 /// Leaves an endpoint alone, longer each time in a row; returns for how long, or nothing if somebody else did it already.
@@ -569,8 +862,9 @@ async fn lock(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint, Error
     sqlx::query_as!(
         Endpoint,
         r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
-                  state as "state: EndpointState", disabled_reason, failing_since, open_until, version,
-                  created_at, updated_at
+                  partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
+                  concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
+                  version, created_at, updated_at
            from webhook_endpoints
            where id = $1 and deleted_at is null
            for no key update"#,
@@ -581,7 +875,7 @@ async fn lock(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint, Error
     .ok_or(Error::NotFound)
 }
 
-fn check_description(description: &str) -> Result<(), Invalid> {
+pub(crate) fn check_description(description: &str) -> Result<(), Invalid> {
     if description.chars().count() > DESCRIPTION_MAX {
         Err(Invalid::Description)
     } else {

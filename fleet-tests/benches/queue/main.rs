@@ -15,6 +15,7 @@ mod peers;
 mod server;
 mod steady;
 mod table;
+mod webhooks;
 mod worker;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +54,8 @@ enum Bench {
     Steady(steady::Args),
     /// Empties a queue, and lets other queues empty theirs.
     Peers(peers::Args),
+    /// Webhooks by the real job, with receivers of which a tenth hangs.
+    Webhooks(webhooks::Args),
     /// A worker process, for the others.
     #[command(hide = true)]
     Worker(worker::Args),
@@ -72,6 +75,7 @@ async fn main() {
         Bench::Latency(options) => ("latency", latency::run(&options, args.rounds).await),
         Bench::Steady(options) => ("steady", steady::run(&options, args.rounds).await),
         Bench::Peers(options) => ("peers", peers::run(&options, args.rounds).await),
+        Bench::Webhooks(options) => ("webhooks", webhooks::run(&options, args.rounds).await),
         Bench::Worker(options) => return worker::run(&options).await,
     };
     table.print();

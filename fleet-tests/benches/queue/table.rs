@@ -15,6 +15,9 @@ pub(crate) struct Row {
     pub(crate) ratio_to_limit: Option<f64>,
     pub(crate) p50_ms: Option<f64>,
     pub(crate) p99_ms: Option<f64>,
+    /// How many times the p99 of the run before, in which nothing was wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) p99_of_calm: Option<f64>,
     pub(crate) wal_bytes_per_job: Option<f64>,
     pub(crate) cpu_s_per_100k: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,11 +26,12 @@ pub(crate) struct Row {
 
 type Figure = (&'static str, fn(&mut Row) -> &mut Option<f64>);
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 8] = [
     ("jobs/s", |row| &mut row.jobs_per_s),
     ("of limit", |row| &mut row.ratio_to_limit),
     ("p50 ms", |row| &mut row.p50_ms),
     ("p99 ms", |row| &mut row.p99_ms),
+    ("of calm", |row| &mut row.p99_of_calm),
     ("WAL B/job", |row| &mut row.wal_bytes_per_job),
     ("CPU s/100k", |row| &mut row.cpu_s_per_100k),
     ("dead rows", |row| &mut row.dead_rows),

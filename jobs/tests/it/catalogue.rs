@@ -3,11 +3,11 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use domain::ids::{DeliveryId, EndpointId, OrderId, PaymentId, ShipmentId, WarehouseId};
+use domain::ids::{DeliveryId, EndpointId, OrderId, PartnerId, PaymentId, ShipmentId, WarehouseId};
 use jobs::{
-    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireReservations, PlanDueRoutes, PlanRoutes, PruneFinishedJobs,
-    PruneIdempotencyKeys, PruneUniqueKeys, ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock,
-    ReserveStock, ShipShipment, VoidPayment, catalogue,
+    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireReservations, PlanDueRoutes, PlanRoutes, ProcessInbound,
+    PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayment, ReconcilePayments,
+    RefundPayment, ReleaseStock, ReserveStock, ShipShipment, VoidPayment, catalogue,
 };
 use queue::Job;
 use serde_json::{Value, json};
@@ -32,9 +32,14 @@ fn samples() -> Vec<(&'static str, Value)> {
             date: "2026-11-22".parse().expect("it is a date"),
             bucket: 7,
         }),
+        sample(&ProcessInbound {
+            partner_id: PartnerId(some_id()),
+            event_id: "evt_1".to_owned(),
+        }),
         sample(&PruneFinishedJobs {}),
         sample(&PruneIdempotencyKeys {}),
         sample(&PruneUniqueKeys {}),
+        sample(&PurgeWebhooks {}),
         sample(&ReconcilePayment { payment_id }),
         sample(&ReconcilePayments {}),
         sample(&RefundPayment {

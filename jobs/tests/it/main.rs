@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod catalogue;
+mod egress;
 mod limits;
 mod orders;
 mod payments;
 mod routes;
+mod standardwebhooks;
 mod webhooks;
 #[expect(dead_code, reason = "tests/steps needs more of it")]
 mod world;

@@ -3,15 +3,19 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
 
 use domain::{
-    ids::EndpointId,
-    webhooks::{self, EndpointState, Ordering, Sender, sign, store::NewEndpoint},
+    ids::{DeliveryId, EndpointId, PartnerId},
+    partners,
+    webhooks::{
+        self, DeliveryState, EndpointState, Sender, sign,
+        store::{NewEndpoint, NotResent, Range, Rotation},
+    },
 };
 use simulator::receiver;
 use tokio::{
@@ -24,26 +28,25 @@ use crate::world::World;
 const SOON: Duration = Duration::from_secs(7);
 
 impl World {
-    async fn endpoint(&self, url: &str, secret: Option<String>) -> EndpointId {
+    pub(crate) async fn endpoint(&self, url: &str, secret: Option<String>) -> EndpointId {
         let new = NewEndpoint {
             url: url.to_owned(),
-            description: String::new(),
             event_types: vec!["order.created".to_owned()],
-            ordering: Ordering::PerKey,
             secret,
+            ..NewEndpoint::default()
         };
         let mut conn = self.db.pool.acquire().await.unwrap();
         webhooks::store::create(&mut conn, new, true).await.unwrap().0.id
     }
 
     /// Submits an order and runs its event's delivery once, as far as it goes at once.
-    async fn tell(&self) {
+    pub(crate) async fn tell(&self) {
         self.execute("insert into queue.pauses (target, name, reason, actor) values ('queue', 'stock', 'test', 'test') on conflict do nothing").await;
         self.submit("pm_card_visa").await;
         self.run().await;
     }
 
-    async fn deliveries(&self) -> Vec<String> {
+    pub(crate) async fn deliveries(&self) -> Vec<String> {
         sqlx::query_scalar(
             "select concat_ws(' ', d.state, d.attempts, d.reason, a.error_class) from webhook_deliveries d
              left join webhook_attempts a on a.delivery_id = d.id and a.n = d.attempts order by d.seq",
@@ -64,7 +67,7 @@ impl World {
 }
 
 /// A receiver that says the same thing to everybody, and counts them. Nothing said: it listens for ever.
-async fn says(answer: Option<Vec<u8>>) -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) async fn says(answer: Option<Vec<u8>>) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let visits = Arc::new(AtomicUsize::new(0));
@@ -88,7 +91,7 @@ async fn says(answer: Option<Vec<u8>>) -> (SocketAddr, Arc<AtomicUsize>) {
     (addr, visits)
 }
 
-fn head(status: &str, headers: &str) -> Option<Vec<u8>> {
+pub(crate) fn head(status: &str, headers: &str) -> Option<Vec<u8>> {
     Some(format!("HTTP/1.1 {status}\r\n{headers}content-length: 0\r\n\r\n").into_bytes())
 }
 
@@ -130,9 +133,11 @@ async fn a_rotated_secret_signs_beside_the_one_it_replaces() {
     for url in [before.url("a"), after.url("b")] {
         let id = world.endpoint(&url, Some(old.clone())).await;
         let mut conn = world.db.pool.acquire().await.unwrap();
-        webhooks::store::rotate(&mut conn, id, Some(other.clone()))
-            .await
-            .unwrap();
+        let rotation = Rotation {
+            secret: Some(other.clone()),
+            ..Rotation::default()
+        };
+        webhooks::store::rotate(&mut conn, id, rotation).await.unwrap();
     }
     world.tell().await;
     assert_eq!(world.deliveries().await, ["delivered 1", "delivered 1"]);
@@ -233,8 +238,12 @@ async fn an_endpoint_that_is_gone_is_disabled_and_asked_no_more() {
 
     // Enabling it offers what it missed.
     webhooks::store::enable(&mut conn, id).await.unwrap();
-    let since = chrono::DateTime::UNIX_EPOCH;
-    let missed = webhooks::store::replay(&mut conn, id, since, 100).await.unwrap();
+    let range = Range {
+        since: chrono::DateTime::UNIX_EPOCH,
+        until: None,
+        states: vec![DeliveryState::Discarded],
+    };
+    let missed = webhooks::store::replay(&mut conn, id, &range, 100).await.unwrap();
     assert_eq!(missed.0.len(), 2);
     jobs::announce(&mut conn, missed).await.unwrap();
     drop(conn);
@@ -304,4 +313,274 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_at_no_cost_then_probed() {
     let endpoint = webhooks::store::get(&mut conn, id).await.unwrap().unwrap();
     let left = endpoint.open_until.unwrap() - chrono::Utc::now();
     assert!((45..=61).contains(&left.num_seconds()), "{left}");
+}
+
+/// A receiver that accepts everything and keeps what it was sent, head and body.
+async fn hears() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 16 * 1024];
+            let mut length = 0;
+            // Head and body may come in two pieces; the body is an object, and its end the end.
+            while !request[..length].ends_with(b"}") {
+                length += stream.read(&mut request[length..]).await.unwrap();
+            }
+            hears
+                .lock()
+                .unwrap()
+                .push(String::from_utf8(request[..length].to_vec()).unwrap());
+            stream
+                .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+                .await
+                .unwrap();
+        }
+    });
+    (addr, heard)
+}
+
+/// The types of the events in those requests.
+fn types(heard: &Mutex<Vec<String>>) -> Vec<String> {
+    let heard = heard.lock().unwrap();
+    let kind = |request: &String| {
+        request
+            .split("{\"type\":\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    heard.iter().map(kind).collect()
+}
+
+impl World {
+    async fn endpoint_for(&self, addr: SocketAddr, event_type: &str, partner: Option<PartnerId>) -> EndpointId {
+        let new = NewEndpoint {
+            url: format!("http://{addr}/"),
+            event_types: vec![event_type.to_owned()],
+            partner_id: partner,
+            ..NewEndpoint::default()
+        };
+        let mut conn = self.db.pool.acquire().await.unwrap();
+        webhooks::store::create(&mut conn, new, true).await.unwrap().0.id
+    }
+
+    async fn partner(&self, name: &str) -> PartnerId {
+        let new = partners::store::NewPartner {
+            name: name.to_owned(),
+            description: String::new(),
+            event_types: vec!["*".to_owned()],
+            endpoints_max: 10,
+            concurrency: None,
+            rate: None,
+        };
+        let mut conn = self.db.pool.acquire().await.unwrap();
+        partners::store::create(&mut conn, new).await.unwrap().0.id
+    }
+
+    async fn first_delivery(&self) -> DeliveryId {
+        let id: uuid::Uuid = sqlx::query_scalar("select id from webhook_deliveries order by seq limit 1")
+            .fetch_one(&self.db.pool)
+            .await
+            .unwrap();
+        DeliveryId(id)
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_can_be_signed_for_with_ed25519() {
+    let world = World::new().await;
+    let (addr, heard) = hears().await;
+    let secret = sign::generate(sign::Signing::Ed25519);
+    let id = world.endpoint(&format!("http://{addr}/"), Some(secret.clone())).await;
+    world.tell().await;
+    assert_eq!(world.deliveries().await, ["delivered 1"]);
+    let request = heard.lock().unwrap()[0].clone();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let header = |name: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        line.unwrap().to_owned()
+    };
+    let expected = sign::signatures(
+        std::slice::from_ref(&secret),
+        &header("webhook-id"),
+        header("webhook-timestamp").parse().unwrap(),
+        body,
+    );
+    assert!(expected.starts_with("v1a,"));
+    assert_eq!(header("webhook-signature"), expected);
+    let endpoint = webhooks::store::get(&mut world.db.pool.acquire().await.unwrap(), id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(endpoint.public_keys, [sign::public_key(&secret).unwrap()]);
+}
+
+#[tokio::test]
+async fn whoever_asked_is_told_that_an_endpoint_was_disabled_and_a_delivery_exhausted() {
+    let world = World::new().await;
+    let (one, other) = (world.partner("one").await, world.partner("other").await);
+    let (failing, _) = says(head("500 Oops", "")).await;
+    world.endpoint_for(failing, "order.created", Some(one)).await;
+    let mut listeners = Vec::new();
+    for partner in [Some(one), Some(other), None] {
+        for event_type in ["endpoint.*", "delivery.exhausted"] {
+            let (addr, heard) = hears().await;
+            world.endpoint_for(addr, event_type, partner).await;
+            listeners.push(heard);
+        }
+    }
+    world.tell().await;
+    world.run_on(11, Duration::from_secs(30 * 60 * 60)).await;
+    let told: Vec<Vec<String>> = listeners.iter().map(|heard| types(heard)).collect();
+    let (disabled, exhausted) = (
+        vec!["endpoint.disabled".to_owned()],
+        vec!["delivery.exhausted".to_owned()],
+    );
+    // The partner and we; what goes wrong at one partner's is not another's business.
+    assert_eq!(
+        told,
+        [disabled.clone(), exhausted.clone(), vec![], vec![], disabled, exhausted]
+    );
+    let notice = listeners[0].lock().unwrap()[0].clone();
+    assert!(
+        notice.contains("\"reason\":\"failing\"") || notice.contains("\"reason\": \"failing\""),
+        "{notice}"
+    );
+}
+
+#[tokio::test]
+async fn a_test_goes_to_its_endpoint_alone_whatever_it_asked_for() {
+    let world = World::new().await;
+    let (addr, heard) = hears().await;
+    let (others, unheard) = hears().await;
+    let id = world.endpoint_for(addr, "payment.captured", None).await;
+    world.endpoint_for(others, "*", None).await;
+    let mut conn = world.db.pool.acquire().await.unwrap();
+    let (event, announced) = webhooks::store::test_fire(&mut conn, id).await.unwrap();
+    jobs::announce(&mut conn, announced).await.unwrap();
+    drop(conn);
+    world.run().await;
+    assert_eq!(types(&heard), ["endpoint.test"]);
+    assert!(heard.lock().unwrap()[0].contains(&format!("webhook-id: {event}")));
+    assert_eq!(types(&unheard), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn one_delivery_is_sent_again_and_a_range_is_replayed_with_the_same_ids_and_bytes() {
+    let world = World::new().await;
+    let (addr, heard) = hears().await;
+    let id = world.endpoint_for(addr, "order.created", None).await;
+    for _ in 0..3 {
+        world.tell().await;
+    }
+    let first = world.first_delivery().await;
+    let mut conn = world.db.pool.acquire().await.unwrap();
+    let resent = webhooks::store::resend(&mut conn, first).await.unwrap();
+    jobs::announce(&mut conn, resent).await.unwrap();
+    let again = webhooks::store::resend(&mut conn, first).await;
+    assert!(
+        matches!(again, Err(NotResent::OnItsWay(DeliveryState::Pending))),
+        "{again:?}"
+    );
+    world.run().await;
+
+    let until: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("select max(created_at) from webhook_deliveries")
+        .fetch_one(&mut *conn)
+        .await
+        .unwrap();
+    let range = Range {
+        since: chrono::DateTime::UNIX_EPOCH,
+        until: Some(until),
+        states: vec![DeliveryState::Delivered],
+    };
+    let replayed = webhooks::store::replay(&mut conn, id, &range, 100).await.unwrap();
+    assert_eq!(replayed.0.len(), 2, "the last one was written at its end, not before");
+    jobs::announce(&mut conn, replayed).await.unwrap();
+    world.run().await;
+
+    let said: Vec<(String, String)> = heard
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|request| {
+            let (head, body) = request.split_once("\r\n\r\n").unwrap();
+            let id = head.lines().find(|line| line.starts_with("webhook-id: ")).unwrap();
+            (id.to_owned(), body.to_owned())
+        })
+        .collect();
+    assert_eq!(said.len(), 6);
+    assert_eq!((&said[3], &said[4], &said[5]), (&said[0], &said[0], &said[1]));
+    assert_eq!(world.deliveries().await, ["delivered 3", "delivered 2", "delivered 1"]);
+}
+
+#[tokio::test]
+async fn after_a_month_the_contents_are_gone_and_the_record_stays() {
+    let world = World::new().await;
+    let (addr, _) = hears().await;
+    world.endpoint_for(addr, "order.created", None).await;
+    world.tell().await;
+    let (waiting, visits) = says(head("500 Oops", "")).await;
+    world.endpoint_for(waiting, "order.created", None).await;
+    world.tell().await;
+    world.execute("update events set at = at - interval '31 days'").await;
+    world.tell().await;
+    let tried = visits.load(SeqCst);
+
+    let mut conn = world.db.pool.acquire().await.unwrap();
+    queue::enqueue(&mut conn, &jobs::PurgeWebhooks {}).await.unwrap();
+    world.run().await;
+    let kept: Vec<bool> = sqlx::query_scalar("select payload <> '' from events order by id")
+        .fetch_all(&mut *conn)
+        .await
+        .unwrap();
+    assert_eq!(kept, [false, false, true]);
+    let first = world.first_delivery().await;
+    let resent = webhooks::store::resend(&mut conn, first).await;
+    assert!(matches!(resent, Err(NotResent::Purged)), "{resent:?}");
+    drop(conn);
+    // What still waited for its receiver has nothing to say any more, and says so.
+    world.run_on(1, SOON).await;
+    let ends = world.deliveries().await;
+    assert_eq!(ends.iter().filter(|end| *end == "delivered 1").count(), 3, "{ends:?}");
+    assert_eq!(
+        ends.iter()
+            .filter(|end| end.starts_with("discarded 1 payload_purged"))
+            .count(),
+        1,
+        "{ends:?}"
+    );
+    assert_eq!(visits.load(SeqCst), tried + 1, "only the young one was tried again");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_sent_to_at_the_rate_it_asks_for() {
+    let world = World::new().await;
+    let (addr, heard) = hears().await;
+    let id = world.endpoint_for(addr, "order.created", None).await;
+    let change = webhooks::store::EndpointChange {
+        rate: Some(Some(0.01)),
+        ..Default::default()
+    };
+    let mut conn = world.db.pool.acquire().await.unwrap();
+    let endpoint = webhooks::store::patch(&mut conn, id, change, true).await.unwrap();
+    jobs::limit_endpoint(&mut conn, &endpoint, "test").await.unwrap();
+    drop(conn);
+    for _ in 0..3 {
+        world.tell().await;
+    }
+    assert_eq!(heard.lock().unwrap().len(), 1);
+    assert_eq!(
+        world.deliveries().await,
+        ["delivered 1", "pending 0", "pending 0"],
+        "waiting is no try"
+    );
+    world.db.fast_forward(Duration::from_secs(101)).await;
+    world.run().await;
+    assert_eq!(heard.lock().unwrap().len(), 2);
 }

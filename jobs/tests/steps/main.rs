@@ -24,13 +24,13 @@ use std::time::Duration;
 
 use domain::Cause;
 use domain::Services;
-use domain::ids::OrderId;
+use domain::ids::{OrderId, PartnerId};
 use domain::money::Cents;
 use domain::services::Settings;
-use domain::webhooks::{self, Ordering, Sender, store::NewEndpoint};
+use domain::webhooks::{self, Sender, store::NewEndpoint};
 use jobs::{
-    ExpireReservations, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, ReconcilePayments,
-    intake,
+    ExpireReservations, PlanDueRoutes, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys,
+    PurgeWebhooks, ReconcilePayments, intake,
 };
 use queue::runner::Settled;
 use queue::{Catalogue, JobId, testing};
@@ -66,10 +66,9 @@ async fn set_up(kind: &str, world: &World) {
         "deliver_webhook" => {
             let endpoint = NewEndpoint {
                 url: "http://127.0.0.1:9/".to_owned(),
-                description: String::new(),
                 event_types: vec!["order.created".to_owned()],
-                ordering: Ordering::PerKey,
                 secret: Some(SECRET.clone()),
+                ..NewEndpoint::default()
             };
             let mut conn = world.db.pool.acquire().await.unwrap();
             webhooks::store::create(&mut conn, endpoint, true).await.unwrap();
@@ -103,6 +102,32 @@ async fn set_up(kind: &str, world: &World) {
                 .await;
             world.enqueue(&PruneFinishedJobs {}).await;
         }
+        "process_inbound" => {
+            let order = world.submit_unconfirmed().await;
+            world.run().await;
+            let partner = PartnerId::new();
+            // Its orders are those its keys submitted.
+            sqlx::query("insert into partners (id, name, inbound_secrets) values ($1, 'test', array['whsec_'])")
+                .bind(partner.0)
+                .execute(&world.db.pool)
+                .await
+                .unwrap();
+            sqlx::query(
+                "insert into inbound_webhooks (partner_id, event_id, type, raw, sent_at) values ($1, 'e', $2, $3, now())",
+            )
+            .bind(partner.0)
+            .bind("order.cancel_requested")
+            .bind(format!(r#"{{"data":{{"order_id":"{order}"}}}}"#).into_bytes())
+            .execute(&world.db.pool)
+            .await
+            .unwrap();
+            world
+                .enqueue(&ProcessInbound {
+                    partner_id: partner,
+                    event_id: "e".to_owned(),
+                })
+                .await;
+        }
         "prune_idempotency_keys" => {
             world
                 .execute(
@@ -120,6 +145,11 @@ async fn set_up(kind: &str, world: &World) {
                 )
                 .await;
             world.enqueue(&PruneUniqueKeys {}).await;
+        }
+        "purge_webhooks" => {
+            world.submit("pm_card_visa").await;
+            world.execute("update events set at = at - interval '31 days'").await;
+            world.enqueue(&PurgeWebhooks {}).await;
         }
         "reconcile_payment" => {
             world.submit("pm_card_error_stored").await;
