@@ -89,6 +89,17 @@ pub enum Command {
     Completions(Completions),
 }
 
+impl Command {
+    /// What a role that exports spans calls itself there.
+    pub fn service(&self) -> Option<&'static str> {
+        match self {
+            Self::Api(_) => Some("orderfleet-api"),
+            Self::Worker(_) => Some("orderfleet-worker"),
+            _ => None,
+        }
+    }
+}
+
 /// Settings of `up`.
 #[derive(Debug, Args)]
 #[command(

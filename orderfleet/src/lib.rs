@@ -3,7 +3,8 @@
 //! In reading order:
 //!
 //! 1. [`cli`] is the command tree with its help; [`run`] sends each command to its module.
-//! 2. [`settings`], [`logging`], [`database`] and [`signals`] are what every role starts with.
+//! 2. [`settings`], [`logging`], [`database`] and [`signals`] are what every role starts with; [`spans`] go to a collector by
+//!    [`otlp`], if one is set.
 //! 3. [`roles`] are the processes of a fleet: the API, the workers, the two simulators.
 //! 4. [`up`] starts all of them as real child processes and keeps them running.
 //! 5. [`import`] sends orders through the API, as a [`client`] would; [`drain`] waits until the fleet is idle.
@@ -23,10 +24,12 @@ pub mod limits;
 pub mod logging;
 pub mod migrate;
 pub mod operator;
+pub mod otlp;
 pub mod redrive;
 pub mod roles;
 pub mod settings;
 pub mod signals;
+pub mod spans;
 pub mod table;
 pub mod up;
 pub mod verify;
