@@ -11,7 +11,7 @@
 //! 6. [`check_deploy`] is the gate of a new build; [`verify`] checks the invariants from outside; [`doctor`] says what is wrong
 //!    with an installation.
 //! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
-//!    timetable; [`redrive`] dead letters in bulk; [`limits`]. [`table`] prints.
+//!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`limits`]. [`table`] prints.
 
 pub mod check_deploy;
 pub mod cli;
@@ -27,6 +27,7 @@ pub mod operator;
 pub mod otlp;
 pub mod redrive;
 pub mod roles;
+pub mod sagas;
 pub mod settings;
 pub mod signals;
 pub mod spans;
@@ -56,6 +57,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => why::run(args).await?,
         Command::Jobs(args) => operator::jobs(args).await?,
         Command::Dead(args) => operator::dead(args).await?,
+        Command::Sagas(args) => sagas::sagas(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
         Command::Limits(args) => limits::limits(args).await?,
         Command::Schedule(args) => operator::schedule(args).await?,

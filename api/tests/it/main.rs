@@ -9,6 +9,7 @@ mod idempotency;
 mod limits;
 mod lists;
 mod redrives;
+mod sagas;
 mod schedules;
 mod snapshot;
 mod why;
