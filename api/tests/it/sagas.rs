@@ -53,5 +53,5 @@ async fn sagas_are_paged_and_one_is_shown_with_its_steps() {
     );
     assert_eq!(app.get("/api/v1/sagas/999999").await.status, StatusCode::NOT_FOUND);
     let misspelt = app.get("/api/v1/sagas?state=runing").await;
-    assert_eq!(misspelt.status, StatusCode::UNPROCESSABLE_ENTITY, "{misspelt:?}");
+    assert_eq!(misspelt.status, StatusCode::BAD_REQUEST, "{misspelt:?}");
 }
