@@ -891,8 +891,10 @@ CREATE FUNCTION queue.limit_failed(p_key text, p_cause text, p_retry_after inter
     LANGUAGE plpgsql
     AS $$
 declare
+    patience constant interval := '7 days';
     l queue.limits := queue.limit_of(p_key);
     until timestamptz;
+    failed_in_a_row int;
 begin
     if l.breaker_failures is null then
         return null;
@@ -908,8 +910,12 @@ begin
         end,
         cause = p_cause
     where k.key = p_key
-    returning k.open_until into until;
+    returning k.open_until, k.failures into until, failed_in_a_row;
     update queue.limit_keys k set opens_at = until where k.key = p_key and k.opens_at is not null and until is not null;
+    -- One probe at a time, so many probes took at least so long.
+    if p_retry_after is null and (failed_in_a_row - l.breaker_failures) * make_interval(secs => l.breaker_seconds) >= patience then
+        return null;
+    end if;
     return until;
 end $$;
 
@@ -2869,6 +2875,8 @@ CREATE INDEX webhook_deliveries_by_event ON public.webhook_deliveries USING btre
 CREATE INDEX webhook_deliveries_unsettled ON public.webhook_deliveries USING btree (updated_at) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
 
 CREATE INDEX webhook_endpoints_by_partner ON public.webhook_endpoints USING btree (partner_id) WHERE (partner_id IS NOT NULL);
+
+CREATE INDEX audit_by_subject ON queue.audit USING btree (subject, id);
 
 CREATE INDEX campaign_letters_ended ON queue.campaign_letters USING btree (campaign_id, cause, ended_at) WHERE ((ended_at IS NOT NULL) AND (redriven_at IS NOT NULL));
 

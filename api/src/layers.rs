@@ -15,7 +15,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use queue::trace::{self, TraceContext};
 use tower_http::catch_panic::CatchPanicLayer;
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 use uuid::Uuid;
 
 use crate::problem::Problem;
@@ -78,6 +78,8 @@ async fn observe(mut request: Request, next: Next) -> Response {
     let span = tracing::info_span!(
         "request",
         trace.id = %trace.trace_id(),
+        span.id = trace.span_id(),
+        span.parent_id = trace.parent_id(),
         request.id = %id,
         http.method = %method,
         http.route = %endpoint,
@@ -99,6 +101,8 @@ async fn observe(mut request: Request, next: Next) -> Response {
     metrics::counter!("http_requests_total", &labels).increment(1);
     metrics::histogram!("http_request_seconds", &labels[..2]).record(taken.as_secs_f64());
     span.in_scope(|| {
+        let failure = (status >= 500).then_some(status);
+        tracing::event!(target: trace::FACTS, Level::TRACE, http.response.status_code = status, error.kind = failure);
         tracing::debug!(
             http.status = status,
             duration_ms = taken.as_millis() as u64,

@@ -35,6 +35,7 @@ mod queues;
 mod redrives;
 mod router;
 mod routes;
+mod sagas;
 mod schedules;
 mod serve;
 mod site;

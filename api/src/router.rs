@@ -9,8 +9,8 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inventory, layers, limits, open_api, orders, partners,
-    payments, products, queues, redrives, routes as vans, schedules, site, telemetry, vehicles, warehouses, webhooks,
-    why, work,
+    payments, products, queues, redrives, routes as vans, sagas, schedules, site, telemetry, vehicles, warehouses,
+    webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -68,6 +68,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(redrives::pause))
         .routes(routes!(redrives::resume))
         .routes(routes!(redrives::cancel))
+        .routes(routes!(sagas::list))
+        .routes(routes!(sagas::get))
         .routes(routes!(queues::list))
         .routes(routes!(queues::health))
         .routes(routes!(queues::pause))

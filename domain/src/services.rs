@@ -29,6 +29,8 @@ pub struct Settings {
     pub sends_max: u32,
     /// How long the gateway keeps an idempotency key, with a margin: afterwards only questions are asked.
     pub key_retention: Duration,
+    /// Days for which the history of finished jobs is kept.
+    pub history_days: u16,
     /// How much longer a road is than the straight line, when no road distances are known.
     pub road_factor: f64,
     /// The speed of a van, for the same estimate.
@@ -43,6 +45,7 @@ impl Default for Settings {
             confirm_ttl: Duration::from_secs(60 * 60),
             sends_max: 5,
             key_retention: Duration::from_secs(23 * 60 * 60),
+            history_days: Self::HISTORY_DAYS,
             road_factor: 1.3,
             speed_kmh: 40.0,
         }
@@ -63,6 +66,9 @@ impl Settings {
     /// The longest cancel window: a capture must come before the authorization expires.
     pub const CANCEL_WINDOW_MAX: Duration = Duration::from_secs((7 * 24 - 24) * 60 * 60);
 
+    /// Days of history that are kept unless somebody says otherwise.
+    pub const HISTORY_DAYS: u16 = 30;
+
     /// Refuses values that would make a rule meaningless, with the setting's name.
     pub fn check(&self) -> Result<(), OutOfBounds> {
         let minute = Duration::from_secs(60);
@@ -82,6 +88,9 @@ impl Settings {
         }
         if self.key_retention < minute || self.key_retention >= day {
             return refuse("key_retention", "from one minute to less than one day");
+        }
+        if !(1..=3650).contains(&self.history_days) {
+            return refuse("history_days", "from 1 to 3650");
         }
         if !(1.0..=3.0).contains(&self.road_factor) {
             return refuse("road_factor", "from 1.0 to 3.0");

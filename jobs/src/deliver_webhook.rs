@@ -16,11 +16,13 @@ use domain::{
         store::{Begun, Failed},
     },
 };
+use queue::trace::FACTS;
 use queue::{Attempt, DeadLetter, Failure, HttpFacts, Job, Outcome, Retry, Unique};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
+use tracing::{Instrument, Level};
 
 use crate::{announce, cause, limits};
 
@@ -69,15 +71,29 @@ impl Job for DeliverWebhook {
             Step::Send(begun, n) => (begun, n),
         };
         let webhook_id = begun.event_id.to_string();
+        let trace = attempt.trace.next();
+        let span = tracing::debug_span!(
+            "webhook",
+            trace.id = %trace.trace_id(),
+            span.id = trace.span_id(),
+            span.parent_id = trace.parent_id(),
+            delivery.id = %self.delivery_id,
+            endpoint.id = %begun.endpoint_id,
+        );
         let post = Post {
             url: &begun.url,
             webhook_id: &webhook_id,
             timestamp: begun.timestamp,
             secrets: &begun.secrets,
             body: begun.payload.clone(),
-            traceparent: queue::trace::current().map(|here| here.to_string()),
+            traceparent: Some(trace.to_string()),
         };
-        let posted = services.sender.post(post).await;
+        let sending = async {
+            let posted = services.sender.post(post).await;
+            tell(&posted);
+            posted
+        };
+        let posted = sending.instrument(span).await;
         let verdict = judge(&posted);
         let should_open = services
             .sender
@@ -90,6 +106,18 @@ impl Job for DeliverWebhook {
         announce(conn, announced).await?;
         Ok(())
     }
+}
+
+/// Tells the span of a try what came of it.
+fn tell(posted: &Posted) {
+    let (status, failure) = match posted {
+        Posted::Answered { status, .. } => (Some(*status), (*status >= 300).then(|| status.to_string())),
+        Posted::TimedOut => (None, Some("timeout".to_owned())),
+        Posted::Failed(class) => (None, Some((*class).to_owned())),
+        Posted::Blocked => (None, Some("unreachable".to_owned())),
+        Posted::BadUrl(_) => (None, Some("invalid_url".to_owned())),
+    };
+    tracing::event!(target: FACTS, Level::TRACE, http.response.status_code = status, error.kind = failure);
 }
 
 enum Step {

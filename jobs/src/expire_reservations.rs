@@ -1,20 +1,18 @@
-//! Expires orders that nobody confirmed in time, and gives their stock back in the same transaction. Running it twice, or
-//! two at once, is safe: it takes the lock of each order first, skips those somebody else has, and looks at `expires_at`
-//! again under the lock, since a confirm may have extended it.
+//! Asks for the end of every order that nobody confirmed in time. Running it twice, or two at once, is safe: it only asks, and
+//! asking twice is asking once. The orders are ended by jobs of their own, many in one transaction, so that one that cannot
+//! be ended keeps no other from it.
 
 use domain::{Services, orders};
 use queue::{Attempt, Job, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{announce, cause};
+use crate::ExpireOrder;
 
-/// Orders in one transaction.
-const BATCH: i64 = 100;
-/// Batches in one run; the next minute's run takes the rest.
-const BATCHES_MAX: usize = 100;
+/// Orders asked for in one run; the next minute's run asks for the rest.
+const ORDERS_MAX: i64 = 5000;
 
-/// Expires orders that nobody confirmed in time.
+/// Looks for orders that nobody confirmed in time.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ExpireReservations {}
 
@@ -24,18 +22,10 @@ impl Job for ExpireReservations {
     const QUEUE: &'static str = "maintenance";
 
     async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
-        let mut expired = 0;
-        for _ in 0..BATCHES_MAX {
-            let mut tx = attempt.begin().await?;
-            let mut orders = orders::store::lock_expired(&mut tx, BATCH).await?;
-            if orders.is_empty() {
-                break;
-            }
-            let announced = orders::store::expire(&mut tx, &mut orders, &cause(attempt)).await?;
-            announce(&mut tx, announced).await?;
-            tx.commit().await?;
-            expired += orders.len();
-        }
-        attempt.begin().await?.done_with(json!({ "expired": expired })).await
+        let mut tx = attempt.begin().await?;
+        let expired = orders::store::expired(&mut tx, ORDERS_MAX).await?;
+        let jobs: Vec<_> = expired.into_iter().map(|order_id| ExpireOrder { order_id }).collect();
+        queue::enqueue_many(&mut tx, &jobs).await?;
+        tx.done_with(json!({ "expired": jobs.len() })).await
     }
 }

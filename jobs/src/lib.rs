@@ -8,6 +8,7 @@
 pub mod authorize_payment;
 pub mod capture_payment;
 pub mod deliver_webhook;
+pub mod expire_order;
 pub mod expire_reservations;
 pub mod intake;
 mod limits;
@@ -33,6 +34,7 @@ pub mod why;
 pub use authorize_payment::AuthorizePayment;
 pub use capture_payment::CapturePayment;
 pub use deliver_webhook::DeliverWebhook;
+pub use expire_order::ExpireOrder;
 pub use expire_reservations::ExpireReservations;
 pub use limits::{limit_endpoint, limits, unlimit_endpoint};
 pub use plan_due_routes::PlanDueRoutes;
@@ -68,6 +70,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<AuthorizePayment>()
         .with::<CapturePayment>()
         .with::<DeliverWebhook>()
+        .with_batch::<ExpireOrder>()
         .with::<ExpireReservations>()
         .with::<PlanDueRoutes>()
         .with::<PlanRoutes>()

@@ -1,4 +1,4 @@
-//! Drops the history of jobs that finished long ago, whole days at a time, with their logs, and makes the partitions of the
+//! Drops the history of jobs that finished more than `history_days` ago, whole days at a time, with their logs, and makes the partitions of the
 //! days ahead. Running it twice is safe: what is dropped is gone, what is made is there.
 
 use domain::Services;
@@ -6,8 +6,6 @@ use queue::{Attempt, Job, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Days of history that are kept.
-const KEEP_DAYS: i32 = 30;
 /// Logs in one transaction.
 const BATCH: i64 = 2000;
 /// Batches in one run; the next day's run takes the rest.
@@ -22,7 +20,8 @@ impl Job for PruneFinishedJobs {
     const KIND: &'static str = "prune_finished_jobs";
     const QUEUE: &'static str = "maintenance";
 
-    async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
+    async fn run(self, attempt: &Attempt, services: &Services) -> anyhow::Result<Outcome> {
+        let keep_days = i32::from(services.settings.history_days);
         let mut tx = attempt.begin().await?;
         // Both need the whole table for a moment; who waits for it must not make everybody else wait.
         sqlx::query!("select set_config('lock_timeout', '2s', true)")
@@ -31,11 +30,11 @@ impl Job for PruneFinishedJobs {
         let made = sqlx::query_scalar!(r#"select queue.ensure_partitions() as "made!""#)
             .fetch_one(&mut *tx)
             .await?;
-        let dropped = sqlx::query_scalar!(r#"select queue.drop_partitions($1) as "dropped!""#, KEEP_DAYS)
+        let dropped = sqlx::query_scalar!(r#"select queue.drop_partitions($1) as "dropped!""#, keep_days)
             .fetch_one(&mut *tx)
             .await?;
         tx.commit().await?;
-        let logs_pruned = prune_logs(attempt).await?;
+        let logs_pruned = prune_logs(attempt, keep_days).await?;
         let tx = attempt.begin().await?;
         tx.done_with(json!({ "days_made": made, "days_dropped": dropped, "logs_pruned": logs_pruned }))
             .await
@@ -43,7 +42,7 @@ impl Job for PruneFinishedJobs {
 }
 
 /// Deletes the logs of jobs that nobody knows any more; returns how many.
-async fn prune_logs(attempt: &Attempt) -> anyhow::Result<u64> {
+async fn prune_logs(attempt: &Attempt, keep_days: i32) -> anyhow::Result<u64> {
     let mut pruned = 0;
     for _ in 0..BATCHES_MAX {
         let mut tx = attempt.begin().await?;
@@ -61,7 +60,7 @@ async fn prune_logs(attempt: &Attempt) -> anyhow::Result<u64> {
                  limit $2
                  for update skip locked
              )",
-            KEEP_DAYS,
+            keep_days,
             BATCH,
         )
         .execute(&mut *tx)

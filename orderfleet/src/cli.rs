@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use domain::ids::OrderId;
+use domain::services::Settings;
 use url::Url;
 
 use crate::settings::{duration, percent};
@@ -72,6 +73,8 @@ pub enum Command {
     Dead(Dead),
     /// Redrive dead letters in bulk: a few first, at a pace, and no further where the cause is not mended
     Redrive(Redrive),
+    /// See sagas: their steps, how far each is, and what was undone
+    Sagas(Sagas),
     /// See queues; pause or resume them
     Queues(Queues),
     /// See limits: what may run at once, how fast, and which breakers are open; set or remove them
@@ -87,6 +90,17 @@ pub enum Command {
     WebhookReceiver(WebhookReceiver),
     /// Print shell completions
     Completions(Completions),
+}
+
+impl Command {
+    /// What a role that exports spans calls itself there.
+    pub fn service(&self) -> Option<&'static str> {
+        match self {
+            Self::Api(_) => Some("orderfleet-api"),
+            Self::Worker(_) => Some("orderfleet-worker"),
+            _ => None,
+        }
+    }
 }
 
 /// Settings of `up`.
@@ -196,6 +210,11 @@ pub struct Worker {
     #[arg(long, env = "ORDERFLEET_SHUTDOWN_GRACE", default_value = "25s", value_name = "DURATION",
           value_parser = duration("ORDERFLEET_SHUTDOWN_GRACE"))]
     pub shutdown_grace: Duration,
+
+    /// Days for which finished jobs are remembered; older days are dropped whole
+    #[arg(long, env = "ORDERFLEET_HISTORY_DAYS", default_value_t = Settings::HISTORY_DAYS, value_name = "DAYS",
+          value_parser = clap::value_parser!(u16).range(1..=3650))]
+    pub history_days: u16,
 
     /// Where to serve /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDRESS")]
@@ -554,6 +573,60 @@ pub enum RedriveAction {
         #[command(flatten)]
         because: Because,
     },
+}
+
+/// Settings of `orderfleet sagas`.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
+        orderfleet sagas --state compensation_failed   those that wait for somebody\n  \
+        orderfleet sagas show 12                       its steps, what undoes them, and the job of each\n\n\
+        A compensation that is dead is redriven or discarded as any job: `orderfleet dead redrive JOB`."
+)]
+pub struct Sagas {
+    #[command(subcommand)]
+    pub action: Option<SagasAction>,
+
+    #[command(flatten)]
+    pub list: SagasList,
+}
+
+/// What can be asked about sagas.
+#[derive(Debug, Subcommand)]
+pub enum SagasAction {
+    /// List sagas, newest first (the default)
+    List(SagasList),
+    /// Show one saga: its steps, what undoes them, and how each ended
+    Show {
+        /// The saga's number
+        id: i64,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Which sagas to list.
+#[derive(Debug, Args)]
+pub struct SagasList {
+    /// Only of this sort
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// Only about this
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+
+    /// Only in this state
+    #[arg(long, value_name = "STATE", value_parser = queue::saga::STATES)]
+    pub state: Option<String>,
+
+    /// How many
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=1000))]
+    pub limit: i64,
+
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// How campaigns are listed.

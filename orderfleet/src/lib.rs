@@ -3,14 +3,15 @@
 //! In reading order:
 //!
 //! 1. [`cli`] is the command tree with its help; [`run`] sends each command to its module.
-//! 2. [`settings`], [`logging`], [`database`] and [`signals`] are what every role starts with.
+//! 2. [`settings`], [`logging`], [`database`] and [`signals`] are what every role starts with; [`spans`] go to a collector by
+//!    [`otlp`], if one is set.
 //! 3. [`roles`] are the processes of a fleet: the API, the workers, the two simulators.
 //! 4. [`up`] starts all of them as real child processes and keeps them running.
 //! 5. [`import`] sends orders through the API, as a [`client`] would; [`drain`] waits until the fleet is idle.
 //! 6. [`check_deploy`] is the gate of a new build; [`verify`] checks the invariants from outside; [`doctor`] says what is wrong
 //!    with an installation.
 //! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
-//!    timetable; [`redrive`] dead letters in bulk; [`limits`]. [`table`] prints.
+//!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`limits`]. [`table`] prints.
 
 pub mod check_deploy;
 pub mod cli;
@@ -23,10 +24,13 @@ pub mod limits;
 pub mod logging;
 pub mod migrate;
 pub mod operator;
+pub mod otlp;
 pub mod redrive;
 pub mod roles;
+pub mod sagas;
 pub mod settings;
 pub mod signals;
+pub mod spans;
 pub mod table;
 pub mod up;
 pub mod verify;
@@ -53,6 +57,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => why::run(args).await?,
         Command::Jobs(args) => operator::jobs(args).await?,
         Command::Dead(args) => operator::dead(args).await?,
+        Command::Sagas(args) => sagas::sagas(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
         Command::Limits(args) => limits::limits(args).await?,
         Command::Schedule(args) => operator::schedule(args).await?,

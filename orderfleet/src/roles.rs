@@ -22,7 +22,7 @@ pub async fn api(args: cli::Api) -> anyhow::Result<()> {
     let stop = signals::stop_token()?;
     let url = database::url()?;
     let options = database::options(&url, "orderfleet-api")?;
-    let services = services(&args.outside)?;
+    let services = services(&args.outside, Settings::default())?;
     current_schema(&options).await?;
     let config = api::Config::new(args.listen, api::CursorKey::derived_from(url.expose_secret()));
     api::serve(config, api::pool(options, args.connections), services, stop).await
@@ -39,7 +39,11 @@ pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
     if args.poll_only {
         options = options.extra_float_digits(None);
     }
-    let services = services(&args.outside)?;
+    let settings = Settings {
+        history_days: args.history_days,
+        ..Settings::default()
+    };
+    let services = services(&args.outside, settings)?;
     known_pools(&args.pools)?;
     current_schema(&options).await?;
     let config = workers::Config {
@@ -77,8 +81,8 @@ pub async fn webhook_receiver(args: cli::WebhookReceiver) -> anyhow::Result<()> 
     simulator::receiver::run(config, stop.cancelled_owned()).await
 }
 
-/// The outside world, from the settings that the API and the workers share.
-fn services(outside: &cli::Outside) -> anyhow::Result<Arc<Services>> {
+/// The outside world, from the settings that the API and the workers share and from those of the role alone.
+fn services(outside: &cli::Outside, of_role: Settings) -> anyhow::Result<Arc<Services>> {
     let hint = "set it to the gateway's secret key; the simulator accepts any sk_test_…";
     let key = required_secret("ORDERFLEET_GATEWAY_KEY", hint, &environment)?;
     let gateway = payments::Gateway::new(outside.gateway_url.clone(), key).context("ORDERFLEET_GATEWAY_URL")?;
@@ -86,7 +90,7 @@ fn services(outside: &cli::Outside) -> anyhow::Result<Arc<Services>> {
     let settings = Settings {
         cancel_window: outside.cancel_window,
         reservation_ttl: outside.reservation_ttl,
-        ..Settings::default()
+        ..of_role
     };
     settings.check()?;
     Ok(Arc::new(Services {

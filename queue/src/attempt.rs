@@ -16,7 +16,7 @@ use crate::finish::{self, Held};
 use crate::job::{JobId, Outcome};
 use crate::lease::Registration;
 use crate::runner::{Runner, Settled};
-use crate::trace::{self, TraceContext};
+use crate::trace::TraceContext;
 
 /// The job is no longer this attempt's: nothing was written, and nothing more may be.
 #[derive(Debug, thiserror::Error)]
@@ -244,6 +244,7 @@ impl Attempt {
         claimed: &Claimed,
         registration: &Arc<Registration>,
         info: &KindInfo,
+        trace: TraceContext,
     ) -> Self {
         Self {
             job_id: claimed.id,
@@ -254,7 +255,7 @@ impl Attempt {
             kind: info.kind,
             queue: Arc::clone(&claimed.queue),
             unique_key: claimed.unique_key.clone(),
-            trace: trace::current().unwrap_or_else(|| TraceContext::following(claimed.trace_context.as_deref())),
+            trace,
             pool: runner.pool.clone(),
             ends_at: Instant::now() + info.timeout,
             registration: Arc::clone(registration),

@@ -21,8 +21,9 @@ use crate::finish;
 use crate::job::{Job, JobId, Outcome};
 use crate::lease::Registration;
 use crate::metric;
-use crate::runner::{Performed, Runner, Settled, Verdict, decode, refuse};
+use crate::runner::{Performed, Runner, Settled, Verdict, decode, refuse, tell};
 use crate::settle::By;
+use crate::trace::TraceContext;
 
 /// A kind whose jobs may be done many at once.
 pub trait BatchJob: Job {
@@ -86,6 +87,40 @@ pub(crate) fn handler<J: BatchJob>() -> Handler<J::Services> {
     }
 }
 
+/// Where one job of a batch is in its own trace, and its span there. Logs have the span of the batch.
+struct Place {
+    trace: TraceContext,
+    span: tracing::Span,
+}
+
+impl Place {
+    fn of(claimed: &Claimed) -> Self {
+        let trace = TraceContext::following(claimed.trace_context.as_deref());
+        let span = tracing::debug_span!(
+            parent: None,
+            "attempt",
+            trace.id = %trace.trace_id(),
+            span.id = trace.span_id(),
+            span.parent_id = trace.parent_id(),
+            job.id = claimed.id.0,
+            job.kind = claimed.kind,
+            job.attempt = claimed.attempt,
+            queue = &*claimed.queue,
+            worker.id = claimed.worker_id,
+        );
+        Self { trace, span }
+    }
+
+    /// Does what concerns this job alone.
+    async fn within<T>(&self, work: impl Future<Output = T>) -> T {
+        work.instrument(self.span.clone()).await
+    }
+
+    fn end(&self, settled: Settled) {
+        self.span.in_scope(|| tell(settled));
+    }
+}
+
 /// What became of a batch.
 enum Trial {
     /// It is written: what each of its jobs comes to, and which have yet to be settled.
@@ -118,18 +153,23 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
                 queue = &*first.queue,
                 worker.id = first.worker_id,
             );
-            match self.try_batch(&batch, &registration).instrument(span).await {
+            let places: Vec<_> = batch.iter().map(Place::of).collect();
+            match self.try_batch(&batch, &places, &registration).instrument(span).await {
                 Trial::Written(ends) => {
-                    for (job, end) in batch.iter().zip(ends) {
-                        settled.push(match end {
+                    for ((job, place), end) in batch.iter().zip(places).zip(ends) {
+                        let end = match end {
                             Ok(end) => self.settled(job, end, By::Batch),
-                            Err(verdict) => self.settle(job, &registration, *verdict).await,
-                        });
+                            Err(verdict) => place.within(self.settle(job, &registration, *verdict)).await,
+                        };
+                        place.end(end);
+                        settled.push(end);
                     }
                 }
                 Trial::All(verdict) => {
-                    for job in &batch {
-                        settled.push(self.settle(job, &registration, verdict.clone()).await);
+                    for (job, place) in batch.iter().zip(places) {
+                        let end = place.within(self.settle(job, &registration, verdict.clone())).await;
+                        place.end(end);
+                        settled.push(end);
                     }
                 }
                 Trial::Undone => {
@@ -154,7 +194,7 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
     }
 
     /// Runs the handler on a batch of two or more, and ends its jobs in the same transaction.
-    async fn try_batch(&self, batch: &[Claimed], registration: &Arc<Registration>) -> Trial {
+    async fn try_batch(&self, batch: &[Claimed], places: &[Place], registration: &Arc<Registration>) -> Trial {
         let first = &batch[0];
         let Some((kind, handler)) = self.catalogue.batch(&first.kind) else {
             return Trial::Undone;
@@ -162,11 +202,12 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         let info = kind.info();
         let timeout = info.timeout;
         let mut members = Vec::with_capacity(batch.len());
-        for claimed in batch {
+        for (claimed, place) in batch.iter().zip(places) {
             let Ok(job) = decode(kind, claimed) else {
                 return Trial::Undone;
             };
-            members.push((Attempt::new(self, claimed, registration, &info), job));
+            let attempt = Attempt::new(self, claimed, registration, &info, place.trace);
+            members.push((attempt, job));
         }
         let waits: Vec<_> = members
             .iter()

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 pub use crate::health::{Health, health};
 use crate::job::JobId;
-pub use crate::saga::saga;
+pub use crate::saga::{saga, sagas};
 use crate::{limit, metric};
 
 /// Which jobs to list, newest first.

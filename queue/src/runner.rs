@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 
 use crate::attempt::{Attempt, FenceLost};
 use crate::catalogue::{Catalogue, Decoded, Kind};
@@ -51,6 +51,19 @@ impl Settled {
             Outcome::Discard(_) => Self::Discarded,
         }
     }
+
+    /// What it is called in a trace, and whether it failed.
+    fn told(self) -> (&'static str, bool) {
+        match self {
+            Self::Completed => ("completed", false),
+            Self::Retried => ("retried", true),
+            Self::Postponed => ("postponed", false),
+            Self::Buried => ("buried", true),
+            Self::Discarded => ("discarded", false),
+            Self::Cancelled => ("cancelled", false),
+            Self::Lost => ("lost", true),
+        }
+    }
 }
 
 /// What attempts of one process share.
@@ -77,6 +90,8 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         let span = tracing::info_span!(
             "attempt",
             trace.id = %trace.trace_id(),
+            span.id = trace.span_id(),
+            span.parent_id = trace.parent_id(),
             job.id = claimed.id.0,
             job.kind = claimed.kind,
             job.attempt = claimed.attempt,
@@ -93,10 +108,12 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         let (verdict, ended) = self.judge(claimed, registration).await;
         metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
             .record(started.elapsed().as_secs_f64());
-        match ended {
+        let settled = match ended {
             Some(settled) => self.settled(claimed, settled, By::Itself),
             None => self.settle(claimed, registration, verdict).await,
-        }
+        };
+        tell(settled);
+        settled
     }
 
     /// Writes down what came of a job.
@@ -151,7 +168,8 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         let wait = job.delay_after(claimed.attempt);
         let info = kind.info();
         let timeout = info.timeout;
-        let attempt = Attempt::new(self, claimed, registration, &info);
+        let trace = trace::current().unwrap_or_else(TraceContext::begin);
+        let attempt = Attempt::new(self, claimed, registration, &info, trace);
         let work = async { job.run(&attempt, self.services).await };
         let verdict = match self.perform(work, &attempt, timeout).await {
             // Trouble with the database, if the handler had not asked for it: a write among its reads, which fails every time.
@@ -336,6 +354,12 @@ fn limit_keys(claimed: &Claimed) -> Vec<String> {
             .collect(),
         false => Vec::new(),
     }
+}
+
+/// Tells the span of an attempt how it left its job.
+pub(crate) fn tell(settled: Settled) {
+    let (end, is_failure) = settled.told();
+    tracing::event!(target: trace::FACTS, Level::TRACE, job.end = end, error.kind = is_failure.then_some(end));
 }
 
 /// One counter for each way to end.

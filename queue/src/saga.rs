@@ -145,7 +145,82 @@ pub async fn begin(conn: &mut PgConnection, name: &str, key: &str, steps: Steps)
     Ok(Begun { id, is_new: true })
 }
 
-/// A saga at a glance.
+/// Which sagas to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct SagaFilter {
+    /// Only of this name.
+    pub name: Option<String>,
+    /// Only about this.
+    pub key: Option<String>,
+    /// Only in this state.
+    pub state: Option<String>,
+    /// Only older than this one: the last of the page before.
+    pub before: Option<i64>,
+    /// At most so many; 0 means 100.
+    pub limit: i64,
+}
+
+/// A saga in a list.
+#[derive(Clone, Debug, Serialize)]
+pub struct SagaLine {
+    /// Its number.
+    pub id: i64,
+    /// What sort it is.
+    pub name: String,
+    /// What it is about.
+    pub key: String,
+    /// running, compensating, completed, compensated or compensation_failed.
+    pub state: String,
+    /// How many steps it has.
+    pub steps: i32,
+    /// How many of them have completed, undone since or not.
+    pub steps_completed: i32,
+    /// The step that did not complete.
+    pub failed_step: Option<i32>,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// The states a saga can be in.
+pub const STATES: [&str; 5] = [
+    "running",
+    "compensating",
+    "completed",
+    "compensated",
+    "compensation_failed",
+];
+
+/// Sagas, newest first; those that ended more than thirty days ago are forgotten.
+pub async fn sagas(conn: &mut PgConnection, filter: &SagaFilter) -> sqlx::Result<Vec<SagaLine>> {
+    sqlx::query_as!(
+        SagaLine,
+        r#"select s.id, s.name, s.key, s.state, j.steps as "steps!", j.steps_completed as "steps_completed!", s.failed_step,
+                  s.created_at, s.ended_at
+           from queue.sagas s
+           cross join lateral (
+               select count(*)::int as steps, (count(*) filter (where outcome = 'completed'))::int as steps_completed
+               from queue.saga_jobs
+               where saga_id = s.id and not undo
+           ) j
+           where ($1::text is null or s.name = $1)
+             and ($2::text is null or s.key = $2)
+             and ($3::text is null or s.state = $3)
+             and ($4::bigint is null or s.id < $4)
+           order by s.id desc
+           limit $5"#,
+        filter.name,
+        filter.key,
+        filter.state,
+        filter.before,
+        if filter.limit == 0 { 100 } else { filter.limit },
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// A saga with its jobs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Saga {
     /// Its number.

@@ -2,20 +2,29 @@
 //!
 //! Whoever serves a request or runs an attempt does so inside [`scope`]; what is enqueued there belongs to the trace. It
 //! travels with the task, so a task that a handler spawns has to be given it again.
+//!
+//! A place becomes a span for whoever exports them when a `tracing` span tells it in three fields: `trace.id`, `span.id`
+//! and `span.parent_id`. What is known only at its end is told by an event with the target [`FACTS`].
 
 use std::fmt;
 
 use rand::Rng;
+use tracing::Value;
+use tracing::field::display;
 
 tokio::task_local! {
     static CURRENT: TraceContext;
 }
+
+/// The target of events whose fields belong to the span they are in. They say nothing that a log needs.
+pub const FACTS: &str = "span_facts";
 
 /// A place in a trace: the value of a `traceparent` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,
     span_id: u64,
+    parent_id: Option<u64>,
     is_sampled: bool,
 }
 
@@ -25,6 +34,7 @@ impl TraceContext {
         Self {
             trace_id: rand::rng().random_range(1..=u128::MAX),
             span_id: new_span_id(),
+            parent_id: None,
             is_sampled: true,
         }
     }
@@ -50,18 +60,24 @@ impl TraceContext {
         (trace_id != 0 && span_id != 0).then_some(Self {
             trace_id,
             span_id,
+            parent_id: None,
             is_sampled,
         })
     }
 
     /// The next place in the trace of that `traceparent`; a new trace when there is none or it cannot be read.
     pub fn following(header: Option<&str>) -> Self {
-        match header.and_then(Self::parse) {
-            Some(before) => Self {
-                span_id: new_span_id(),
-                ..before
-            },
-            None => Self::begin(),
+        header
+            .and_then(Self::parse)
+            .map_or_else(Self::begin, |before| before.next())
+    }
+
+    /// A place that follows this one.
+    pub fn next(&self) -> Self {
+        Self {
+            span_id: new_span_id(),
+            parent_id: Some(self.span_id),
+            ..*self
         }
     }
 
@@ -69,6 +85,16 @@ impl TraceContext {
     pub fn trace_id(&self) -> impl fmt::Display + use<> {
         let trace_id = self.trace_id;
         fmt::from_fn(move |f| write!(f, "{trace_id:032x}"))
+    }
+
+    /// The field `span.id`: 16 hexadecimal digits; none when the trace is not sampled, and so not exported.
+    pub fn span_id(&self) -> Option<impl Value + use<>> {
+        self.is_sampled.then_some(self.span_id).map(digits)
+    }
+
+    /// The field `span.parent_id`: the place this one follows, in the same way.
+    pub fn parent_id(&self) -> Option<impl Value + use<>> {
+        self.parent_id.map(digits)
     }
 }
 
@@ -92,6 +118,10 @@ pub fn scope<F: Future>(context: TraceContext, work: F) -> impl Future<Output = 
 /// What a job enqueued here stores.
 pub(crate) fn stored() -> Option<String> {
     current().map(|context| context.to_string())
+}
+
+fn digits(span_id: u64) -> impl Value {
+    display(fmt::from_fn(move |f| write!(f, "{span_id:016x}")))
 }
 
 fn new_span_id() -> u64 {
@@ -161,6 +191,7 @@ mod tests {
         let next = TraceContext::following(Some(GIVEN));
         assert_eq!(next.trace_id, given.trace_id);
         assert_ne!(next.span_id, given.span_id);
+        assert_eq!(next.parent_id, Some(given.span_id));
         let (one, other) = (TraceContext::following(Some("nonsense")), TraceContext::following(None));
         assert_ne!(one.trace_id, other.trace_id);
     }

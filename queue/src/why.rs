@@ -391,8 +391,8 @@ async fn dead(conn: &mut PgConnection, view: &JobView) -> sqlx::Result<Vec<Cause
         causes.push(Cause::new(
             Code::SagaTurnedBack,
             format!(
-                "it is a step of saga {} ({} {}), which has turned back and is {}: it cannot be redriven; begin the saga anew under another key",
-                saga.id, saga.name, saga.key, saga.state
+                "it is a step of saga {} ({} {}), which has turned back and is {}: it cannot be redriven; begin the saga anew under another key (`orderfleet sagas show {}`)",
+                saga.id, saga.name, saga.key, saga.state, saga.id
             ),
         ));
     }
@@ -508,8 +508,8 @@ async fn ended(conn: &mut PgConnection, view: &JobView) -> sqlx::Result<Vec<Caus
             Cause::new(
                 Code::SagaTurnedBack,
                 format!(
-                    "so saga {} ({} {}) has turned back and is {}",
-                    saga.id, saga.name, saga.key, saga.state
+                    "so saga {} ({} {}) has turned back and is {} (`orderfleet sagas show {}`)",
+                    saga.id, saga.name, saga.key, saga.state, saga.id
                 ),
             )
         }));

@@ -10,6 +10,7 @@ mod limits;
 mod lists;
 mod partners;
 mod redrives;
+mod sagas;
 mod schedules;
 mod snapshot;
 mod why;

@@ -244,18 +244,36 @@ pub async fn lock_to_reserve(conn: &mut PgConnection, ids: &[OrderId]) -> Result
     Ok(orders)
 }
 
-/// Orders whose reservation has run out, oldest first, locked; those somebody else has locked are left for the next time.
-pub async fn lock_expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<Order>, sqlx::Error> {
-    // The condition is checked again under the lock: a confirm may have extended it.
-    orders!(
-        "where status = 'reserved' and payment_status = 'none' and expires_at <= clock_timestamp()
-         order by expires_at
-         limit $1
-         for update skip locked",
+/// Orders whose reservation has run out, oldest first.
+pub async fn expired(conn: &mut PgConnection, limit: i64) -> Result<Vec<OrderId>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select id as "id: OrderId" from orders
+           where status = 'reserved' and payment_status = 'none' and expires_at <= clock_timestamp()
+           order by expires_at
+           limit $1"#,
         limit,
     )
     .fetch_all(conn)
     .await
+}
+
+/// Those of the orders whose reservation has run out, locked in the order of their ids, and after them every stock level of
+/// their products; those somebody else has locked are left out.
+pub async fn lock_to_expire(conn: &mut PgConnection, ids: &[OrderId]) -> Result<Vec<Order>, sqlx::Error> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    // The condition is checked again under the lock: a confirm may have extended it.
+    let orders = orders!(
+        "where id = any($1)
+           and status = 'reserved' and payment_status = 'none' and expires_at <= clock_timestamp()
+         order by id
+         for update skip locked",
+        &ids,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let locked: Vec<Uuid> = orders.iter().map(|order| order.id.0).collect();
+    stock::store::lock_levels(conn, &locked).await?;
+    Ok(orders)
 }
 
 /// The only writer of the three axes. One statement: the row with its version, its history, its event and the deliveries.
@@ -485,22 +503,17 @@ pub async fn release(conn: &mut PgConnection, order: &mut Order, why: &str, caus
     Ok(stock::store::give_back(conn, &[order.id], GivenBack::Released, why, cause).await?)
 }
 
-/// Expires orders that `lock_expired` returned: stock back for all of them first, then their rows.
-pub async fn expire(conn: &mut PgConnection, orders: &mut [Order], cause: &Cause) -> Result<Announced, Error> {
-    let ids: Vec<OrderId> = orders.iter().map(|order| order.id).collect();
-    stock::store::give_back(&mut *conn, &ids, GivenBack::Expired, "expire", cause).await?;
-    let mut all = Announced::default();
-    for order in orders {
-        let expired = Change {
-            status: Some(Status::Expired),
-            reason: Some(json!({ "code": "not_confirmed_in_time" })),
-            cause: "expire",
-            event: Some("order.expired"),
-            ..Change::default()
-        };
-        all = all.join(change(&mut *conn, order, expired, cause).await?);
-    }
-    Ok(all)
+/// Expires an order that `lock_to_expire` returned: its stock back first, then its row.
+pub async fn expire(conn: &mut PgConnection, order: &mut Order, cause: &Cause) -> Result<Announced, Error> {
+    stock::store::give_back(&mut *conn, &[order.id], GivenBack::Expired, "expire", cause).await?;
+    let expired = Change {
+        status: Some(Status::Expired),
+        reason: Some(json!({ "code": "not_confirmed_in_time" })),
+        cause: "expire",
+        event: Some("order.expired"),
+        ..Change::default()
+    };
+    change(conn, order, expired, cause).await
 }
 
 /// Lets what is committed in one warehouse leave it; returns how many reservations there were.

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use domain::ids::{DeliveryId, EndpointId, OrderId, PartnerId, PaymentId, ShipmentId, WarehouseId};
 use jobs::{
-    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireReservations, PlanDueRoutes, PlanRoutes, ProcessInbound,
-    PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayment, ReconcilePayments,
-    RefundPayment, ReleaseStock, ReserveStock, ShipShipment, VoidPayment, catalogue,
+    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireOrder, ExpireReservations, PlanDueRoutes, PlanRoutes,
+    ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayment,
+    ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock, ShipShipment, VoidPayment, catalogue,
 };
 use queue::Job;
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ fn samples() -> Vec<(&'static str, Value)> {
             endpoint_id: Some(EndpointId(some_id())),
             group: Some("hook:endpoint:order".to_owned()),
         }),
+        sample(&ExpireOrder { order_id }),
         sample(&ExpireReservations {}),
         sample(&PlanDueRoutes {}),
         sample(&PlanRoutes {

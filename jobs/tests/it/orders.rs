@@ -239,6 +239,52 @@ async fn a_reservation_that_ran_out_cannot_be_confirmed_and_its_stock_comes_back
 }
 
 #[tokio::test]
+async fn an_order_that_cannot_be_expired_is_held_by_name_and_keeps_no_other_from_it() {
+    let (database, customer) = a_shop().await;
+    let pool = &database.pool;
+    let mut ids = Vec::new();
+    for _ in 0..9 {
+        ids.push(submit(pool, &an_order_of(customer, 1)).await);
+    }
+    run(pool).await;
+    let stuck = ids[4];
+    // Whatever it is that the database will not have of one row.
+    sqlx::query(sqlx::AssertSqlSafe(format!(
+        "alter table orders add constraint never check (status <> 'expired' or id <> '{stuck}')"
+    )))
+    .execute(pool)
+    .await
+    .expect("a constraint");
+    database.fast_forward(Duration::from_secs(86_400)).await;
+    queue::enqueue(&mut pool.acquire().await.expect("a connection"), &ExpireReservations {})
+        .await
+        .expect("a job");
+    run(pool).await;
+    for id in &ids {
+        let expected = if *id == stuck {
+            Status::Reserved
+        } else {
+            Status::Expired
+        };
+        assert_eq!(order(pool, *id).await.status, expected);
+    }
+    for _ in 0..5 {
+        database.fast_forward(Duration::from_secs(3600)).await;
+        run(pool).await;
+    }
+    let held = order(pool, stuck).await;
+    assert_eq!(held.status, Status::OnHold);
+    assert_eq!(held.reason.expect("a reason")["code"], "expire_order_dead");
+    let letters = count(
+        pool,
+        "select count(*) from queue.dead_letters where kind = 'expire_order'",
+    )
+    .await;
+    assert_eq!(letters, 1);
+    assert_eq!(count(pool, KEPT).await, 2, "its tea and its cup wait with it");
+}
+
+#[tokio::test]
 async fn a_confirm_under_way_is_not_expired_and_a_confirmed_order_never_is() {
     let (database, customer) = a_shop().await;
     let pool = &database.pool;
@@ -526,6 +572,39 @@ async fn pruning_keeps_what_is_still_needed_and_twice_is_as_good_as_once() {
         count(pool, "select count(*) from queue.jobs where kind = 'reserve_stock'").await,
         1
     );
+}
+
+#[tokio::test]
+async fn the_history_is_kept_for_as_many_days_as_the_setting_says() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    sqlx::raw_sql(
+        "do $$ declare
+             day date;
+         begin
+             foreach day in array (select array_agg((clock_timestamp() at time zone 'UTC')::date - age) from unnest('{20, 90, 92}'::int[]) age) loop
+                 execute format('create table queue.finished_jobs_%s partition of queue.finished_jobs for values from (%L) to (%L)',
+                                to_char(day, 'YYYYMMDD'), day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
+             end loop;
+         end $$",
+    )
+    .execute(pool)
+    .await
+    .expect("three old days");
+    let days = "select count(*) from pg_class where relname ~ '^finished_jobs_[0-9]{8}$'
+                    and to_date(right(relname, 8), 'YYYYMMDD') < (clock_timestamp() at time zone 'UTC')::date - 10";
+    for (history_days, left) in [(91, 2), (30, 1)] {
+        let mut services = Arc::into_inner(services()).expect("nobody else has it");
+        services.settings.history_days = history_days;
+        queue::enqueue(&mut pool.acquire().await.expect("a connection"), &PruneFinishedJobs {})
+            .await
+            .expect("a job");
+        let ran = run_until_idle(pool, &jobs::catalogue(), &Arc::new(services))
+            .await
+            .expect("a run");
+        assert_eq!(ran.completed, 1);
+        assert_eq!(count(pool, days).await, left);
+    }
 }
 
 #[tokio::test]

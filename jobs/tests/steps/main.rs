@@ -29,8 +29,8 @@ use domain::money::Cents;
 use domain::services::Settings;
 use domain::webhooks::{self, Sender, store::NewEndpoint};
 use jobs::{
-    ExpireReservations, PlanDueRoutes, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys,
-    PurgeWebhooks, ReconcilePayments, intake,
+    ExpireOrder, ExpireReservations, PlanDueRoutes, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys,
+    PruneUniqueKeys, PurgeWebhooks, ReconcilePayments, intake,
 };
 use queue::runner::Settled;
 use queue::{Catalogue, JobId, testing};
@@ -80,6 +80,12 @@ async fn set_up(kind: &str, world: &World) {
             world.run().await;
             world.db.fast_forward(Duration::from_secs(86_400)).await;
             world.enqueue(&ExpireReservations {}).await;
+        }
+        "expire_order" => {
+            let order_id = world.submit_unconfirmed().await;
+            world.run().await;
+            world.db.fast_forward(Duration::from_secs(86_400)).await;
+            world.enqueue(&ExpireOrder { order_id }).await;
         }
         "plan_due_routes" => {
             captured(world).await;

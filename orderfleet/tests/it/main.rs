@@ -9,6 +9,7 @@ mod check_deploy;
 mod command_line;
 mod limits;
 mod schedule;
+mod spans;
 mod stopping;
 mod verify;
 mod verify_payments;

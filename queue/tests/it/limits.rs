@@ -8,7 +8,7 @@ use std::time::Duration;
 use queue::claim::Claimed;
 use queue::limit::{self, Limit};
 use queue::operate::Error;
-use queue::runner::Settled::{self, Completed, Postponed, Retried};
+use queue::runner::Settled::{self, Buried, Completed, Postponed, Retried};
 use queue::testing::Worker;
 use queue::{Attempt, Catalogue, Failure, Job, JobId, Outcome, Retry};
 use serde::{Deserialize, Serialize};
@@ -258,6 +258,35 @@ async fn a_job_on_its_last_try_outlives_an_open_breaker() {
     let jobs = worker.claim("calls", 1).await.unwrap();
     assert_eq!(jobs[0].attempt, jobs[0].attempts_max);
     assert_eq!(run_all(&worker, jobs).await, [Postponed]);
+}
+
+#[tokio::test]
+async fn a_job_whose_key_has_failed_for_a_week_uses_its_tries_and_ends() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::breaker(1, 60.0)).await;
+    enqueue(&db.pool, &[call(1)]).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    endpoints.are_down.store(true, Ordering::SeqCst);
+    let mut ends = Vec::new();
+    for _ in 0..2 {
+        ends.extend(run_all(&worker, worker.claim("calls", 1).await.unwrap()).await);
+        later(&db.pool, 90).await;
+    }
+    assert_eq!(ends, [Postponed, Postponed]);
+    // As after the probes of almost a week.
+    sqlx::query("update queue.limit_keys set failures = 7 * 24 * 60 - 1")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    ends.clear();
+    for _ in 0..4 {
+        ends.extend(run_all(&worker, worker.claim("calls", 1).await.unwrap()).await);
+        assert!(worker.claim("calls", 1).await.unwrap().is_empty(), "one probe a minute");
+        later(&db.pool, 90).await;
+    }
+    assert_eq!(ends, [Postponed, Retried, Retried, Buried]);
+    worker.leave().await.unwrap();
 }
 
 #[tokio::test]

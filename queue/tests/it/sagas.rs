@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::kinds::*;
 use queue::JobId;
 use queue::operate;
-use queue::saga::{self, Begun, STEPS_MAX, Saga, Steps};
+use queue::saga::{self, Begun, STEPS_MAX, Saga, SagaFilter, Steps};
 use sqlx::PgPool;
 use testkit::Database;
 
@@ -238,4 +238,96 @@ async fn a_step_ended_by_a_build_that_knows_no_sagas_is_found_by_the_thorough_sw
     assert_eq!(queue::fan_in::sweep(&db.pool, true).await.unwrap(), 1);
     assert_eq!(run(&db.pool, &world).await.completed, 3);
     assert_eq!(look(&db.pool, id).await.state, "completed");
+}
+
+#[tokio::test]
+async fn sagas_are_listed_page_by_page_and_shown_whole() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let mut conn = db.pool.acquire().await.unwrap();
+    for (key, fate) in [("o-1", Fate::Done), ("o-2", Fate::Permanent), ("o-3", Fate::Done)] {
+        saga::begin(&mut conn, "checkout", key, steps(fate, Fate::Done))
+            .await
+            .unwrap();
+    }
+    run(&db.pool, &world).await;
+    saga::begin(&mut conn, "checkout", "o-4", steps(Fate::Done, Fate::Done))
+        .await
+        .unwrap();
+
+    let mut listed = Vec::new();
+    let mut filter = SagaFilter {
+        limit: 3,
+        ..SagaFilter::default()
+    };
+    loop {
+        let page = saga::sagas(&mut conn, &filter).await.unwrap();
+        let Some(last) = page.last() else { break };
+        filter.before = Some(last.id);
+        listed.extend(page);
+    }
+    let lines: Vec<_> = listed
+        .iter()
+        .map(|saga| {
+            (
+                saga.key.as_str(),
+                saga.state.as_str(),
+                saga.steps_completed,
+                saga.steps,
+                saga.failed_step,
+            )
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            ("o-4", "running", 0, 4, None),
+            ("o-3", "completed", 4, 4, None),
+            ("o-2", "compensated", 3, 4, Some(4)),
+            ("o-1", "completed", 4, 4, None),
+        ]
+    );
+    let only = |filter: SagaFilter| {
+        let pool = &db.pool;
+        async move {
+            let found = saga::sagas(&mut pool.acquire().await.unwrap(), &filter).await.unwrap();
+            found.into_iter().map(|saga| saga.key).collect::<Vec<_>>()
+        }
+    };
+    let state = |state: &str| SagaFilter {
+        state: Some(state.to_owned()),
+        ..SagaFilter::default()
+    };
+    assert_eq!(only(state("compensated")).await, ["o-2"]);
+    assert_eq!(only(state("completed")).await, ["o-3", "o-1"]);
+    let of_key = SagaFilter {
+        name: Some("checkout".to_owned()),
+        key: Some("o-1".to_owned()),
+        ..SagaFilter::default()
+    };
+    assert_eq!(only(of_key).await, ["o-1"]);
+    let of_name = SagaFilter {
+        name: Some("refund".to_owned()),
+        ..SagaFilter::default()
+    };
+    assert!(only(of_name).await.is_empty());
+
+    let whole = look(&db.pool, listed[2].id).await;
+    let jobs: Vec<_> = whole
+        .jobs
+        .iter()
+        .map(|job| (job.step, job.undo, job.outcome.as_deref()))
+        .collect();
+    assert_eq!(
+        jobs,
+        [
+            (1, false, Some("completed")),
+            (2, false, Some("completed")),
+            (3, false, Some("completed")),
+            (4, false, Some("dead")),
+            (1, true, Some("completed")),
+            (2, true, Some("completed")),
+            (4, true, None),
+        ]
+    );
 }

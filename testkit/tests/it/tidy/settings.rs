@@ -8,7 +8,12 @@ use super::Source;
 const BETWEEN_PROCESSES: [&str; 2] = ["ORDERFLEET_PARENT_PIPE", "ORDERFLEET_EXECUTABLE"];
 
 /// Settings with a name that is not ours to choose.
-const STANDARD: [&str; 1] = ["DATABASE_URL"];
+const STANDARD: [&str; 4] = [
+    "DATABASE_URL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_SERVICE_NAME",
+];
 
 pub(super) fn offences(sources: &[Source], example: &Source) -> Vec<String> {
     // The kit reads settings too; what its tests set for a moment is no setting.
