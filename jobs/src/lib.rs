@@ -90,7 +90,7 @@ pub fn catalogue() -> Catalogue<Services> {
 
 /// Who did it, when an attempt of a job did.
 pub fn cause(attempt: &Attempt) -> Cause {
-    Cause::job(&attempt.kind, attempt.job_id.0, attempt.fence)
+    Cause::job(attempt.kind, attempt.job_id.0, attempt.fence)
 }
 
 /// Enqueues the job of each delivery. Call it once per transaction, last: it takes the locks of the deliveries' groups,

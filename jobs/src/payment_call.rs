@@ -42,7 +42,7 @@ pub(crate) async fn lock_again(
 ) -> anyhow::Result<(Order, Payment)> {
     let (mut order, payment) = lock(conn, id).await?;
     let code = order.reason.as_ref().and_then(|reason| reason["code"].as_str());
-    if order.status == orders::Status::OnHold && code == Some(dead(&attempt.kind).as_str()) {
+    if order.status == orders::Status::OnHold && code == Some(dead(attempt.kind).as_str()) {
         let announced = orders::store::resume(conn, &mut order, &cause(attempt)).await?;
         crate::announce(conn, announced).await?;
     }
