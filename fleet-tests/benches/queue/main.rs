@@ -7,11 +7,15 @@
 
 mod drain;
 mod enqueue;
+#[path = "../../tests/it/rescue/holder.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod holder;
 mod kinds;
 mod latency;
 mod limit;
 mod limits;
 mod peers;
+mod rescue;
 mod server;
 mod steady;
 mod table;
@@ -53,9 +57,14 @@ enum Bench {
     Steady(steady::Args),
     /// Empties a queue, and lets other queues empty theirs.
     Peers(peers::Args),
+    /// The time from a worker's end, or its silence, to the start of its job at another.
+    Rescue(rescue::Args),
     /// A worker process, for the others.
     #[command(hide = true)]
     Worker(worker::Args),
+    /// A worker process that holds its jobs, for `rescue`.
+    #[command(hide = true)]
+    Holder,
 }
 
 #[tokio::main]
@@ -68,7 +77,9 @@ async fn main() {
         Bench::Latency(options) => ("latency", latency::run(&options, args.rounds).await),
         Bench::Steady(options) => ("steady", steady::run(&options, args.rounds).await),
         Bench::Peers(options) => ("peers", peers::run(&options, args.rounds).await),
+        Bench::Rescue(options) => ("rescue", rescue::run(&options, args.rounds).await),
         Bench::Worker(options) => return worker::run(&options).await,
+        Bench::Holder => return holder::work().await,
     };
     table.print();
     if args.json {
