@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::catalogue::Catalogue;
 use crate::claim::{self, Claimed, Known};
 use crate::complete::Completer;
-use crate::inspect::{self, JobView};
+use crate::inspect::{self, JobFilter, JobView};
+use crate::job::Job;
 use crate::lease::{self, Identity, Registration};
 use crate::runner::{Runner, Settled};
 
@@ -201,4 +202,33 @@ pub async fn fast_forward(pool: &PgPool, time: Duration) -> sqlx::Result<()> {
 /// The jobs of a kind that have not ended, oldest first.
 pub async fn enqueued(pool: &PgPool, kind: &str) -> sqlx::Result<Vec<JobView>> {
     inspect::live(&mut *pool.acquire().await?, kind).await
+}
+
+/// Asserts that a job with this payload was enqueued and has not ended, and returns it, the oldest if there are several.
+/// Panics with what is there instead: the jobs of its kind, ended ones too, or else those of other kinds, newest first.
+pub async fn assert_enqueued<J: Job>(pool: &PgPool, job: &J) -> JobView {
+    let expected = serde_json::to_value(job).expect("a payload is JSON");
+    let mut conn = pool.acquire().await.expect("a connection to look with");
+    let live = inspect::live(&mut conn, J::KIND).await.expect("the jobs of a kind");
+    if let Some(found) = live.into_iter().find(|view| view.args == expected) {
+        return found;
+    }
+    let mut filter = JobFilter {
+        kind: Some(J::KIND.to_owned()),
+        limit: 10,
+        ..JobFilter::default()
+    };
+    let mut others = inspect::jobs(&mut conn, &filter).await.expect("the jobs of a kind");
+    if others.is_empty() {
+        filter.kind = None;
+        others = inspect::jobs(&mut conn, &filter).await.expect("the jobs of all kinds");
+    }
+    let others: Vec<_> = others
+        .iter()
+        .map(|view| format!("\n  {} job {}: {} {}", view.state, view.id, view.kind, view.args))
+        .collect();
+    match others.as_slice() {
+        [] => panic!("no {} {expected} is enqueued, nor anything else", J::KIND),
+        others => panic!("no {} {expected} is enqueued; there is:{}", J::KIND, others.concat()),
+    }
 }

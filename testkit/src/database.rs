@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -23,6 +24,9 @@ const STALE_AFTER: Duration = Duration::from_secs(3600);
 /// Setting this keeps every test's database and prints where it is.
 const KEEP: &str = "ORDERFLEET_KEEP_TEST_DATABASES";
 
+/// How long dropping a [`Database`] holds up the thread it is dropped on.
+const DROP_MAX: Duration = Duration::from_secs(2);
+
 /// A fresh database with the whole schema, dropped with this value.
 pub struct Database {
     /// A small pool on it.
@@ -31,6 +35,8 @@ pub struct Database {
     pub url: String,
     name: String,
     admin: PgConnectOptions,
+    /// Dropped, or kept on purpose.
+    is_gone: bool,
 }
 
 impl Database {
@@ -75,7 +81,34 @@ impl Database {
             .await
             .context("connecting to the test's database")?;
         let url = server::with_database(server, &name);
-        Ok(Self { pool, url, name, admin })
+        Ok(Self {
+            pool,
+            url,
+            name,
+            admin,
+            is_gone: false,
+        })
+    }
+
+    /// Drops it while its runtime goes on, which others who work there need: a server that asks for passwords drops a
+    /// database only when whoever is logging in has answered.
+    pub async fn close(mut self) {
+        self.pool.close().await;
+        if self.is_to_go() {
+            drop_database(&self.admin, &self.name).await;
+        }
+    }
+
+    /// Whether it has to be dropped, the first time somebody asks.
+    fn is_to_go(&mut self) -> bool {
+        if std::mem::replace(&mut self.is_gone, true) {
+            return false;
+        }
+        let is_kept = std::env::var_os(KEEP).is_some();
+        if is_kept {
+            eprintln!("kept the test's database: {}", self.url);
+        }
+        !is_kept
     }
 
     /// A connection outside the pool.
@@ -100,6 +133,11 @@ impl Template {
         self.try_copy().await.expect("a copy of this test's database")
     }
 
+    /// Drops it as [`Database::close`] does.
+    pub async fn close(self) {
+        self.0.close().await;
+    }
+
     async fn try_copy(&self) -> anyhow::Result<Database> {
         let (admin, name) = (self.0.admin.clone(), fresh_name());
         let mut conn = connect_admin(&admin).await?;
@@ -115,26 +153,29 @@ impl Template {
 }
 
 /// Dropping cannot wait for the runtime it may be called on, so a thread of its own does it, and is waited for: a
-/// database must not outlive its test.
+/// database should not outlive its test. But not for ever: when a task of this thread's runtime is logging in, the server
+/// waits for it ([`Database::close`]), and it for us.
 impl Drop for Database {
     fn drop(&mut self) {
-        if std::env::var_os(KEEP).is_some() {
-            eprintln!("kept the test's database: {}", self.url);
+        if !self.is_to_go() {
             return;
         }
         let (admin, name) = (self.admin.clone(), self.name.clone());
-        let dropper = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-                return;
-            };
-            runtime.block_on(async {
-                // What fails here is swept by a later run.
-                if let Ok(mut conn) = connect_admin(&admin).await {
-                    let _ = execute(&mut conn, format!(r#"drop database if exists "{name}" with (force)"#)).await;
-                }
-            });
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                runtime.block_on(drop_database(&admin, &name));
+            }
+            _ = tell.send(());
         });
-        let _ = dropper.join();
+        _ = told.recv_timeout(DROP_MAX);
+    }
+}
+
+/// What fails here is swept by a later run.
+async fn drop_database(admin: &PgConnectOptions, name: &str) {
+    if let Ok(mut conn) = connect_admin(admin).await {
+        _ = execute(&mut conn, format!(r#"drop database if exists "{name}" with (force)"#)).await;
     }
 }
 

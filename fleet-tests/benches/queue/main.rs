@@ -7,11 +7,15 @@
 
 mod drain;
 mod enqueue;
+#[path = "../../tests/it/rescue/holder.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+mod holder;
 mod kinds;
 mod latency;
 mod limit;
 mod limits;
 mod peers;
+mod rescue;
 mod server;
 mod steady;
 mod table;
@@ -56,9 +60,14 @@ enum Bench {
     Peers(peers::Args),
     /// Webhooks by the real job, with receivers of which a tenth hangs.
     Webhooks(webhooks::Args),
+    /// The time from a worker's end, or its silence, to the start of its job at another.
+    Rescue(rescue::Args),
     /// A worker process, for the others.
     #[command(hide = true)]
     Worker(worker::Args),
+    /// A worker process that holds its jobs, for `rescue`.
+    #[command(hide = true)]
+    Holder,
 }
 
 /// That of the executable itself.
@@ -76,7 +85,9 @@ async fn main() {
         Bench::Steady(options) => ("steady", steady::run(&options, args.rounds).await),
         Bench::Peers(options) => ("peers", peers::run(&options, args.rounds).await),
         Bench::Webhooks(options) => ("webhooks", webhooks::run(&options, args.rounds).await),
+        Bench::Rescue(options) => ("rescue", rescue::run(&options, args.rounds).await),
         Bench::Worker(options) => return worker::run(&options).await,
+        Bench::Holder => return holder::work().await,
     };
     table.print();
     if args.json {

@@ -7,4 +7,5 @@ mod chaos;
 mod clocks;
 mod fleet;
 mod redrive;
+mod rescue;
 mod up;

@@ -14,6 +14,29 @@ async fn a_rolled_back_transaction_leaves_no_job() {
 }
 
 #[tokio::test]
+async fn what_is_asserted_to_be_enqueued_is_found_or_said_to_be_something_else() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let message = async |job: Act| {
+        let pool = db.pool.clone();
+        let looking = tokio::spawn(async move { queue::testing::assert_enqueued(&pool, &job).await.id });
+        let panic = looking.await.unwrap_err().into_panic();
+        *panic.downcast::<String>().unwrap()
+    };
+    let nothing = message(act(Fate::Done)).await;
+    assert!(nothing.ends_with("is enqueued, nor anything else"), "{nothing}");
+
+    let id = enqueue(&db.pool, &act(Fate::Done)).await;
+    assert_eq!(queue::testing::assert_enqueued(&db.pool, &act(Fate::Done)).await.id, id);
+    let other = message(act(Fate::Panic)).await;
+    assert!(other.contains(&format!("available job {id}: act")), "{other}");
+
+    assert_eq!(run(&db.pool, &world).await.completed, 1);
+    let ended = message(act(Fate::Done)).await;
+    assert!(ended.contains(&format!("completed job {id}: act")), "{ended}");
+}
+
+#[tokio::test]
 async fn a_live_key_is_free_again_when_its_job_ends() {
     let db = Database::new().await;
     let world = Arc::new(World::default());

@@ -1,10 +1,14 @@
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::*;
 use queue::rescue::{Rescued, rescue};
-use sqlx::{Connection, PgConnection};
-use testkit::Database;
+use queue::runner::Settled;
+use queue::{Job, testing};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use sqlx::{Connection, PgConnection, PgPool};
+use testkit::{Blow, Database, Line};
 
 /// The server of the tests may be younger than any real lease.
 const LEASE: Duration = Duration::from_millis(1);
@@ -183,4 +187,91 @@ async fn a_frozen_workers_open_transaction_neither_keeps_its_job_nor_commits() {
         .unwrap();
     assert_eq!(written, 0);
     assert_eq!(job(&db.pool, id).await.state, "available");
+}
+
+#[tokio::test]
+async fn a_settlement_that_is_frozen_at_any_step_neither_loses_its_job_nor_doubles_it() {
+    for fate in [Fate::Fail, Fate::Snooze, Fate::Permanent] {
+        let steps = frozen_at_every_step_of_its_settlement(&fate).await;
+        // To take the job, to write where it goes, and to commit.
+        assert!(steps >= 3, "{fate:?} was frozen at {steps} steps only");
+    }
+}
+
+/// Each attempt is frozen one step later than the one before, until one gets through; returns how many were.
+async fn frozen_at_every_step_of_its_settlement(fate: &Fate) -> u32 {
+    const STEPS_MAX: u32 = 50;
+    let (catalogue, world) = (catalogue(), Arc::new(World::default()));
+    let db = Database::new().await;
+    for step in 1..=STEPS_MAX {
+        // The only job of its claim is taken out of it in another way than one of several.
+        for jobs in [1, 2] {
+            sqlx::raw_sql("truncate queue.jobs, queue.finished_jobs, queue.dead_letters")
+                .execute(&db.pool)
+                .await
+                .unwrap();
+            let id = enqueue(&db.pool, &act(fate.clone())).await;
+            if jobs == 2 {
+                enqueue(&db.pool, &act(Fate::Done)).await;
+            }
+            let line = Line::default();
+            let pool = pool_over(&line, &db).await;
+            let frozen = testing::Worker::register(&pool, &catalogue, &world).await.unwrap();
+            let mut claimed = frozen.claim(Act::QUEUE, jobs).await.unwrap();
+            assert_eq!((claimed.len(), claimed[0].id), (jobs, id));
+            line.strike_at(step, Blow::Freeze);
+            let run = frozen.run(claimed.remove(0));
+            tokio::pin!(run);
+            let settled = tokio::select! {
+                settled = &mut run => Some(settled),
+                () = line.struck() => None,
+            };
+            if let Some(settled) = settled {
+                assert_ne!(settled, Settled::Lost);
+                return step - 1;
+            }
+
+            sqlx::raw_sql("update queue.workers set lease_until = '-infinity'")
+                .execute(&db.pool)
+                .await
+                .unwrap();
+            testkit::eventually("the claim to be taken back", async || {
+                let rescued = tokio::time::timeout(Duration::from_secs(30), rescue(&db.pool, true, LEASE)).await;
+                rescued.expect("a rescue waits for no frozen settlement").unwrap();
+                let claims: i64 = sqlx::query_scalar("select count(*) from queue.claims")
+                    .fetch_one(&db.pool)
+                    .await
+                    .unwrap();
+                (claims == 0).then_some(())
+            })
+            .await;
+            let rescued = everywhere(&db.pool).await;
+            assert_eq!(rescued.len(), jobs, "{fate:?} frozen at step {step}: {rescued:?}");
+            line.thaw();
+            assert_eq!(run.await, Settled::Lost, "{fate:?} frozen at step {step}");
+            assert_eq!(everywhere(&db.pool).await, rescued, "{fate:?} thawed at step {step}");
+        }
+    }
+    panic!("{fate:?} has more than {STEPS_MAX} steps");
+}
+
+/// Where each job is, with its fence.
+async fn everywhere(pool: &PgPool) -> Vec<(i64, String, i64)> {
+    sqlx::query_as("select id, state, fence from queue.all_jobs order by id, state")
+        .fetch_all(pool)
+        .await
+        .unwrap()
+}
+
+async fn pool_over(line: &Line, db: &Database) -> PgPool {
+    let server = PgConnectOptions::from_str(&db.url).unwrap();
+    let addr = line.to_postgres(server.get_host(), server.get_port()).await;
+    let options = server
+        .host(&addr.ip().to_string())
+        .port(addr.port())
+        .ssl_mode(PgSslMode::Disable);
+    PgPoolOptions::new()
+        .max_connections(3)
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
 }
