@@ -14,9 +14,15 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId};
 
 pub mod checker;
+mod course;
 pub mod distance;
+mod improve;
+pub mod instance;
+mod model;
 pub mod plan;
 pub mod problem;
+mod random;
+mod search;
 pub mod solver;
 pub mod store;
 

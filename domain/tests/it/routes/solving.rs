@@ -16,12 +16,13 @@ fn a_load(most: i64) -> impl Strategy<Value = Load> {
 fn a_stop() -> impl Strategy<Value = Stop> {
     (a_load(120), 0..DAY - 1, 1..DAY / 2, 0..3_600, 1..3_u32).prop_map(|(load, start, length, service, weight)| Stop {
         load,
-        window: Window {
+        windows: vec![Window {
             start,
             end: (start + length).min(DAY),
-        },
+        }],
         service,
         weight,
+        ..Stop::default()
     })
 }
 
@@ -35,6 +36,7 @@ fn a_vehicle() -> impl Strategy<Value = Vehicle> {
             },
             stops_max,
             available,
+            ..Vehicle::default()
         },
     )
 }
@@ -63,12 +65,13 @@ fn a_problem() -> impl Strategy<Value = Problem> {
                     let metres = (ax.abs_diff(bx) + ay.abs_diff(by)) * 500;
                     (metres + u32::from(noise), metres / 10 + u32::from(noise))
                 });
+                let mut vehicles = vehicles;
+                vehicles
+                    .iter_mut()
+                    .for_each(|vehicle| vehicle.fixed_cost = vehicle_cost);
                 Problem {
-                    stops,
-                    vehicles,
-                    matrix,
                     range_metres: 50_000,
-                    vehicle_cost,
+                    ..Problem::of_one_depot(stops, vehicles, matrix)
                 }
             })
     })
@@ -114,7 +117,7 @@ proptest! {
                 let route = solver::timetable(&whole, vehicle, &[*stop]);
                 route.is_some_and(|route| checker::check_route(&whole, &route).is_empty())
             });
-            let is_near = problem.matrix.metres(0, stop + 1) <= i64::from(problem.range_metres);
+            let is_near = problem.matrices[0].metres(0, stop + 1) <= i64::from(problem.range_metres);
             prop_assert_eq!(reason.is_final(), !(alone && is_near), "stop {}: {:?}", stop, reason);
         }
         let metres: i64 = solution.routes.iter().map(|route| route.metres).sum();
@@ -136,19 +139,19 @@ fn van(grams: i64) -> Vehicle {
             end: 64_800,
         },
         stops_max: 3,
-        available: true,
+        ..Vehicle::default()
     }
 }
 
 fn stop(grams: i64) -> Stop {
     Stop {
         load: Load { grams, cm3: 10 },
-        window: Window {
+        windows: vec![Window {
             start: 30_000,
             end: 60_000,
-        },
+        }],
         service: 300,
-        weight: 1,
+        ..Stop::default()
     }
 }
 
@@ -159,11 +162,8 @@ fn on_a_line(stops: Vec<Stop>, vehicles: Vec<Vehicle>) -> Problem {
         (steps * 1_000, steps * 120)
     });
     Problem {
-        stops,
-        vehicles,
-        matrix,
         range_metres: 200_000,
-        vehicle_cost: 0,
+        ..Problem::of_one_depot(stops, vehicles, matrix)
     }
 }
 
@@ -208,10 +208,10 @@ fn when_all_vans_are_out_another_day_would_help() {
 #[test]
 fn a_window_before_the_shift_is_impossible_by_the_seconds_missed() {
     let early = Stop {
-        window: Window {
+        windows: vec![Window {
             start: 20_000,
             end: 28_800,
-        },
+        }],
         ..stop(1)
     };
     let problem = on_a_line(vec![early], vec![van(10)]);
@@ -224,7 +224,7 @@ fn beyond_the_range_or_without_a_way_is_out_of_range() {
     problem.range_metres = 999;
     assert_eq!(reasons(&problem), [Reason::OutOfRange { metres: 1_000 }]);
     problem.range_metres = 200_000;
-    problem.matrix = Matrix::from_fn(2, |_, _| (Matrix::NO_WAY, 10));
+    problem.matrices[0] = Matrix::from_fn(2, |from, to| if from == to { (0, 0) } else { (Matrix::NO_WAY, 10) });
     assert!(matches!(reasons(&problem)[..], [Reason::OutOfRange { .. }]));
 }
 
@@ -246,10 +246,10 @@ fn full_vans_say_what_is_missing_in_the_nearest_one() {
 #[test]
 fn a_day_without_time_says_how_late_the_nearest_van_would_be() {
     let at_once = Stop {
-        window: Window {
+        windows: vec![Window {
             start: 30_000,
             end: 30_000,
-        },
+        }],
         ..stop(1)
     };
     let problem = on_a_line(vec![at_once.clone(), at_once], vec![van(100)]);
