@@ -455,7 +455,14 @@ impl<'a> Search<'a> {
         self.missing[removed..]
             .iter()
             .for_each(|node| self.tour_of[*node as usize] = NONE);
-        self.settle(at);
+        if !self.settle(at) {
+            // Where there is no way, or a detour is shorter, the rest need not be a tour. It starts again.
+            self.missing.extend(self.tours[at].nodes.drain(locked..));
+            self.missing[removed..]
+                .iter()
+                .for_each(|node| self.tour_of[*node as usize] = NONE);
+            self.settle(at);
+        }
     }
 
     fn renew_live(&mut self) {

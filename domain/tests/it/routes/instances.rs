@@ -118,3 +118,104 @@ fn a_real_city_with_several_orders_at_one_door_is_planned_whole() {
         println!("{name}: {} km, {} vans", solution.metres / 1_000, solution.routes.len());
     }
 }
+
+/// What a fixed budget found when this was last changed: file, rounds, cost in its smallest unit.
+const RECORDED: [(&str, u64, i64); 9] = [
+    ("C101.txt", 2_000, 8_273),
+    ("R101.txt", 2_000, 16_622),
+    ("RC208.txt", 2_000, 7_838),
+    ("C1_2_1.txt", 2_000, 26_986),
+    ("R1_4_1.txt", 1_000, 112_439),
+    ("X-n101-k25.vrp", 2_000, 28_229),
+    ("X-n200-k36.vrp", 2_000, 60_374),
+    ("X-n502-k39.vrp", 1_000, 71_640),
+    ("PR11A.vrp", 1_000, 7_593_924),
+];
+
+#[test]
+fn a_fixed_budget_gives_the_recorded_cost_to_the_unit() {
+    for (name, iterations, recorded) in RECORDED {
+        let Some(text) = file(&format!("vrp/{name}")) else {
+            return;
+        };
+        let problem = parsed(&text);
+        let solution = solver::solve(&problem, &Budget { iterations, seed: 1 }, &Unhurried);
+        assert_eq!(
+            checker::check(&problem, &solution.routes, &solution.unassigned),
+            [],
+            "{name}"
+        );
+        assert_eq!(checker::cost(&problem, &solution.routes), solution.cost, "{name}");
+        assert_eq!((solution.cost, solution.unassigned.len()), (recorded, 0), "{name}");
+    }
+}
+
+/// A problem of the format's own text, for machines without the files: places by a fixed rule.
+fn made_up(clients: u64, has_windows: bool) -> String {
+    let mut state = 7_u64;
+    let mut below = |bound: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let mut text = "made up\n\n25 200\n".to_owned();
+    for row in 0..=clients {
+        let (x, y, demand, opens) = (below(100), below(100), 1 + below(30), below(600));
+        let (demand, service) = if row == 0 { (0, 0) } else { (demand, 10) };
+        let (opens, closes) = match has_windows && row > 0 {
+            true => (opens, opens + 120),
+            false => (0, 1_000),
+        };
+        text.push_str(&format!("{row} {x} {y} {demand} {opens} {closes} {service}\n"));
+    }
+    text
+}
+
+#[test]
+fn made_up_problems_cost_what_is_recorded_on_every_machine() {
+    let solved = |text: &str| {
+        let problem = parsed(text);
+        let solution = solver::solve(
+            &problem,
+            &Budget {
+                iterations: 3_000,
+                seed: 1,
+            },
+            &Unhurried,
+        );
+        assert_eq!(checker::check(&problem, &solution.routes, &solution.unassigned), []);
+        (solution.cost, solution.unassigned.len())
+    };
+    assert_eq!(solved(&made_up(100, true)), (18_028, 0));
+    assert_eq!(solved(&made_up(100, false)), (13_806, 0));
+}
+
+#[test]
+fn what_is_printed_is_what_the_published_solutions_look_like() {
+    let text = "tiny\n\n5 10\n0 0 0 0 0 1000 0\n1 3 4 5 0 900 10\n2 6 8 5 0 900 10\n3 0 -9 6 0 900 10\n";
+    let instance = Instance::parse(text).expect("a problem");
+    let solution = solver::solve(
+        &instance.problem,
+        &Budget {
+            iterations: 100,
+            seed: 1,
+        },
+        &Unhurried,
+    );
+    assert_eq!(instance.print(&solution), "Route #1: 1 2\nRoute #2: 3\nCost 38.0\n");
+}
+
+#[test]
+fn a_file_that_is_no_problem_is_refused_with_the_line() {
+    let refused = |text: &str| Instance::parse(text).expect_err("refused").to_string();
+    assert_eq!(refused(""), "there is no line of vehicles and capacity");
+    assert_eq!(refused("x\n5 10\n"), "there is no depot");
+    assert_eq!(
+        refused("x\n5 10\n0 0 0 0 0 9 0\n1 2 3\n"),
+        "line 4: must hold seven numbers, or two"
+    );
+    let vrp = "NAME: x\nCAPACITY: 5\nNODE_COORD_SECTION\n1 0 0\n3 1 1\nDEMAND_SECTION\n1 0\nEOF\n";
+    assert_eq!(refused(vrp), "line 5: must hold the next row's number");
+    assert!(refused("x\n5 10\n0 0 0 0 0 9 0\n1 1 1 1 9 3 0\n").starts_with("/stops/0/windows must be"));
+}
