@@ -134,14 +134,12 @@ def pyvrp(problem, path, args):
     from pyvrp.stop import MaxRuntime
 
     model = Model()
-    places = []
-    for i, (x, y) in enumerate(problem.xy):
+    places = [model.add_location(x, y) for x, y in problem.xy]
+    depots = [model.add_depot(place) for place in places[: problem.depots]]
+    for i in range(problem.depots, len(places)):
         start, end = problem.window[i]
-        if i < problem.depots:
-            places.append(model.add_depot(x, y))
-        else:
-            times = dict(service_duration=problem.service[i], tw_early=start, tw_late=end) if problem.is_timed else {}
-            places.append(model.add_client(x, y, delivery=[problem.demand[i]], **times))
+        times = dict(service_duration=problem.service[i], tw_early=start, tw_late=end) if problem.is_timed else {}
+        model.add_client(places[i], delivery=[problem.demand[i]], **times)
     for depot in range(problem.depots):
         count = problem.vehicles.count(depot)
         times = {}
@@ -149,7 +147,7 @@ def pyvrp(problem, path, args):
             times = dict(tw_early=problem.window[depot][0], tw_late=problem.window[depot][1])
         if problem.seconds_max:
             times["shift_duration"] = problem.seconds_max
-        model.add_vehicle_type(count, capacity=[problem.capacity], start_depot=places[depot], end_depot=places[depot], **times)
+        model.add_vehicle_type(count, capacity=[problem.capacity], start_depot=depots[depot], end_depot=depots[depot], **times)
     for a, one in enumerate(places):
         for b, other in enumerate(places):
             way = problem.matrix[a][b]
@@ -157,7 +155,8 @@ def pyvrp(problem, path, args):
     found = model.solve(stop=MaxRuntime(args.seconds), seed=args.seed, display=False).best
     free = {depot: [v for v, of in enumerate(problem.vehicles) if of == depot] for depot in range(problem.depots)}
     assert found.is_feasible(), "no valid plan"
-    return [(free[route.start_depot()].pop(0), list(route.visits())) for route in found.routes()]
+    clients = lambda route: [activity.idx + problem.depots for activity in route if activity.is_client()]
+    return [(free[route.start_depot()].pop(0), clients(route)) for route in found.routes()]
 
 
 def ortools(problem, path, args):
@@ -212,7 +211,7 @@ def vroom(problem, path, args):
         given.add_vehicle(Vehicle(vehicle, start=depot, end=depot, capacity=[problem.capacity], profile="car", **limits))
     for place in range(problem.depots, len(problem.xy)):
         limits = dict(time_windows=[TimeWindow(*problem.window[place])]) if problem.is_timed else {}
-        given.add_job(Job(place, location=place, delivery=[problem.demand[place]], service=problem.service[place], **limits))
+        given.add_job(Job(place, location=place, delivery=Amount([problem.demand[place]]), default_service=problem.service[place], **limits))
     found = given.solve(exploration_level=5, nb_threads=1, timeout=datetime.timedelta(seconds=args.seconds))
     routes = {}
     for step in found.routes.to_dict("records"):

@@ -52,6 +52,9 @@ struct Place {
     service: i64,
 }
 
+/// Writes what a row of a section says, after its number, to its place; the line is for errors.
+type SetRow<'a> = &'a dyn Fn(&mut Place, &[&str], usize) -> Result<(), Error>;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rounding {
     Down,
@@ -320,7 +323,7 @@ fn parse_vrplib(text: &str) -> Result<Instance, Error> {
         return Err(Error::Missing("client in NODE_COORD_SECTION"));
     }
     places[..depots].iter_mut().for_each(|depot| depot.service = 0);
-    let mut set = |section: &str, set: &dyn Fn(&mut Place, &[&str], usize) -> Result<(), Error>| {
+    let mut set = |section: &str, set: SetRow| {
         for (line, words) in rows(section) {
             let row = words[0]
                 .parse::<usize>()

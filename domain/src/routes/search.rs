@@ -735,7 +735,7 @@ fn share_q32(made: u64, budget: u64) -> u64 {
     ((u128::from(made) << 32) / u128::from(budget.max(1))) as u64
 }
 
-/// The temperature: from about the mean leg down to a hundredth of that, by the share of the budget used. Long tours
+/// The temperature: from about the mean leg down to a four hundredth of that, by the share of the budget used. Long tours
 /// are worth more than their legs say, since opening or closing one changes many: there it starts at up to two legs.
 struct Cooling {
     /// In 1/1024 of the unit of cost.
@@ -755,8 +755,8 @@ impl Cooling {
     }
 
     fn set(&mut self, share_q32: u64) {
-        // log2(100) octaves in all, in 1/65536; within an octave a straight line is near enough.
-        let octaves_q16 = (435_412_u128 * u128::from(share_q32.min(1 << 32)) >> 32) as u64;
+        // log2(400) octaves in all, in 1/65536; within an octave a straight line is near enough.
+        let octaves_q16 = ((566_400_u128 * u128::from(share_q32.min(1 << 32))) >> 32) as u64;
         let (octave, rest) = (octaves_q16 >> 16, (octaves_q16 & 0xffff) as i64);
         self.now_q10 = (i128::from(self.start_q10 >> octave) * i128::from((2 << 16) - rest) / (2 << 16)) as i64;
     }
