@@ -38,8 +38,8 @@ const SEARCHES_MAX: usize = 1;
 /// The longest search, whatever its budget.
 const SEARCH_TIME_MAX: Duration = Duration::from_secs(10);
 /// Rounds of the search for each stop, and the most of all.
-const ITERATIONS_PER_STOP: u64 = 20;
-const ITERATIONS_MAX: u64 = 5_000;
+const ITERATIONS_PER_STOP: u64 = 200;
+const ITERATIONS_MAX: u64 = 60_000;
 
 static SEARCHES: Semaphore = Semaphore::const_new(SEARCHES_MAX);
 

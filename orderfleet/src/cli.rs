@@ -82,6 +82,8 @@ pub enum Command {
     /// See the timetable; change, pause and run its entries
     #[command(visible_alias = "schedules")]
     Schedule(Schedule),
+    /// Plan the routes of a published problem
+    Routes(crate::routes::Routes),
     /// Say what is wrong with this installation, and what to do
     Doctor(Doctor),
     /// Run the payment gateway simulator (speaks Stripe's wire format)

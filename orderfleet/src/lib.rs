@@ -12,6 +12,7 @@
 //!    with an installation.
 //! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
 //!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`limits`]. [`table`] prints.
+//! 8. [`routes`] plans published problems.
 
 pub mod check_deploy;
 pub mod cli;
@@ -27,6 +28,7 @@ pub mod operator;
 pub mod otlp;
 pub mod redrive;
 pub mod roles;
+pub mod routes;
 pub mod sagas;
 pub mod settings;
 pub mod signals;
@@ -60,6 +62,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sagas(args) => sagas::sagas(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
         Command::Limits(args) => limits::limits(args).await?,
+        Command::Routes(args) => routes::routes(args)?,
         Command::Schedule(args) => operator::schedule(args).await?,
         Command::Redrive(args) => {
             let is_well = redrive::redrive(args).await?;

@@ -76,8 +76,8 @@ const COMMANDS: [Command; 10] = [
     },
     Command {
         name: "bench",
-        usage: "[drain|enqueue|latency|limits|steady|peers] [ARGS]",
-        about: "measure the queue, in release, against the raw limit",
+        usage: "[drain|enqueue|latency|limits|steady|peers|routes] [ARGS]",
+        about: "measure the queue and the route solver, in release",
         run: bench::run,
     },
     Command {

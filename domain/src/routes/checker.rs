@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::problem::{Load, PlannedRoute, Problem, Reason};
+use super::problem::{Load, PlannedRoute, PlannedStop, Problem, Reason, Window};
 
 /// Something a plan says that is not so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +103,26 @@ pub fn check_route(problem: &Problem, route: &PlannedRoute) -> Vec<Violation> {
             format!("{} stops exceed {}", route.stops.len(), vehicle.stops_max),
         );
     }
+    for planned in &route.stops {
+        let stop = &problem.stops[planned.stop];
+        if (0..64).any(|bit| stop.skills & 1 << bit != 0 && vehicle.skills & 1 << bit == 0) {
+            broken(
+                "R2",
+                format!("stop {} asks for what the vehicle cannot do", planned.stop),
+            );
+        }
+        if stop.depots & 1 << vehicle.start == 0 {
+            broken("R2", format!("stop {} is not served from there", planned.stop));
+        }
+    }
+    for (place, locked) in vehicle.locked.iter().enumerate() {
+        if route.stops.get(place).map(|planned| planned.stop) != Some(*locked) {
+            broken(
+                "R1",
+                format!("stop {locked} is locked at place {place} and is not there"),
+            );
+        }
+    }
 
     if route.departs_at < vehicle.shift.start {
         broken("R3", format!("departs at {}, before its shift", route.departs_at));
@@ -110,14 +130,18 @@ pub fn check_route(problem: &Problem, route: &PlannedRoute) -> Vec<Violation> {
     if route.returns_at > vehicle.shift.end {
         broken("R3", format!("returns at {}, after its shift", route.returns_at));
     }
-    let (mut point, mut clock, mut metres) = (0, i64::from(route.departs_at), 0);
-    for planned in &route.stops {
+    if i64::from(route.returns_at) - i64::from(route.departs_at) > i64::from(vehicle.seconds_max) {
+        broken("R3", format!("is out for more than {} s", vehicle.seconds_max));
+    }
+    let matrix = &problem.matrices[vehicle.profile];
+    let (mut point, mut clock, mut metres) = (vehicle.start, i64::from(route.departs_at), 0);
+    for (place, planned) in route.stops.iter().enumerate() {
         let (stop, number) = (&problem.stops[planned.stop], planned.stop);
-        let next = number + 1;
-        if !problem.matrix.has_way(point, next) {
+        let next = problem.depots + number;
+        if !matrix.has_way(point, next) {
             broken("R3", format!("there is no way to stop {number}"));
         }
-        let leg = problem.matrix.metres(point, next);
+        let leg = matrix.metres(point, next);
         if (leg - planned.metres_from_previous).abs() > METRES_TOLERANCE {
             broken(
                 "R5",
@@ -125,11 +149,24 @@ pub fn check_route(problem: &Problem, route: &PlannedRoute) -> Vec<Violation> {
             );
         }
         metres += planned.metres_from_previous;
-        let arrives = clock + i64::from(problem.matrix.seconds(point, next));
-        let starts = if arrives < i64::from(stop.window.start) {
-            i64::from(stop.window.start)
+        let arrives = clock + i64::from(matrix.seconds(point, next));
+        let mut ready = arrives;
+        if let (Some(planned), Some(rest)) = (route.rest.filter(|rest| rest.after_stops == place), vehicle.rest) {
+            if i64::from(planned.starts_at) < arrives {
+                broken("R3", format!("rests at {}, before it is there", planned.starts_at));
+            }
+            ready = i64::from(planned.starts_at) + i64::from(rest.seconds);
+        }
+        let open = |window: &&Window| ready <= i64::from(window.end);
+        let opens = stop
+            .windows
+            .iter()
+            .find(open)
+            .map_or(i64::MAX, |window| i64::from(window.start));
+        let starts = if ready < opens && opens < i64::MAX {
+            opens
         } else {
-            arrives
+            ready
         };
         let leaves = starts + i64::from(stop.service);
         let stored = (
@@ -143,24 +180,73 @@ pub fn check_route(problem: &Problem, route: &PlannedRoute) -> Vec<Violation> {
                 format!("stop {number} is at {:?}, not {stored:?}", (arrives, starts, leaves)),
             );
         }
-        if stored.1 < i64::from(stop.window.start) || stored.1 > i64::from(stop.window.end) {
+        let is_in = |window: &Window| (i64::from(window.start)..=i64::from(window.end)).contains(&stored.1);
+        if !stop.windows.iter().any(is_in) {
             broken(
                 "R3",
-                format!("stop {number} starts at {} outside {:?}", stored.1, stop.window),
+                format!("stop {number} starts at {} outside {:?}", stored.1, stop.windows),
             );
         }
         (point, clock) = (next, stored.2);
     }
-    if !problem.matrix.has_way(point, 0) {
+    match (route.rest, vehicle.rest) {
+        (Some(planned), Some(rest)) => {
+            if planned.starts_at < rest.window.start || planned.starts_at > rest.window.end {
+                broken(
+                    "R3",
+                    format!("rests at {} outside {:?}", planned.starts_at, rest.window),
+                );
+            }
+            if planned.after_stops > route.stops.len() {
+                broken("R3", "rests after more stops than there are".into());
+            }
+            if planned.after_stops == route.stops.len() {
+                if i64::from(planned.starts_at) < clock {
+                    broken("R3", format!("rests at {}, before it is there", planned.starts_at));
+                }
+                clock = i64::from(planned.starts_at) + i64::from(rest.seconds);
+            }
+        }
+        (Some(_), None) => broken("R3", "rests without need".into()),
+        (None, Some(rest)) if route.returns_at > rest.window.end => {
+            broken("R3", format!("is out at {} and has had no rest", rest.window.end));
+        }
+        (None, _) => {}
+    }
+    if !matrix.has_way(point, vehicle.end) {
         broken("R3", "there is no way back".into());
     }
-    let back = clock + i64::from(problem.matrix.seconds(point, 0));
+    let back = clock + i64::from(matrix.seconds(point, vehicle.end));
     if back != i64::from(route.returns_at) {
         broken("R3", format!("is back at {back}, not {}", route.returns_at));
     }
-    metres += problem.matrix.metres(point, 0);
+    metres += matrix.metres(point, vehicle.end);
     if (metres - route.metres).abs() > METRES_TOLERANCE {
         broken("R5", format!("is {metres} m long, not {}", route.metres));
     }
+    if route.metres > vehicle.metres_max {
+        broken(
+            "R3",
+            format!("is {} m long, more than {}", route.metres, vehicle.metres_max),
+        );
+    }
     violations
+}
+
+/// What routes cost, as their vehicles do, and what moving stops costs: recomputed from the routes' own numbers.
+pub fn cost(problem: &Problem, routes: &[PlannedRoute]) -> i64 {
+    let of_route = |route: &PlannedRoute| {
+        let vehicle = &problem.vehicles[route.vehicle];
+        let seconds = i64::from(route.returns_at) - i64::from(route.departs_at);
+        let has_moved = |planned: &&PlannedStop| {
+            let was_on = problem.stops[planned.stop].was_on;
+            was_on.is_some_and(|was_on| was_on != route.vehicle && problem.vehicles[was_on].available)
+        };
+        let moved = route.stops.iter().filter(has_moved).count() as i64;
+        vehicle.fixed_cost
+            + vehicle.metre_cost * route.metres
+            + vehicle.second_cost * seconds
+            + problem.move_cost * moved
+    };
+    routes.iter().map(of_route).sum()
 }

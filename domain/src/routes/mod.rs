@@ -1,8 +1,9 @@
 //! What leaves the warehouses, and in which van: shipments, vehicles, and the plan of each warehouse's day.
 //!
 //! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
-//! finds the routes, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day from
-//! the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. The first four are pure.
+//! finds the routes (by `search` over a `model`, with the local search of `improve` and the times of `course`),
+//! [`instance`] reads published problems, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day from
+//! the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. All but the last two are pure.
 //!
 //! The life of a shipment: `unplanned` → `planned` (it is a stop of one route) → `dispatched` (its van has left or is
 //! loaded) → `shipped`; or `cancelled` before that. A shipment its day cannot take moves to a later day; one that no
@@ -14,9 +15,15 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId};
 
 pub mod checker;
+mod course;
 pub mod distance;
+mod improve;
+pub mod instance;
+mod model;
 pub mod plan;
 pub mod problem;
+mod random;
+mod search;
 pub mod solver;
 pub mod store;
 

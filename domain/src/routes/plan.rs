@@ -125,6 +125,7 @@ pub async fn snapshot(
             shift,
             stops_max,
             available,
+            ..
         } = vehicle;
         note(&[
             most as i64,
@@ -177,9 +178,10 @@ pub async fn snapshot(
                 grams: row.weight_grams,
                 cm3: row.volume_cm3,
             },
-            window,
+            windows: vec![window],
             service: row.service_seconds,
             weight,
+            ..Stop::default()
         });
         shipments.push(Seen {
             id: ShipmentId(row.id),
@@ -196,11 +198,8 @@ pub async fn snapshot(
     }
     let (vehicles, fleet): (Vec<_>, Vec<_>) = vehicles.into_iter().unzip();
     let problem = Problem {
-        stops,
-        vehicles: fleet,
-        matrix: source.matrix(&points),
         range_metres: RANGE_METRES_MAX,
-        vehicle_cost: VEHICLE_COST_METRES,
+        ..Problem::of_one_depot(stops, fleet, source.matrix(&points))
     };
     let input_hash = hash.finalize().into();
     Ok(Some(Snapshot {
@@ -266,6 +265,8 @@ async fn fleet(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<(S
             },
             stops_max: row.stops_max as usize,
             available: row.is_available,
+            fixed_cost: VEHICLE_COST_METRES,
+            ..Vehicle::default()
         };
         (seen, vehicle)
     });

@@ -312,37 +312,36 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
             lon: row.lon,
         }))
         .collect();
+    let stops = rows
+        .iter()
+        .map(|row| problem::Stop {
+            load: Load {
+                grams: row.weight_grams,
+                cm3: row.volume_cm3,
+            },
+            windows: vec![Window {
+                start: row.window_start,
+                end: row.window_end,
+            }],
+            service: row.service_seconds,
+            ..problem::Stop::default()
+        })
+        .collect();
+    let vehicle = problem::Vehicle {
+        capacity: Load {
+            grams: route.capacity_grams,
+            cm3: route.capacity_cm3,
+        },
+        shift: Window {
+            start: route.shift_start,
+            end: route.shift_end,
+        },
+        stops_max: route.stops_max as usize,
+        ..problem::Vehicle::default()
+    };
     let problem = Problem {
-        stops: rows
-            .iter()
-            .map(|row| problem::Stop {
-                load: Load {
-                    grams: row.weight_grams,
-                    cm3: row.volume_cm3,
-                },
-                window: Window {
-                    start: row.window_start,
-                    end: row.window_end,
-                },
-                service: row.service_seconds,
-                weight: 1,
-            })
-            .collect(),
-        vehicles: vec![problem::Vehicle {
-            capacity: Load {
-                grams: route.capacity_grams,
-                cm3: route.capacity_cm3,
-            },
-            shift: Window {
-                start: route.shift_start,
-                end: route.shift_end,
-            },
-            stops_max: route.stops_max as usize,
-            available: true,
-        }],
-        matrix: source.matrix(&points),
         range_metres: RANGE_METRES_MAX,
-        vehicle_cost: 0,
+        ..Problem::of_one_depot(stops, vec![vehicle], source.matrix(&points))
     };
     let stored = PlannedRoute {
         vehicle: 0,
@@ -364,6 +363,7 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
                 metres_from_previous: row.metres_from_previous,
             })
             .collect(),
+        rest: None,
     };
     Ok(Some((problem, stored)))
 }

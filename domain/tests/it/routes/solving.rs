@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use domain::routes::checker;
-use domain::routes::problem::{Load, Matrix, Problem, Reason, Solution, Stop, Vehicle, Window};
+use domain::routes::problem::{Load, Matrix, Problem, Reason, Rest, Solution, Stop, Vehicle, Window};
 use domain::routes::solver::{self, Budget, Control, Progress, Unhurried};
 use proptest::prelude::*;
 
@@ -16,12 +16,13 @@ fn a_load(most: i64) -> impl Strategy<Value = Load> {
 fn a_stop() -> impl Strategy<Value = Stop> {
     (a_load(120), 0..DAY - 1, 1..DAY / 2, 0..3_600, 1..3_u32).prop_map(|(load, start, length, service, weight)| Stop {
         load,
-        window: Window {
+        windows: vec![Window {
             start,
             end: (start + length).min(DAY),
-        },
+        }],
         service,
         weight,
+        ..Stop::default()
     })
 }
 
@@ -35,6 +36,7 @@ fn a_vehicle() -> impl Strategy<Value = Vehicle> {
             },
             stops_max,
             available,
+            ..Vehicle::default()
         },
     )
 }
@@ -63,12 +65,13 @@ fn a_problem() -> impl Strategy<Value = Problem> {
                     let metres = (ax.abs_diff(bx) + ay.abs_diff(by)) * 500;
                     (metres + u32::from(noise), metres / 10 + u32::from(noise))
                 });
+                let mut vehicles = vehicles;
+                vehicles
+                    .iter_mut()
+                    .for_each(|vehicle| vehicle.fixed_cost = vehicle_cost);
                 Problem {
-                    stops,
-                    vehicles,
-                    matrix,
                     range_metres: 50_000,
-                    vehicle_cost,
+                    ..Problem::of_one_depot(stops, vehicles, matrix)
                 }
             })
     })
@@ -114,7 +117,7 @@ proptest! {
                 let route = solver::timetable(&whole, vehicle, &[*stop]);
                 route.is_some_and(|route| checker::check_route(&whole, &route).is_empty())
             });
-            let is_near = problem.matrix.metres(0, stop + 1) <= i64::from(problem.range_metres);
+            let is_near = problem.matrices[0].metres(0, stop + 1) <= i64::from(problem.range_metres);
             prop_assert_eq!(reason.is_final(), !(alone && is_near), "stop {}: {:?}", stop, reason);
         }
         let metres: i64 = solution.routes.iter().map(|route| route.metres).sum();
@@ -128,6 +131,164 @@ proptest! {
     }
 }
 
+/// How many days of every kind are planned by one test.
+const DAYS: u64 = 10_000;
+
+/// A small day with everything a problem may have.
+fn any_day(seed: u64) -> Problem {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut below = move |bound: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) % bound
+    };
+    let (count, depots, vans, profiles) = (below(13), 1 + below(3), below(6), 1 + below(2));
+    let points: Vec<(u32, u32)> = (0..depots + count)
+        .map(|_| (below(60) as u32, below(60) as u32))
+        .collect();
+    let gaps = below(6);
+    let matrices = (0..profiles).map(|profile| {
+        Matrix::from_fn(points.len(), |from, to| {
+            let noise = below(100) as u32;
+            if from == to {
+                return (0, 0);
+            }
+            if u64::from(noise) < gaps {
+                return (Matrix::NO_WAY, Matrix::NO_WAY);
+            }
+            let ((ax, ay), (bx, by)) = (points[from], points[to]);
+            let metres = (ax.abs_diff(bx) + ay.abs_diff(by)) * 500 + noise;
+            (metres, metres / (8 + 4 * profile as u32) + noise)
+        })
+    });
+    let matrices: Vec<Matrix> = matrices.collect();
+    let kind = below(8);
+    let mut stops = Vec::new();
+    for _ in 0..count {
+        let mut windows = vec![Window {
+            start: below(50_000) as i32,
+            end: 0,
+        }];
+        windows[0].end = windows[0].start + below(20_000) as i32;
+        if kind & 1 == 1 && below(3) == 0 {
+            let start = windows[0].end + 1 + below(9_000) as i32;
+            windows.push(Window {
+                start,
+                end: start + below(9_000) as i32,
+            });
+        }
+        stops.push(Stop {
+            load: Load {
+                grams: below(120) as i64,
+                cm3: below(120) as i64,
+            },
+            windows,
+            service: below(3_600) as i32,
+            weight: 1 + below(3) as u32,
+            skills: if below(4) == 0 { 1 << below(2) } else { 0 },
+            depots: if below(4) == 0 { 1 + below(7) } else { u64::MAX },
+            was_on: (vans > 0 && below(3) == 0).then(|| below(vans) as usize),
+        });
+    }
+    let mut problem = Problem {
+        stops,
+        vehicles: Vec::new(),
+        depots: depots as usize,
+        matrices,
+        range_metres: 50_000,
+        move_cost: below(2) as i64 * 3_000,
+    };
+    for number in 0..vans {
+        let start = below(30_000) as i32;
+        let rest = Rest {
+            window: Window {
+                start: 35_000,
+                end: 35_000 + below(15_000) as i32,
+            },
+            seconds: 1_800,
+        };
+        let mut vehicle = Vehicle {
+            capacity: Load {
+                grams: 100 + below(300) as i64,
+                cm3: 100 + below(300) as i64,
+            },
+            shift: Window {
+                start,
+                end: start + 10_000 + below(50_000) as i32,
+            },
+            stops_max: 1 + below(8) as usize,
+            available: below(8) > 0,
+            start: below(depots) as usize,
+            end: below(depots) as usize,
+            seconds_max: if kind & 2 == 2 && below(2) == 0 {
+                8_000 + below(20_000) as i32
+            } else {
+                i32::MAX
+            },
+            metres_max: if below(4) == 0 {
+                40_000 + below(90_000) as i64
+            } else {
+                i64::MAX
+            },
+            skills: below(4),
+            fixed_cost: below(20_000) as i64,
+            metre_cost: 1 + below(3) as i64,
+            second_cost: if kind & 2 == 2 { below(3) as i64 } else { 0 },
+            rest: (kind & 4 == 4 && below(2) == 0).then_some(rest),
+            profile: below(profiles) as usize,
+            locked: Vec::new(),
+        };
+        if count > 0 && below(3) == 0 {
+            vehicle.locked = vec![below(count) as usize];
+        }
+        let is_taken = |stop: &usize| problem.vehicles.iter().any(|other| other.locked.contains(stop));
+        vehicle.locked.retain(|stop| !is_taken(stop));
+        problem.vehicles.push(vehicle);
+        // What is locked was loaded or driven to: so it was possible.
+        let locked = problem.vehicles[number as usize].locked.clone();
+        let is_possible = solver::timetable(&problem, number as usize, &locked)
+            .is_some_and(|route| checker::check_route(&problem, &route).is_empty())
+            && locked.iter().all(|stop| solver::impossible(&problem, *stop).is_none());
+        if !is_possible {
+            problem.vehicles[number as usize].locked.clear();
+        }
+    }
+    problem
+}
+
+#[test]
+fn ten_thousand_days_of_every_kind_are_planned_without_a_violation() {
+    for seed in 0..DAYS {
+        let problem = any_day(seed);
+        problem.check().expect("a day that makes sense");
+        let start: Vec<(usize, Vec<usize>)> = match seed % 3 {
+            0 => solver::solve(&problem, &budget(seed), &Unhurried)
+                .routes
+                .iter()
+                .map(|route| (route.vehicle, route.stops.iter().map(|stop| stop.stop).collect()))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let solution = solver::solve_from(&problem, &start, &Budget { iterations: 60, seed }, &Unhurried);
+        let violations = checker::check(&problem, &solution.routes, &solution.unassigned);
+        assert!(violations.is_empty(), "day {seed}: {violations:?}\n{solution:?}");
+        assert_eq!(checker::cost(&problem, &solution.routes), solution.cost, "day {seed}");
+        for (stop, reason) in &solution.unassigned {
+            let has_no_place = reason.is_final() || !has_a_place(&problem, &solution, *stop);
+            assert!(
+                has_no_place,
+                "day {seed}: stop {stop} has a place: {reason:?}\n{solution:?}"
+            );
+            assert!(
+                reason.is_final()
+                    || !solver::tally(&problem, &solution, *stop).is_empty()
+                    || *reason == Reason::NoVehicleLeft
+            );
+        }
+    }
+}
+
 fn van(grams: i64) -> Vehicle {
     Vehicle {
         capacity: Load { grams, cm3: 1_000 },
@@ -136,19 +297,19 @@ fn van(grams: i64) -> Vehicle {
             end: 64_800,
         },
         stops_max: 3,
-        available: true,
+        ..Vehicle::default()
     }
 }
 
 fn stop(grams: i64) -> Stop {
     Stop {
         load: Load { grams, cm3: 10 },
-        window: Window {
+        windows: vec![Window {
             start: 30_000,
             end: 60_000,
-        },
+        }],
         service: 300,
-        weight: 1,
+        ..Stop::default()
     }
 }
 
@@ -159,11 +320,8 @@ fn on_a_line(stops: Vec<Stop>, vehicles: Vec<Vehicle>) -> Problem {
         (steps * 1_000, steps * 120)
     });
     Problem {
-        stops,
-        vehicles,
-        matrix,
         range_metres: 200_000,
-        vehicle_cost: 0,
+        ..Problem::of_one_depot(stops, vehicles, matrix)
     }
 }
 
@@ -208,10 +366,10 @@ fn when_all_vans_are_out_another_day_would_help() {
 #[test]
 fn a_window_before_the_shift_is_impossible_by_the_seconds_missed() {
     let early = Stop {
-        window: Window {
+        windows: vec![Window {
             start: 20_000,
             end: 28_800,
-        },
+        }],
         ..stop(1)
     };
     let problem = on_a_line(vec![early], vec![van(10)]);
@@ -224,7 +382,7 @@ fn beyond_the_range_or_without_a_way_is_out_of_range() {
     problem.range_metres = 999;
     assert_eq!(reasons(&problem), [Reason::OutOfRange { metres: 1_000 }]);
     problem.range_metres = 200_000;
-    problem.matrix = Matrix::from_fn(2, |_, _| (Matrix::NO_WAY, 10));
+    problem.matrices[0] = Matrix::from_fn(2, |from, to| if from == to { (0, 0) } else { (Matrix::NO_WAY, 10) });
     assert!(matches!(reasons(&problem)[..], [Reason::OutOfRange { .. }]));
 }
 
@@ -246,10 +404,10 @@ fn full_vans_say_what_is_missing_in_the_nearest_one() {
 #[test]
 fn a_day_without_time_says_how_late_the_nearest_van_would_be() {
     let at_once = Stop {
-        window: Window {
+        windows: vec![Window {
             start: 30_000,
             end: 30_000,
-        },
+        }],
         ..stop(1)
     };
     let problem = on_a_line(vec![at_once.clone(), at_once], vec![van(100)]);

@@ -1,0 +1,770 @@
+//! Ruin and recreate: strings of neighbouring stops are taken out of a few tours and put back at their cheapest places
+//! (SISR, Christiaens and Vanden Berghe 2020), under simulated annealing. [`improve`](super::improve) polishes between.
+//!
+//! A round costs microseconds: it allocates nothing, looks again only at tours that changed since it last looked
+//! ([`Top`]), and undoes by putting back the few tours it touched.
+
+use std::ops::ControlFlow;
+
+use super::course::{Span, course};
+use super::improve::Bench;
+use super::model::{Depth, Model, NO_WAY, NONE, Tour};
+use super::random::{Random, minus_log2_q16};
+use super::solver::{Budget, Control, Progress, TICK_ITERATIONS};
+
+/// The longest string taken out of one tour, and how many stops a round removes on average: the published ten, and
+/// more where tours are long, up to this.
+const STRING_MIN: u64 = 10;
+const STRING_MAX: u64 = 20;
+/// One round in so many is followed by local search.
+const POLISH_ONE_IN: u64 = 4;
+/// The best place is passed over once in so many times.
+const BLINK_ONE_IN: u64 = 100;
+/// No place has a cost like that.
+const NO_PLACE: i64 = i64::MAX;
+
+/// The two cheapest places of a stop in one tour, as long as its stamp is this.
+#[derive(Debug, Clone, Copy)]
+struct Top {
+    cost: [i64; 2],
+    stamp: u32,
+    before: [u16; 2],
+}
+
+const UNSEEN: Top = Top {
+    cost: [NO_PLACE; 2],
+    stamp: 0,
+    before: [0; 2],
+};
+
+impl Top {
+    #[inline]
+    fn offer(&mut self, cost: i64, before: usize) {
+        if cost < self.cost[0] {
+            (self.cost[1], self.before[1]) = (self.cost[0], self.before[0]);
+            (self.cost[0], self.before[0]) = (cost, before as u16);
+        } else if cost < self.cost[1] {
+            (self.cost[1], self.before[1]) = (cost, before as u16);
+        }
+    }
+}
+
+/// Where a stop goes.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    cost: i64,
+    tour: u32,
+    before: u16,
+}
+
+const NOWHERE: Place = Place {
+    cost: NO_PLACE,
+    tour: NONE,
+    before: 0,
+};
+
+pub(super) struct Search<'a> {
+    pub(super) model: &'a Model<'a>,
+    pub(super) tours: Vec<Tour>,
+    /// Per point its tour and its place in it.
+    pub(super) tour_of: Vec<u32>,
+    pub(super) place_of: Vec<u16>,
+    /// Points that are on no tour.
+    pub(super) missing: Vec<u32>,
+    pub(super) random: Random,
+    wanted: Vec<u32>,
+    cost: i64,
+    missing_weight: u64,
+    is_weighted: bool,
+    /// Tours that a stop may go to: those with stops, and one empty one of each kind of vehicle.
+    live: Vec<u32>,
+    is_live_stale: bool,
+    stamp: u32,
+    tops: Vec<Top>,
+    /// Tours as they were before this round touched them; the first `touched_count` count.
+    touched: Vec<(u32, Tour)>,
+    pub(super) touched_count: usize,
+    is_touched: Vec<bool>,
+    missing_before: Vec<u32>,
+    keyed: Vec<(i64, u32)>,
+    /// What the local search works with.
+    pub(super) bench: Bench,
+    best: Best,
+}
+
+/// The best solution so far.
+struct Best {
+    nodes: Vec<Vec<u32>>,
+    stamps: Vec<u32>,
+    missing: Vec<u32>,
+    cost: i64,
+    missing_weight: u64,
+}
+
+impl<'a> Search<'a> {
+    /// Starts with the locked heads of the tours and then `start`, as far as it fits; the rest of `wanted` is missing.
+    pub(super) fn new(model: &'a Model<'a>, wanted: Vec<u32>, start: &[(usize, Vec<u32>)], seed: u64) -> Search<'a> {
+        let count = model.vehicles.len();
+        let is_weighted = wanted
+            .iter()
+            .any(|at| model.weight[*at as usize] != model.weight[wanted[0] as usize]);
+        let mut search = Search {
+            model,
+            tours: vec![Tour::default(); count],
+            tour_of: vec![NONE; model.points],
+            place_of: vec![0; model.points],
+            missing: wanted.clone(),
+            random: Random(seed),
+            wanted,
+            cost: 0,
+            missing_weight: 0,
+            is_weighted,
+            live: Vec::new(),
+            is_live_stale: true,
+            stamp: 0,
+            tops: vec![UNSEEN; model.points * count],
+            touched: Vec::new(),
+            touched_count: 0,
+            is_touched: vec![false; count],
+            missing_before: Vec::new(),
+            keyed: Vec::new(),
+            bench: Bench::default(),
+            best: Best {
+                nodes: vec![Vec::new(); count],
+                stamps: vec![0; count],
+                missing: Vec::new(),
+                cost: 0,
+                missing_weight: 0,
+            },
+        };
+        for tour in 0..count {
+            search.settle(tour);
+            search.fill_locked(tour);
+        }
+        for (tour, nodes) in start {
+            search.fill_from(*tour, nodes);
+        }
+        let mut placed = vec![false; model.points];
+        for tour in &search.tours {
+            tour.nodes.iter().for_each(|node| placed[*node as usize] = true);
+        }
+        search.missing.retain(|node| !placed[*node as usize]);
+        search.forget_touched();
+        search.sum_up();
+        search
+    }
+
+    /// What is locked was loaded or driven to: it stays, as far as it is possible at all.
+    fn fill_locked(&mut self, tour: usize) {
+        let vehicle = self.model.vehicle(tour);
+        for &stop in &vehicle.locked {
+            let point = self.model.problem.point(stop) as u32;
+            if !self.wanted.contains(&point) || !self.push(tour, point) {
+                break;
+            }
+            self.tours[tour].locked += 1;
+        }
+        let Tour { locked, .. } = self.tours[tour];
+        if locked > 0 {
+            self.settle(tour);
+        }
+    }
+
+    fn fill_from(&mut self, tour: usize, nodes: &[u32]) {
+        for &node in nodes {
+            if self.tour_of[node as usize] == NONE {
+                self.push(tour, node);
+            }
+        }
+    }
+
+    /// Appends a stop if it fits.
+    fn push(&mut self, tour: usize, node: u32) -> bool {
+        if !self.has_room(tour, node as usize) || !self.model.allows(tour, node as usize) {
+            return false;
+        }
+        self.tours[tour].nodes.push(node);
+        if self.settle(tour) {
+            return true;
+        }
+        self.tours[tour].nodes.pop();
+        self.tour_of[node as usize] = NONE;
+        self.settle(tour);
+        false
+    }
+
+    fn sum_up(&mut self) {
+        self.cost = self.tours.iter().map(|tour| tour.cost).sum();
+        self.missing_weight = self.weigh_missing();
+    }
+
+    fn weigh_missing(&self) -> u64 {
+        let weight = |node: &u32| u64::from(self.model.weight[*node as usize]);
+        self.missing.iter().map(weight).sum()
+    }
+
+    /// Recomputes a tour whose stops have changed.
+    pub(super) fn settle(&mut self, at: usize) -> bool {
+        if self.stamp == u32::MAX {
+            self.restamp();
+        }
+        self.stamp += 1;
+        let tour = &mut self.tours[at];
+        let was_empty = tour.gaps.len() <= 1;
+        tour.stamp = self.stamp;
+        let is_sound = self.model.refresh(at, tour);
+        for (place, node) in tour.nodes.iter().enumerate() {
+            self.tour_of[*node as usize] = at as u32;
+            self.place_of[*node as usize] = place as u16;
+        }
+        self.is_live_stale |= was_empty != tour.nodes.is_empty();
+        is_sound
+    }
+
+    /// Stamps start again from one: nothing that was seen before counts.
+    fn restamp(&mut self) {
+        self.stamp = 0;
+        self.tops.fill(UNSEEN);
+        self.best.stamps.fill(0);
+        let saved = self.touched[..self.touched_count].iter_mut().map(|(_, tour)| tour);
+        for tour in self.tours.iter_mut().chain(saved) {
+            self.stamp += 1;
+            tour.stamp = self.stamp;
+        }
+    }
+
+    /// Remembers a tour as it is, before it is changed for the first time this round.
+    pub(super) fn touch(&mut self, at: usize) {
+        if std::mem::replace(&mut self.is_touched[at], true) {
+            return;
+        }
+        if self.touched_count == self.touched.len() {
+            self.touched.push((0, Tour::default()));
+        }
+        let (tour, saved) = &mut self.touched[self.touched_count];
+        *tour = at as u32;
+        let current = &self.tours[at];
+        saved.nodes.clone_from(&current.nodes);
+        saved.gaps.clone_from(&current.gaps);
+        saved.spans.clone_from(&current.spans);
+        (saved.locked, saved.load, saved.metres) = (current.locked, current.load, current.metres);
+        (saved.seconds, saved.cost, saved.stamp) = (current.seconds, current.cost, current.stamp);
+        self.touched_count += 1;
+    }
+
+    fn forget_touched(&mut self) {
+        for (tour, _) in &self.touched[..self.touched_count] {
+            self.is_touched[*tour as usize] = false;
+        }
+        self.touched_count = 0;
+    }
+
+    /// By how much the tours touched this round cost more than before it.
+    fn touched_cost(&self) -> i64 {
+        let more = |(at, saved): &(u32, Tour)| self.tours[*at as usize].cost - saved.cost;
+        self.touched[..self.touched_count].iter().map(more).sum()
+    }
+
+    fn undo(&mut self) {
+        for index in 0..self.touched_count {
+            let (at, saved) = &mut self.touched[index];
+            let tour = &mut self.tours[*at as usize];
+            self.is_live_stale |= tour.nodes.is_empty() != saved.nodes.is_empty();
+            std::mem::swap(tour, saved);
+            self.is_touched[*at as usize] = false;
+            for (place, node) in tour.nodes.iter().enumerate() {
+                self.tour_of[*node as usize] = *at;
+                self.place_of[*node as usize] = place as u16;
+            }
+        }
+        self.touched_count = 0;
+        std::mem::swap(&mut self.missing, &mut self.missing_before);
+        self.missing.iter().for_each(|node| self.tour_of[*node as usize] = NONE);
+    }
+
+    fn keep_as_best(&mut self) {
+        for (at, tour) in self.tours.iter().enumerate() {
+            if self.best.stamps[at] != tour.stamp {
+                self.best.stamps[at] = tour.stamp;
+                self.best.nodes[at].clone_from(&tour.nodes);
+            }
+        }
+        self.best.missing.clone_from(&self.missing);
+        (self.best.cost, self.best.missing_weight) = (self.cost, self.missing_weight);
+    }
+
+    fn return_to_best(&mut self) {
+        self.forget_touched();
+        self.tour_of.fill(NONE);
+        for at in 0..self.tours.len() {
+            let nodes = std::mem::take(&mut self.best.nodes[at]);
+            self.tours[at].nodes.clone_from(&nodes);
+            self.best.nodes[at] = nodes;
+            self.settle(at);
+        }
+        self.missing.clone_from(&self.best.missing);
+        self.is_live_stale = true;
+        self.sum_up();
+    }
+
+    /// Ruins and recreates until the budget is used up; the best solution stays. Says how many rounds were made, and
+    /// whether it was stopped before the end.
+    pub(super) fn run(&mut self, budget: &Budget, control: &dyn Control) -> (u64, bool) {
+        self.polish_all();
+        self.forget_touched();
+        self.sum_up();
+        self.keep_as_best();
+        if self.wanted.len() < 2 || self.tours.is_empty() {
+            return (0, false);
+        }
+        let used = self.tours.iter().filter(|tour| !tour.nodes.is_empty()).count();
+        let mut cooling = Cooling::new(self.cost, self.wanted.len(), used);
+        let mut made = 0;
+        let mut is_stopped = false;
+        while made < budget.iterations {
+            if made % TICK_ITERATIONS == 0 {
+                let progress = Progress {
+                    iterations: made,
+                    cost: self.best.cost,
+                    unassigned: self.best.missing.len(),
+                };
+                if control.tick(&progress) == ControlFlow::Break(()) {
+                    is_stopped = true;
+                    break;
+                }
+                let share = control
+                    .share_q32()
+                    .unwrap_or_else(|| share_q32(made, budget.iterations));
+                cooling.set(share);
+            }
+            self.round(&cooling);
+            made += 1;
+        }
+        self.return_to_best();
+        (made, is_stopped)
+    }
+
+    fn round(&mut self, cooling: &Cooling) {
+        self.missing_before.clone_from(&self.missing);
+        self.ruin();
+        self.recreate(true);
+        let slack = cooling.slack(&mut self.random);
+        let weight = if self.missing.is_empty() {
+            0
+        } else {
+            self.weigh_missing()
+        };
+        let mut cost = self.cost + self.touched_cost();
+        let is_promising = weight == self.missing_weight && cost < self.cost + slack;
+        if is_promising && self.random.below(POLISH_ONE_IN) == 0 {
+            self.polish_changed();
+            cost = self.cost + self.touched_cost();
+        }
+        if weight > self.missing_weight || (weight == self.missing_weight && cost >= self.cost + slack) {
+            self.undo();
+            return;
+        }
+        self.forget_touched();
+        (self.cost, self.missing_weight) = (cost, weight);
+        if (weight, cost) < (self.best.missing_weight, self.best.cost) {
+            self.keep_as_best();
+        }
+    }
+
+    fn polish_all(&mut self) {
+        let wanted = std::mem::take(&mut self.wanted);
+        self.polish(wanted.iter().copied());
+        self.wanted = wanted;
+    }
+
+    /// Improves around what this round has moved.
+    fn polish_changed(&mut self) {
+        let keyed = std::mem::take(&mut self.keyed);
+        self.polish(keyed.iter().map(|(_, node)| *node));
+        self.keyed = keyed;
+    }
+
+    /// Takes strings of neighbouring stops out of several tours near a random stop.
+    fn ruin(&mut self) {
+        self.renew_live();
+        let used = self
+            .live
+            .iter()
+            .filter(|at| !self.tours[**at as usize].nodes.is_empty())
+            .count() as u64;
+        let placed = (self.wanted.len() - self.missing.len()) as u64;
+        if placed == 0 {
+            return;
+        }
+        // In 1/256.
+        let length = (placed << 8) / used;
+        let removed = (length * 2 / 3).clamp(STRING_MIN << 8, STRING_MAX << 8);
+        let string_max = removed.min(length).max(256);
+        let strings_max = ((4 * removed) << 8) / (256 + string_max) - 256;
+        let strings = ((256 + self.random.below(strings_max.max(1))) >> 8) as usize;
+        let centre = self.wanted[self.random.below(self.wanted.len() as u64) as usize];
+        let model = self.model;
+        for &node in model.near(centre as usize) {
+            if self.touched_count >= strings {
+                break;
+            }
+            let tour = self.tour_of[node as usize];
+            if tour == NONE || self.is_touched[tour as usize] {
+                continue;
+            }
+            let tour = tour as usize;
+            let locked = self.tours[tour].locked;
+            let place = self.place_of[node as usize] as usize;
+            if place < locked {
+                continue;
+            }
+            let free = (self.tours[tour].nodes.len() - locked) as u64;
+            let most = string_max.min(free << 8);
+            let take = ((256 + self.random.below(most)) >> 8).clamp(1, free) as usize;
+            self.touch(tour);
+            self.remove_string(tour, place, take);
+        }
+    }
+
+    /// Removes `take` stops in a row, the one at `place` among them; half of the time some inside the row stay.
+    fn remove_string(&mut self, at: usize, place: usize, take: usize) {
+        let locked = self.tours[at].locked;
+        let length = self.tours[at].nodes.len() - locked;
+        let place = place - locked;
+        let mut kept = 0;
+        if take > 1 && take < length && self.random.below(2) == 0 {
+            kept = 1;
+            while take + kept < length && self.random.below(100) == 0 {
+                kept += 1;
+            }
+        }
+        let row = take + kept;
+        let first_min = (place + 1).saturating_sub(row);
+        let first_max = place.min(length - row);
+        let first = first_min + self.random.below((first_max - first_min + 1) as u64) as usize;
+        let nodes = &mut self.tours[at].nodes;
+        let first = first + locked;
+        if kept == 0 {
+            self.missing.extend(nodes.drain(first..first + row));
+        } else {
+            let kept_from = first + 1 + self.random.below(take as u64 - 1) as usize;
+            self.missing.extend(nodes.drain(kept_from + kept..first + row));
+            self.missing.extend(nodes.drain(first..kept_from));
+        }
+        let removed = self.missing.len() - take;
+        self.missing[removed..]
+            .iter()
+            .for_each(|node| self.tour_of[*node as usize] = NONE);
+        if !self.settle(at) {
+            // Where there is no way, or a detour is shorter, the rest need not be a tour. It starts again.
+            self.missing.extend(self.tours[at].nodes.drain(locked..));
+            self.missing[removed..]
+                .iter()
+                .for_each(|node| self.tour_of[*node as usize] = NONE);
+            self.settle(at);
+        }
+    }
+
+    fn renew_live(&mut self) {
+        if !std::mem::take(&mut self.is_live_stale) {
+            return;
+        }
+        self.live.clear();
+        let mut seen = vec![false; self.model.kinds];
+        for (at, tour) in self.tours.iter().enumerate() {
+            let kind = self.model.kind[at] as usize;
+            if !tour.nodes.is_empty() || !std::mem::replace(&mut seen[kind], true) {
+                self.live.push(at as u32);
+            }
+        }
+    }
+
+    /// Puts every missing stop at its cheapest place, in one of several orders.
+    pub(super) fn recreate(&mut self, blinks: bool) {
+        let mut keyed = std::mem::take(&mut self.keyed);
+        self.sort_missing(&mut keyed, blinks);
+        self.missing.clear();
+        for &(_, node) in &keyed {
+            if !self.insert(node, blinks) {
+                self.missing.push(node);
+            }
+        }
+        self.keyed = keyed;
+    }
+
+    fn insert(&mut self, node: u32, blinks: bool) -> bool {
+        self.renew_live();
+        let (best, next) = self.cheapest(node as usize);
+        // Passing places over matters only where the cheapest one is passed over.
+        let place = match blinks && next.tour != NONE && self.random.below(BLINK_ONE_IN) == 0 {
+            true => next,
+            false => best,
+        };
+        if place.tour == NONE {
+            return false;
+        }
+        let at = place.tour as usize;
+        self.touch(at);
+        self.tours[at].nodes.insert(place.before as usize, node);
+        if self.settle(at) {
+            return true;
+        }
+        // Only with several windows, or ways that are shorter by a detour.
+        self.tours[at].nodes.remove(place.before as usize);
+        self.tour_of[node as usize] = NONE;
+        self.settle(at);
+        false
+    }
+
+    fn sort_missing(&mut self, keyed: &mut Vec<(i64, u32)>, at_random: bool) {
+        // The published weights of the first four, and two for each of the windows' rules where there are windows.
+        let rules = if self.model.depth >= Depth::Times { 17 } else { 11 };
+        let rule = if at_random { self.random.below(rules) } else { 8 };
+        let model = self.model;
+        let depot = model.row(model.ways[0].metres_from, 0);
+        keyed.clear();
+        for &node in &self.missing {
+            let at = node as usize;
+            let far = i64::from(depot[at]);
+            let key = match rule {
+                0..4 => (self.random.next() >> 1) as i64,
+                4..8 => -model.load[at][0].max(model.load[at][1]),
+                8..10 => -far,
+                10 => far,
+                11..13 => i64::from(model.late[at] - model.early[at]),
+                13..15 => i64::from(model.early[at]),
+                _ => -i64::from(model.late[at]),
+            };
+            keyed.push((key, node));
+        }
+        keyed.sort_unstable();
+        if self.is_weighted {
+            keyed.sort_by_key(|(_, node)| std::cmp::Reverse(model.weight[*node as usize]));
+        }
+    }
+
+    pub(super) fn has_room(&self, tour: usize, node: usize) -> bool {
+        let vehicle = self.model.vehicle(tour);
+        let (load, more) = (self.tours[tour].load, self.model.load[node]);
+        load[0] + more[0] <= vehicle.capacity.grams
+            && load[1] + more[1] <= vehicle.capacity.cm3
+            && self.tours[tour].nodes.len() < vehicle.stops_max
+    }
+
+    /// The cheapest place of all, and the next one.
+    fn cheapest(&mut self, node: usize) -> (Place, Place) {
+        let (mut best, mut next) = (NOWHERE, NOWHERE);
+        let count = self.tours.len();
+        let tops = &mut self.tops[node * count..][..count];
+        let load = self.model.load[node];
+        for &at in &self.live {
+            let at = at as usize;
+            let tour = &self.tours[at];
+            let vehicle = self.model.vehicle(at);
+            if tour.load[0] + load[0] > vehicle.capacity.grams
+                || tour.load[1] + load[1] > vehicle.capacity.cm3
+                || tour.nodes.len() >= vehicle.stops_max
+                || !self.model.allows(at, node)
+            {
+                continue;
+            }
+            let top = &mut tops[at];
+            if top.stamp != tour.stamp {
+                *top = UNSEEN;
+                judge(self.model, at, tour, node, top);
+                top.stamp = tour.stamp;
+            }
+            if top.cost[0] < next.cost {
+                next = Place {
+                    cost: top.cost[0],
+                    tour: at as u32,
+                    before: top.before[0],
+                };
+                if next.cost < best.cost {
+                    std::mem::swap(&mut best, &mut next);
+                    if top.cost[1] < next.cost {
+                        next = Place {
+                            cost: top.cost[1],
+                            tour: at as u32,
+                            before: top.before[1],
+                        };
+                    }
+                }
+            }
+        }
+        (best, next)
+    }
+}
+
+/// Finds the two cheapest places of a stop in one tour that has room for it.
+fn judge(model: &Model, at: usize, tour: &Tour, node: usize, top: &mut Top) {
+    let vehicle = model.vehicle(at);
+    let ways = &model.ways[vehicle.profile];
+    let (into, from) = (model.row(ways.metres_into, node), model.row(ways.metres_from, node));
+    let gaps = tour.gaps.iter().enumerate().skip(tour.locked);
+    let longest = vehicle.metres_max - tour.metres;
+    let mut base = model.move_cost(at, node);
+    if tour.nodes.is_empty() {
+        base += vehicle.fixed_cost;
+    }
+    match model.depth {
+        Depth::Lengths => {
+            for (before, gap) in gaps {
+                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
+                if more <= longest {
+                    top.offer(base + vehicle.metre_cost * more, before);
+                }
+            }
+        }
+        Depth::Times => {
+            let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
+            let (early, late, service) = (model.early[node], model.late[node], model.service[node]);
+            let ready = early + service;
+            for (before, gap) in gaps {
+                if gap.leaves > late {
+                    break;
+                }
+                if gap.by < ready {
+                    continue;
+                }
+                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
+                let cost = base + vehicle.metre_cost * more;
+                if cost >= top.cost[1] {
+                    continue;
+                }
+                let arrives = gap.leaves + until[gap.from as usize];
+                if arrives <= late
+                    && arrives.max(early) + service + driving[gap.to as usize] <= gap.by
+                    && more <= longest
+                {
+                    top.offer(cost, before);
+                }
+            }
+        }
+        Depth::Spans => {
+            let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
+            let stop = model.span(node as u32);
+            let ready = stop.early + stop.seconds;
+            for (before, gap) in gaps {
+                if gap.leaves > stop.late {
+                    break;
+                }
+                if gap.by < ready {
+                    continue;
+                }
+                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
+                let cost = base + vehicle.metre_cost * more;
+                if vehicle.second_cost == 0 && cost >= top.cost[1] || more > longest {
+                    continue;
+                }
+                let arrives = gap.leaves + until[gap.from as usize];
+                if arrives > stop.late || arrives.max(stop.early) + stop.seconds + driving[gap.to as usize] > gap.by {
+                    continue;
+                }
+                let (head, tail) = tour.spans[before];
+                let Some(whole) = with_stop(head, until[gap.from as usize], stop, driving[gap.to as usize], tail)
+                else {
+                    continue;
+                };
+                if whole.seconds <= vehicle.seconds_max {
+                    let longer = i64::from(whole.seconds - tour.seconds);
+                    top.offer(cost + vehicle.second_cost * longer, before);
+                }
+            }
+        }
+        Depth::Walk => {
+            let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
+            let (early, late, service) = (model.early[node], model.late[node], model.service[node]);
+            let mut nodes = Vec::with_capacity(tour.nodes.len() + 1);
+            for (before, gap) in gaps {
+                if gap.leaves > late {
+                    break;
+                }
+                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
+                let arrives = gap.leaves + until[gap.from as usize];
+                let is_late = arrives > late || arrives.max(early) + service + driving[gap.to as usize] > gap.by;
+                let cost = base + vehicle.metre_cost * more;
+                if is_late || more > longest || (vehicle.second_cost == 0 && cost >= top.cost[1]) {
+                    continue;
+                }
+                nodes.clear();
+                nodes.extend_from_slice(&tour.nodes);
+                nodes.insert(before, node as u32);
+                if let Some(course) = course(model.problem, vehicle, &nodes) {
+                    let before_cost = if tour.nodes.is_empty() {
+                        0
+                    } else {
+                        tour.cost - moves(model, at, tour)
+                    };
+                    top.offer(model.move_cost(at, node) + course.cost - before_cost, before);
+                }
+            }
+        }
+    }
+    for i in 0..2 {
+        if top.cost[i] != NO_PLACE && has_no_way(tour, top.before[i] as usize, into, from) {
+            (top.cost[i], top.before[i]) = (NO_PLACE, 0);
+        }
+    }
+    if top.cost[0] > top.cost[1] {
+        top.cost.swap(0, 1);
+        top.before.swap(0, 1);
+    }
+}
+
+fn moves(model: &Model, at: usize, tour: &Tour) -> i64 {
+    match model.has_homes {
+        true => tour.nodes.iter().map(|node| model.move_cost(at, *node as usize)).sum(),
+        false => 0,
+    }
+}
+
+/// Times forbid every way that is none; without times all ways are there.
+fn has_no_way(tour: &Tour, before: usize, into: &[i32], from: &[i32]) -> bool {
+    let gap = tour.gaps[before];
+    into[gap.from as usize] >= NO_WAY || from[gap.to as usize] >= NO_WAY
+}
+
+#[inline]
+fn with_stop(head: Span, until: i32, stop: Span, driving: i32, tail: Span) -> Option<Span> {
+    head.then(until, stop)?.then(driving, tail)
+}
+
+/// The share of a budget that is used, in 1/2³².
+fn share_q32(made: u64, budget: u64) -> u64 {
+    ((u128::from(made) << 32) / u128::from(budget.max(1))) as u64
+}
+
+/// The temperature: from about the mean leg down to a four hundredth of that, by the share of the budget used. Long tours
+/// are worth more than their legs say, since opening or closing one changes many: there it starts at up to two legs.
+struct Cooling {
+    /// In 1/1024 of the unit of cost.
+    start_q10: i64,
+    now_q10: i64,
+}
+
+impl Cooling {
+    fn new(cost: i64, stops: usize, tours: usize) -> Cooling {
+        let length = (stops / tours.max(1)) as i64;
+        let percent = (50 + 4 * length).clamp(60, 200);
+        let start_q10 = (cost / stops.max(1) as i64).saturating_mul(1024) / 100 * percent;
+        Cooling {
+            start_q10,
+            now_q10: start_q10,
+        }
+    }
+
+    fn set(&mut self, share_q32: u64) {
+        // log2(400) octaves in all, in 1/65536; within an octave a straight line is near enough.
+        let octaves_q16 = ((566_400_u128 * u128::from(share_q32.min(1 << 32))) >> 32) as u64;
+        let (octave, rest) = (octaves_q16 >> 16, (octaves_q16 & 0xffff) as i64);
+        self.now_q10 = (i128::from(self.start_q10 >> octave) * i128::from((2 << 16) - rest) / (2 << 16)) as i64;
+    }
+
+    /// By how much a solution may be worse now and still be accepted: the temperature times -ln of a random number.
+    #[inline]
+    fn slack(&self, random: &mut Random) -> i64 {
+        let minus_ln_q16 = minus_log2_q16(random.next() as u32) * 45_426 / 65_536;
+        ((i128::from(self.now_q10) * i128::from(minus_ln_q16)) >> 26) as i64 + 1
+    }
+}
