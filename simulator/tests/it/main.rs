@@ -3,6 +3,9 @@
 
 mod bad_input;
 mod clients;
+mod clock;
+mod events;
+mod faults;
 mod idempotency;
 mod ledger;
 mod receiver;
