@@ -15,6 +15,7 @@ mod payment_call;
 mod payment_outcome;
 pub mod plan_due_routes;
 pub mod plan_routes;
+pub mod process_inbound;
 pub mod prune_finished_jobs;
 pub mod prune_idempotency_keys;
 pub mod prune_unique_keys;
@@ -25,6 +26,7 @@ pub mod release_stock;
 pub mod reserve_stock;
 mod schedule;
 pub mod ship_shipment;
+pub mod sweep_ledger;
 pub mod void_payment;
 pub mod why;
 
@@ -35,6 +37,7 @@ pub use expire_reservations::ExpireReservations;
 pub use limits::limits;
 pub use plan_due_routes::PlanDueRoutes;
 pub use plan_routes::PlanRoutes;
+pub use process_inbound::ProcessInbound;
 pub use prune_finished_jobs::PruneFinishedJobs;
 pub use prune_idempotency_keys::PruneIdempotencyKeys;
 pub use prune_unique_keys::PruneUniqueKeys;
@@ -45,6 +48,7 @@ pub use release_stock::ReleaseStock;
 pub use reserve_stock::ReserveStock;
 pub use schedule::timetable;
 pub use ship_shipment::ShipShipment;
+pub use sweep_ledger::SweepLedger;
 pub use void_payment::VoidPayment;
 
 use domain::{
@@ -67,6 +71,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<ExpireReservations>()
         .with::<PlanDueRoutes>()
         .with::<PlanRoutes>()
+        .with::<ProcessInbound>()
         .with::<PruneFinishedJobs>()
         .with::<PruneIdempotencyKeys>()
         .with::<PruneUniqueKeys>()
@@ -76,6 +81,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<ReleaseStock>()
         .with_batch::<ReserveStock>()
         .with::<ShipShipment>()
+        .with::<SweepLedger>()
         .with::<VoidPayment>()
 }
 

@@ -5,6 +5,7 @@ use queue::schedule::Entry;
 
 use crate::{
     ExpireReservations, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, ReconcilePayments,
+    SweepLedger,
 };
 
 /// All that the clock starts.
@@ -16,5 +17,6 @@ pub fn timetable() -> Vec<Entry> {
         Entry::new("prune_idempotency_keys", "20 * * * *", &PruneIdempotencyKeys {}),
         Entry::new("prune_unique_keys", "40 3 * * *", &PruneUniqueKeys {}),
         Entry::new("reconcile_payments", "* * * * *", &ReconcilePayments {}),
+        Entry::new("sweep_ledger", "30 4 * * *", &SweepLedger::default()),
     ]
 }

@@ -977,6 +977,10 @@ pub struct GatewaySimulator {
     #[arg(long, value_name = "FILE")]
     pub ledger: PathBuf,
 
+    /// Where the outcomes of payments are sent as events, signed by ORDERFLEET_GATEWAY_WEBHOOK_SECRET
+    #[arg(long, value_name = "URL")]
+    pub webhook_url: Option<String>,
+
     /// The seed of its ids and of the luck of its faults
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use domain::ids::{DeliveryId, EndpointId, OrderId, PaymentId, ShipmentId, WarehouseId};
 use jobs::{
-    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireReservations, PlanDueRoutes, PlanRoutes, PruneFinishedJobs,
-    PruneIdempotencyKeys, PruneUniqueKeys, ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock,
-    ReserveStock, ShipShipment, VoidPayment, catalogue,
+    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireReservations, PlanDueRoutes, PlanRoutes, ProcessInbound,
+    PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, ReconcilePayment, ReconcilePayments, RefundPayment,
+    ReleaseStock, ReserveStock, ShipShipment, SweepLedger, VoidPayment, catalogue,
 };
 use queue::Job;
 use serde_json::{Value, json};
@@ -32,6 +32,10 @@ fn samples() -> Vec<(&'static str, Value)> {
             date: "2026-11-22".parse().expect("it is a date"),
             bucket: 7,
         }),
+        sample(&ProcessInbound {
+            source: "gateway".to_owned(),
+            event_id: "evt_1".to_owned(),
+        }),
         sample(&PruneFinishedJobs {}),
         sample(&PruneIdempotencyKeys {}),
         sample(&PruneUniqueKeys {}),
@@ -50,6 +54,10 @@ fn samples() -> Vec<(&'static str, Value)> {
         sample(&ReserveStock { order_id }),
         sample(&ShipShipment {
             shipment_id: ShipmentId(some_id()),
+        }),
+        sample(&SweepLedger {
+            since: Some("2026-11-22T04:30:00Z".parse().expect("it is a time")),
+            after: Some("txn_1".to_owned()),
         }),
         sample(&VoidPayment { payment_id }),
     ]

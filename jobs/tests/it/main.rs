@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod catalogue;
+mod gateway_truth;
 mod limits;
 mod orders;
 mod payments;

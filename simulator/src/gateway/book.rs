@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::Hook;
 use super::balance::{Kind, Transaction};
-use super::endpoints::{ENDPOINTS_MAX, Endpoint};
+use super::endpoints::{ENDPOINTS_MAX, Endpoint, NewEndpoint};
 use super::error::Error;
 use super::events::{self, Event, Subject};
 use super::faults::Stored;
@@ -257,6 +258,16 @@ impl Book {
             book.keys.insert(scope, kept);
         }
         Ok((book, torn))
+    }
+
+    /// Adds an endpoint that is named anew at every start, and so is never written down.
+    pub(super) fn hook(&mut self, hook: &Hook) -> Result<(), Error> {
+        let kinds = Hook::EVENTS.map(str::to_owned).to_vec();
+        let new = NewEndpoint::new(hook.url.clone(), kinds, None, BTreeMap::new(), None)?;
+        let id = derived_id("we", &hook.url, 0, "hook");
+        let endpoint = new.registered(id, hook.secret.clone(), self.now().timestamp());
+        self.endpoints.push(endpoint);
+        Ok(())
     }
 
     /// The gateway's time.

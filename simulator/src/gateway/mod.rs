@@ -72,9 +72,28 @@ pub struct Config {
     pub seed: u64,
 }
 
+/// A webhook endpoint that is there from the start, besides those that are registered over the wire.
+#[derive(Debug, Clone)]
+pub struct Hook {
+    /// Where it is.
+    pub url: String,
+    /// What signs for it, `whsec_…`.
+    pub secret: String,
+}
+
+impl Hook {
+    /// What it is told: what became of a payment.
+    pub const EVENTS: [&str; 4] = [
+        "payment_intent.succeeded",
+        "payment_intent.canceled",
+        "payment_intent.payment_failed",
+        "charge.refunded",
+    ];
+}
+
 /// Runs the gateway until `shutdown`, or until its ledger can't be written any more.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let running = start(config).await?;
+pub async fn run(config: Config, hook: Option<Hook>, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let running = start_with(config, hook).await?;
     tracing::info!(addr = %running.addr, "the gateway simulator is listening");
     let stop = running.stop.clone();
     let mut ended = pin!(running.ended());
@@ -89,16 +108,25 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 
 /// Starts the gateway in the background.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
+    start_with(config, None).await
+}
+
+/// The same with a webhook endpoint.
+pub async fn start_with(config: Config, hook: Option<Hook>) -> anyhow::Result<Running> {
     let listener = Cuttable::bind(config.port).await?;
     let addr = listener.addr()?;
     let path = config.ledger.clone();
     let (outbox, inbox) = tokio::sync::mpsc::unbounded_channel();
-    let (book, torn) = tokio::task::spawn_blocking(move || book::Book::open(&path, config.seed, outbox))
+    let (mut book, torn) = tokio::task::spawn_blocking(move || book::Book::open(&path, config.seed, outbox))
         .await
         .context("opening the ledger")??;
     for line in &torn {
         let bytes = line.len();
         tracing::warn!(bytes, "a torn last line was cut off the ledger; nobody was told of it");
+    }
+    if let Some(hook) = &hook {
+        book.hook(hook)
+            .map_err(|error| anyhow::anyhow!("the webhook endpoint: {}", error.body()))?;
     }
     let stop = CancellationToken::new();
     let gateway = Arc::new(http::Gateway::new(book, faults::Rules::new(config.seed)));

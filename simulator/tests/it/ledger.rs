@@ -230,7 +230,7 @@ async fn a_port_in_use_is_named() {
         ledger: sandbox.folder().join("other.jsonl"),
         seed: 0,
     };
-    let error = simulator::gateway::run(config, std::future::pending())
+    let error = simulator::gateway::run(config, None, std::future::pending())
         .await
         .unwrap_err();
     assert!(format!("{error:#}").contains(&format!("127.0.0.1:{port}")), "{error:#}");

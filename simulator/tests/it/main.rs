@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a failed test shows the line")]
 
 mod bad_input;
-mod clients;
 mod clock;
 mod events;
 mod faults;
