@@ -249,13 +249,13 @@ async fn every_row_of_the_table_ends_with_one_charge() {
         order_fault(&world, order).await;
         let order = world.submit("pm_card_visa").await;
         // The client of this process keeps quiet for a real second when it is told to.
-        testkit::eventually("the order is confirmed", async || {
+        testkit::eventually(&format!("the order is confirmed after {fault}"), async || {
             world.run_on(1, SOON).await;
             (world.axes(order).await == "confirmed authorized none").then_some(())
         })
         .await;
         world.db.fast_forward(WINDOW).await;
-        testkit::eventually("the payment is captured", async || {
+        testkit::eventually(&format!("the payment is captured after {fault}"), async || {
             world.run_on(1, SOON).await;
             (world.axes(order).await == "confirmed captured none").then_some(())
         })
