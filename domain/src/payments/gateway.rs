@@ -427,7 +427,9 @@ impl Gateway {
                     ("amount", amount.to_string()),
                     ("currency", payment.currency.to_ascii_lowercase()),
                     ("capture_method", "manual".to_owned()),
-                    ("payment_method_types[]", "card".to_owned()),
+                    // Whatever needs nobody to be sent elsewhere; the newest versions know no list of types any more.
+                    ("automatic_payment_methods[enabled]", "true".to_owned()),
+                    ("automatic_payment_methods[allow_redirects]", "never".to_owned()),
                     ("metadata[payment_id]", payment.id.to_string()),
                     ("metadata[order_id]", payment.order_id.to_string()),
                 ],

@@ -152,7 +152,7 @@ def too_much_at_once_is_not_retried():
     confirm = lambda: intents(retries=2).confirm(intent.id)
     throttled = lambda: struck({"route": CONFIRMATION, "fault": "lock_timeout"}, confirm)
     error = refused(stripe.RateLimitError, throttled)
-    assert (error.http_status, error.code) == (429, "lock_timeout")
+    assert (error.http_status, error.error.code) == (429, "lock_timeout")
     confirm()
     executed(intent)
 

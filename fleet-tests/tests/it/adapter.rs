@@ -62,7 +62,8 @@ impl Till {
     }
 
     async fn create(&mut self) {
-        let (reply, class) = self.send(Op::Create, 1000, "create:1").await;
+        let key = format!("create:{}", self.payment.id);
+        let (reply, class) = self.send(Op::Create, 1000, &key).await;
         assert_eq!(class, Class::Ok, "{reply:?}");
         self.payment.gateway_ref = reply.intent().map(|intent| intent.id);
     }

@@ -49,6 +49,19 @@ const UNSET_IN_CHARGE: [&str; 14] = [
     "transfer_data",
     "transfer_group",
 ];
+const UNSET_IN_CARD: [&str; 11] = [
+    "authorization_code",
+    "checks",
+    "country",
+    "electronic_commerce_indicator",
+    "installments",
+    "mandate",
+    "network_transaction_id",
+    "regulated_status",
+    "three_d_secure",
+    "transaction_link_id",
+    "wallet",
+];
 const UNSET_IN_REFUND: [&str; 5] = [
     "customer",
     "customer_account",
@@ -435,6 +448,16 @@ impl Intent {
             }) if is_failed => Some((code, decline_code, message)),
             _ => None,
         };
+        let card = json!({
+                "amount_authorized": if is_failed { None } else { Some(charge.amount) },
+                "network": method.map(|method| method.brand),
+                "brand": method.map(|method| method.brand),
+                "last4": method.map(|method| method.last4),
+                "funding": "credit",
+                "exp_month": 12,
+                "exp_year": 2040,
+        });
+        let card = whole(card, &UNSET_IN_CARD);
         let object = json!({
             "id": charge.id,
             "object": "charge",
@@ -470,13 +493,7 @@ impl Intent {
             "payment_method": charge.method,
             "payment_method_details": {
                 "type": "card",
-                "card": {
-                    "brand": method.map(|method| method.brand),
-                    "last4": method.map(|method| method.last4),
-                    "funding": "credit",
-                    "exp_month": 12,
-                    "exp_year": 2040,
-                },
+                "card": card,
             },
             "receipt_email": self.labels.receipt_email,
             "statement_descriptor": self.labels.statement_descriptor,
