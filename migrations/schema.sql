@@ -12,6 +12,25 @@ CREATE TYPE queue.room AS (
 	open_until timestamp with time zone
 );
 
+CREATE FUNCTION public.note_payment() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    insert into payment_events (payment_id, what, state, amount_minor, captured_minor, refunded_minor, error_code)
+    values (new.id, 'payment', new.state, new.amount_minor, new.captured_minor, new.refunded_minor, new.decline_code);
+    return null;
+end $$;
+
+CREATE FUNCTION public.note_payment_attempt() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    insert into payment_events (payment_id, what, state, op, seq, amount_minor, sends, http_status, request_id, error_code)
+    values (new.payment_id, 'attempt', new.state, new.op, new.seq, new.amount_minor, new.sends, new.http_status,
+            new.request_id, new.error_code);
+    return null;
+end $$;
+
 CREATE TABLE public.orders (
     id uuid NOT NULL,
     customer_id uuid NOT NULL,
@@ -113,6 +132,13 @@ begin
     where e.id = any (wanted)
     order by e.id
     returning d.id, d.endpoint_id, d.ordering_key;
+end $$;
+
+CREATE FUNCTION public.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    raise exception '% is only ever added to', tg_table_name using errcode = 'restrict_violation';
 end $$;
 
 CREATE FUNCTION public.webhook_public_keys(secrets text[]) RETURNS text[]
@@ -1509,6 +1535,21 @@ CREATE TABLE public.idempotency_keys (
     CONSTRAINT idempotency_keys_key_check CHECK (((length(key) >= 1) AND (length(key) <= 255)))
 );
 
+CREATE TABLE public.inbound_events (
+    source text NOT NULL,
+    event_id text NOT NULL,
+    type text NOT NULL,
+    payload bytea NOT NULL,
+    received_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    processed_at timestamp with time zone,
+    CONSTRAINT inbound_events_event_id_check CHECK (((length(event_id) >= 1) AND (length(event_id) <= 255))),
+    CONSTRAINT inbound_events_payload_check CHECK ((octet_length(payload) <= 262144)),
+    CONSTRAINT inbound_events_source_check CHECK (((length(source) >= 1) AND (length(source) <= 100))),
+    CONSTRAINT inbound_events_type_check CHECK ((length(type) <= 255))
+);
+
+COMMENT ON TABLE public.inbound_events IS 'Verified events of others, once each, as their raw bytes; kept longer than any sender goes on retrying.';
+
 CREATE TABLE public.inbound_rejections (
     partner_id uuid NOT NULL,
     rejected bigint DEFAULT 0 NOT NULL,
@@ -1568,6 +1609,18 @@ CREATE TABLE public.order_lines (
     CONSTRAINT order_lines_unit_price_minor_check CHECK ((unit_price_minor >= 0))
 );
 
+CREATE TABLE public.orphan_charges (
+    movement text NOT NULL,
+    intent text,
+    amount_minor bigint NOT NULL,
+    currency text NOT NULL,
+    moved_at timestamp with time zone NOT NULL,
+    seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT orphan_charges_amount_minor_check CHECK ((amount_minor <> 0))
+);
+
+COMMENT ON TABLE public.orphan_charges IS 'Movements on the gateway''s balance that belong to no payment of ours: each needs a person.';
+
 CREATE TABLE public.partners (
     id uuid NOT NULL,
     name text NOT NULL,
@@ -1613,6 +1666,36 @@ CREATE TABLE public.payment_attempts (
     CONSTRAINT payment_attempts_op_check CHECK ((op = ANY (ARRAY['create'::text, 'confirm'::text, 'capture'::text, 'void'::text, 'refund'::text]))),
     CONSTRAINT payment_attempts_seq_check CHECK ((seq > 0)),
     CONSTRAINT payment_attempts_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'succeeded'::text, 'declined'::text, 'failed'::text, 'unknown'::text])))
+);
+
+CREATE TABLE public.payment_events (
+    id bigint NOT NULL,
+    payment_id uuid NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    what text NOT NULL,
+    state text NOT NULL,
+    op text,
+    seq integer,
+    amount_minor bigint NOT NULL,
+    captured_minor bigint,
+    refunded_minor bigint,
+    sends integer,
+    http_status integer,
+    request_id text,
+    error_code text,
+    CONSTRAINT payment_events_check CHECK (((what = 'attempt'::text) = ((op IS NOT NULL) AND (seq IS NOT NULL)))),
+    CONSTRAINT payment_events_what_check CHECK ((what = ANY (ARRAY['payment'::text, 'attempt'::text])))
+);
+
+COMMENT ON TABLE public.payment_events IS 'The timeline of each payment: one line for each change of it or of one of its attempts. Only ever added to.';
+
+ALTER TABLE public.payment_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.payment_events_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE public.payments (
@@ -2615,6 +2698,9 @@ ALTER TABLE ONLY public.events
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (principal, key);
 
+ALTER TABLE ONLY public.inbound_events
+    ADD CONSTRAINT inbound_events_pkey PRIMARY KEY (source, event_id);
+
 ALTER TABLE ONLY public.inbound_rejections
     ADD CONSTRAINT inbound_rejections_pkey PRIMARY KEY (partner_id);
 
@@ -2636,6 +2722,9 @@ ALTER TABLE ONLY public.order_lines
 ALTER TABLE ONLY public.orders
     ADD CONSTRAINT orders_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.orphan_charges
+    ADD CONSTRAINT orphan_charges_pkey PRIMARY KEY (movement);
+
 ALTER TABLE ONLY public.partners
     ADD CONSTRAINT partners_have_their_own_name UNIQUE (name);
 
@@ -2647,6 +2736,9 @@ ALTER TABLE ONLY public.payment_attempts
 
 ALTER TABLE ONLY public.payment_attempts
     ADD CONSTRAINT payment_attempts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.payment_events
+    ADD CONSTRAINT payment_events_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.payments
     ADD CONSTRAINT payments_gateway_ref_is_unique UNIQUE (gateway_ref);
@@ -2820,6 +2912,8 @@ CREATE INDEX events_by_order ON public.events USING btree (order_id, id);
 
 CREATE INDEX idempotency_keys_expiring ON public.idempotency_keys USING btree (expires_at);
 
+CREATE INDEX inbound_events_by_age ON public.inbound_events USING btree (received_at);
+
 CREATE INDEX inbound_webhooks_by_partner ON public.inbound_webhooks USING btree (partner_id, received_at, event_id);
 
 CREATE INDEX inbound_webhooks_by_time ON public.inbound_webhooks USING btree (received_at);
@@ -2835,6 +2929,8 @@ CREATE INDEX orders_in_order ON public.orders USING btree (created_at, id);
 CREATE UNIQUE INDEX orders_reference_is_unique ON public.orders USING btree (created_by, reference) WHERE (reference IS NOT NULL);
 
 CREATE INDEX partners_in_order ON public.partners USING btree (created_at, id);
+
+CREATE INDEX payment_events_of_payment ON public.payment_events USING btree (payment_id, id);
 
 CREATE INDEX payments_by_order ON public.payments USING btree (order_id);
 
@@ -2948,6 +3044,16 @@ ALTER INDEX queue.finished_jobs_by_time ATTACH PARTITION queue.finished_jobs_oth
 
 ALTER INDEX queue.finished_jobs_by_id ATTACH PARTITION queue.finished_jobs_other_id_idx;
 
+CREATE TRIGGER payment_attempts_noted_when_changed AFTER UPDATE ON public.payment_attempts FOR EACH ROW WHEN (((((old.state IS DISTINCT FROM new.state) OR (old.sends IS DISTINCT FROM new.sends)) OR (old.http_status IS DISTINCT FROM new.http_status)) OR (old.error_code IS DISTINCT FROM new.error_code))) EXECUTE FUNCTION public.note_payment_attempt();
+
+CREATE TRIGGER payment_attempts_noted_when_made AFTER INSERT ON public.payment_attempts FOR EACH ROW EXECUTE FUNCTION public.note_payment_attempt();
+
+CREATE TRIGGER payment_events_stay BEFORE UPDATE ON public.payment_events FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER payments_noted_when_changed AFTER UPDATE ON public.payments FOR EACH ROW WHEN ((((old.state IS DISTINCT FROM new.state) OR (old.captured_minor IS DISTINCT FROM new.captured_minor)) OR (old.refunded_minor IS DISTINCT FROM new.refunded_minor))) EXECUTE FUNCTION public.note_payment();
+
+CREATE TRIGGER payments_noted_when_made AFTER INSERT ON public.payments FOR EACH ROW EXECUTE FUNCTION public.note_payment();
+
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
 
@@ -2980,6 +3086,9 @@ ALTER TABLE ONLY public.orders
 
 ALTER TABLE ONLY public.payment_attempts
     ADD CONSTRAINT payment_attempts_payment_id_fkey FOREIGN KEY (payment_id) REFERENCES public.payments(id);
+
+ALTER TABLE ONLY public.payment_events
+    ADD CONSTRAINT payment_events_payment_id_fkey FOREIGN KEY (payment_id) REFERENCES public.payments(id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY public.payments
     ADD CONSTRAINT payments_order_id_fkey FOREIGN KEY (order_id) REFERENCES public.orders(id);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub requests_max: usize,
     /// How long one request may take, besides what it prefers to wait.
     pub request_timeout: Duration,
+    /// What the payment gateway signs its webhooks with: every secret in use. Without any its webhooks are refused.
+    pub gateway_webhook_secrets: Vec<SecretString>,
     /// How long requests may go on once the process is told to stop.
     pub shutdown_grace: Duration,
 }
@@ -31,6 +34,7 @@ impl Config {
             cursor_key,
             requests_max: 512,
             request_timeout: Duration::from_secs(10),
+            gateway_webhook_secrets: Vec::new(),
             shutdown_grace: Duration::from_secs(20),
         }
     }

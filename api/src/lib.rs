@@ -19,6 +19,7 @@ mod customers;
 mod dead_letters;
 mod fields;
 mod health;
+mod inbound;
 mod inventory;
 mod layers;
 mod limits;

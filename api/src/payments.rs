@@ -1,10 +1,10 @@
-//! Payments: seen, and refunded.
+//! Payments: seen, let go, and refunded.
 
 use axum::extract;
 use chrono::{DateTime, Utc};
 use domain::ids::{AttemptId, OrderId, PaymentId};
 use domain::money::Cents;
-use domain::payments::{self, AttemptState, Op, Payment, PaymentAttempt, State as PaymentState};
+use domain::payments::{self, AttemptState, Op, Payment, PaymentAttempt, PaymentEvent, State as PaymentState};
 use jobs::intake;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -82,6 +82,41 @@ view! {
     }
 }
 
+view! {
+    /// One line of a payment's timeline.
+    PaymentEventView of PaymentEvent {
+        /// Its number; later ones have higher ones.
+        id: i64 as i64,
+        /// When.
+        at: DateTime<Utc> as DateTime<Utc>,
+        /// payment, or attempt: an operation at the gateway.
+        what: String as String,
+        /// The state of the payment or of the attempt.
+        state: String as String,
+        /// Of an attempt: create, confirm, capture, void or refund.
+        op: Option<Op> as Option<String>,
+        /// Of an attempt: which try of the operation.
+        seq: Option<i32> as Option<i32>,
+        /// The amount of the payment or of the attempt.
+        #[serde(rename = "amount_minor")]
+        amount: Cents as i64,
+        /// Of a payment: what was taken.
+        #[serde(rename = "captured_minor")]
+        captured: Option<Cents> as Option<i64>,
+        /// Of a payment: what went back.
+        #[serde(rename = "refunded_minor")]
+        refunded: Option<Cents> as Option<i64>,
+        /// Of an attempt: how often it was sent.
+        sends: Option<i32> as Option<i32>,
+        /// Of an attempt: the last HTTP status.
+        http_status: Option<i32> as Option<i32>,
+        /// Of an attempt: the gateway's id of the last request.
+        request_id: Option<String> as Option<String>,
+        /// The gateway's error code, or the bank's word.
+        error_code: Option<String> as Option<String>,
+    }
+}
+
 /// A payment and what was asked of the gateway for it.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct PaymentDetail {
@@ -156,6 +191,72 @@ async fn detail(conn: &mut sqlx::PgConnection, id: PaymentId) -> Result<PaymentD
         payment: payment.into(),
         attempts,
     })
+}
+
+/// What happened to a payment and at the gateway, oldest first; only ever added to.
+#[utoipa::path(
+    get, path = "/payments/{id}/timeline", tag = "payments",
+    params(
+        ("id" = Uuid, Path, description = "The payment"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<i64>, Query, description = "1 to 100; 20 without"),
+    ),
+    responses((status = 200, description = "A page of its timeline", body = Page<PaymentEventView>)),
+    security(("api_key" = ["payments:read"])),
+)]
+pub(crate) async fn timeline(
+    extract::State(state): extract::State<State>,
+    Id(id): Id<PaymentId>,
+    params: Params,
+) -> Result<Answer, Problem> {
+    let window = params.window::<i64>()?;
+    let mut conn = state.pool.acquire().await?;
+    if payments::store::get(&mut conn, id).await?.is_none() {
+        return Err(Problem::not_found("payment"));
+    }
+    let events = payments::store::timeline(&mut conn, id, window.after, window.fetch()).await?;
+    Ok(Answer::ok(&window.page(
+        events,
+        |event| event.id,
+        PaymentEventView::from,
+    )))
+}
+
+/// Why the money is let go.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `void` reads it")]
+pub(crate) struct NewVoid {
+    /// For the records; at most 500 characters.
+    reason: Option<String>,
+}
+
+/// Lets the money go that a payment holds, which cancels its order: inside the cancel window only, by a job that asks the
+/// gateway. Needs an `Idempotency-Key`.
+#[utoipa::path(
+    post, path = "/payments/{id}/void", tag = "payments",
+    params(("id" = Uuid, Path, description = "The payment")),
+    request_body = NewVoid,
+    responses(
+        (status = 202, description = "On its way back", body = PaymentDetail),
+        (status = 409, description = "The window is closed, or the order is past it: refund it instead"),
+    ),
+    security(("api_key" = ["payments:write"])),
+)]
+pub(crate) async fn void(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let id: PaymentId = call.path("id", "payment")?;
+    call.once(&state, Keyed::REQUIRED, async |conn| {
+        let reason = fields::read(&call.body, |f| f.optional("reason", text(0..=500)).unwrap_or_default())?;
+        let payment = payments::store::get(conn, id)
+            .await?
+            .ok_or_else(|| Problem::not_found("payment"))?;
+        let settings = &state.services.settings;
+        intake::cancel(conn, payment.order_id, &reason, settings, &call.cause()).await?;
+        Ok(Answer::accepted(
+            &format!("/api/v1/payments/{id}"),
+            &detail(conn, id).await?,
+        ))
+    })
+    .await
 }
 
 /// Pays back part or all of what was captured; a job asks the gateway. Needs an `Idempotency-Key`.

@@ -8,9 +8,9 @@ use utoipa_axum::routes;
 
 use crate::problem::Problem;
 use crate::{
-    State, api_keys, auth, customers, dead_letters, health, inventory, layers, limits, open_api, orders, partners,
-    payments, products, queues, redrives, routes as vans, sagas, schedules, site, telemetry, vehicles, warehouses,
-    webhooks, why, work,
+    State, api_keys, auth, customers, dead_letters, health, inbound, inventory, layers, limits, open_api, orders,
+    partners, payments, products, queues, redrives, routes as vans, sagas, schedules, site, telemetry, vehicles,
+    warehouses, webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -32,7 +32,9 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(inventory::receive))
         .routes(routes!(payments::list))
         .routes(routes!(payments::get))
+        .routes(routes!(payments::timeline))
         .routes(routes!(payments::refund))
+        .routes(routes!(payments::void))
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::rotate_secret))
@@ -102,7 +104,7 @@ pub fn router(state: State) -> Router {
         .merge(site::pages())
         .merge(open_api::pages())
         .method_not_allowed_fallback(method_not_allowed);
-    let signed = Router::new().route("/webhooks/in/{partner}", post(partners::receive));
+    let signed = inbound::endpoints().route("/webhooks/in/{partner}", post(partners::receive));
     let router = layers::bounded(guarded.merge(signed), &state)
         .merge(open)
         .fallback(not_found)

@@ -16,6 +16,7 @@ mod payment_call;
 mod payment_outcome;
 pub mod plan_due_routes;
 pub mod plan_routes;
+pub mod process_gateway_event;
 pub mod process_inbound;
 pub mod prune_finished_jobs;
 pub mod prune_idempotency_keys;
@@ -28,6 +29,7 @@ pub mod release_stock;
 pub mod reserve_stock;
 mod schedule;
 pub mod ship_shipment;
+pub mod sweep_ledger;
 pub mod void_payment;
 pub mod why;
 
@@ -39,6 +41,7 @@ pub use expire_reservations::ExpireReservations;
 pub use limits::{limit_endpoint, limits, unlimit_endpoint};
 pub use plan_due_routes::PlanDueRoutes;
 pub use plan_routes::PlanRoutes;
+pub use process_gateway_event::ProcessGatewayEvent;
 pub use process_inbound::ProcessInbound;
 pub use prune_finished_jobs::PruneFinishedJobs;
 pub use prune_idempotency_keys::PruneIdempotencyKeys;
@@ -51,6 +54,7 @@ pub use release_stock::ReleaseStock;
 pub use reserve_stock::ReserveStock;
 pub use schedule::timetable;
 pub use ship_shipment::ShipShipment;
+pub use sweep_ledger::SweepLedger;
 pub use void_payment::VoidPayment;
 
 use domain::{
@@ -74,6 +78,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<ExpireReservations>()
         .with::<PlanDueRoutes>()
         .with::<PlanRoutes>()
+        .with::<ProcessGatewayEvent>()
         .with::<ProcessInbound>()
         .with::<PruneFinishedJobs>()
         .with::<PruneIdempotencyKeys>()
@@ -85,6 +90,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<ReleaseStock>()
         .with_batch::<ReserveStock>()
         .with::<ShipShipment>()
+        .with::<SweepLedger>()
         .with::<VoidPayment>()
 }
 

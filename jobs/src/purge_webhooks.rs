@@ -1,13 +1,13 @@
-//! Deletes what webhooks said a month ago: the contents of events, and what partners sent. What became of each delivery stays
+//! Deletes what webhooks said a month ago: the contents of events, and what partners and the gateway sent. What became of each delivery stays
 //! on record. Running it twice, or two at once, is safe: it takes only what is past its time, and goes on where the last run
 //! stopped.
 
-use domain::{Services, partners, webhooks};
+use domain::{Services, inbound, partners, webhooks};
 use queue::{Attempt, Job, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Days that contents, and the ids of what partners sent, are kept.
+/// Days that contents, and the ids of what partners sent, are kept. The gateway's have the same time, [`inbound::KEEP`].
 const KEEP_DAYS: i32 = 30;
 /// Rows in one transaction.
 const BATCH: i64 = 2000;
@@ -28,7 +28,8 @@ impl Job for PurgeWebhooks {
         for _ in 0..BATCHES_MAX {
             let mut tx = attempt.begin().await?;
             let sent = webhooks::store::purge(&mut tx, KEEP_DAYS, BATCH).await?;
-            let received = partners::inbound::prune(&mut tx, KEEP_DAYS, BATCH).await?;
+            let received =
+                partners::inbound::prune(&mut tx, KEEP_DAYS, BATCH).await? + inbound::forget(&mut tx, BATCH).await?;
             tx.commit().await?;
             purged += sent;
             pruned += received;

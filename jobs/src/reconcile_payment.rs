@@ -140,6 +140,9 @@ impl ReconcilePayment {
             let found = self.search(attempt, services, &payment).await?;
             return match found {
                 Some(intent) => self.found(attempt, &create, intent).await,
+                // It would be replayed for ever. Another key is safe here as nowhere else: an intent that was made
+                // after all, and is not found yet, is unconfirmed and stays so, and holds no money.
+                None if reply.code() == payments::STORED_FAILURE => self.never_created(attempt, &create).await,
                 None => Err(Failure::unknown(reply.code(), reply.message()).into()),
             };
         }
@@ -169,6 +172,18 @@ impl ReconcilePayment {
             1 => Ok(found.pop()),
             n => Err(Failure::permanent("several_intents", format!("{n} intents carry this payment's mark")).into()),
         }
+    }
+
+    /// The gateway keeps a failure under the create's key and knows no intent with our mark: the next key is tried.
+    async fn never_created(&self, attempt: &Attempt, create: &PaymentAttempt) -> anyhow::Result<Survey> {
+        let mut tx = attempt.begin().await?;
+        let (order, payment) = payment_call::lock(&mut tx, self.payment_id).await?;
+        payments::store::settle(&mut tx, create.id, AttemptState::Failed, None).await?;
+        let attempts = payments::store::attempts(&mut tx, payment.id).await?;
+        go_on(&mut tx, &order, &payment, &attempts).await?;
+        tx.done_with(json!({ "found": "never created" }))
+            .await
+            .map(Survey::Ended)
     }
 
     /// The intent has a name from now on.

@@ -5,7 +5,7 @@ use queue::schedule::Entry;
 
 use crate::{
     ExpireReservations, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks,
-    ReconcilePayments,
+    ReconcilePayments, SweepLedger,
 };
 
 /// All that the clock starts.
@@ -18,5 +18,6 @@ pub fn timetable() -> Vec<Entry> {
         Entry::new("prune_unique_keys", "40 3 * * *", &PruneUniqueKeys {}),
         Entry::new("purge_webhooks", "50 * * * *", &PurgeWebhooks {}),
         Entry::new("reconcile_payments", "* * * * *", &ReconcilePayments {}),
+        Entry::new("sweep_ledger", "30 4 * * *", &SweepLedger::default()),
     ]
 }

@@ -1042,7 +1042,7 @@ pub struct Doctor {
 
 /// Settings of the gateway simulator.
 #[derive(Debug, Args)]
-#[command(after_help = simulator::gateway::TEST_METHODS)]
+#[command(after_help = format!("{}\n{}", simulator::gateway::TEST_METHODS, simulator::gateway::ORDERED_FAULTS))]
 pub struct GatewaySimulator {
     /// The port to listen on, loopback only
     #[arg(long, value_name = "PORT")]
@@ -1052,7 +1052,11 @@ pub struct GatewaySimulator {
     #[arg(long, value_name = "FILE")]
     pub ledger: PathBuf,
 
-    /// The seed of its ids and delays
+    /// Where the outcomes of payments are sent as events, signed by ORDERFLEET_GATEWAY_WEBHOOK_SECRET
+    #[arg(long, value_name = "URL")]
+    pub webhook_url: Option<String>,
+
+    /// The seed of its ids and of the luck of its faults
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
 }

@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 use crate::cli;
-use crate::settings::{environment, required_secret};
+use crate::settings::{environment, required_secret, secrets};
 use crate::{database, migrate, signals};
 
 /// What this build calls itself in reports.
@@ -24,7 +24,8 @@ pub async fn api(args: cli::Api) -> anyhow::Result<()> {
     let options = database::options(&url, "orderfleet-api")?;
     let services = services(&args.outside, Settings::default())?;
     current_schema(&options).await?;
-    let config = api::Config::new(args.listen, api::CursorKey::derived_from(url.expose_secret()));
+    let mut config = api::Config::new(args.listen, api::CursorKey::derived_from(url.expose_secret()));
+    config.gateway_webhook_secrets = secrets("ORDERFLEET_GATEWAY_WEBHOOK_SECRET", &environment)?;
     api::serve(config, api::pool(options, args.connections), services, stop).await
 }
 
@@ -67,7 +68,16 @@ pub async fn gateway_simulator(args: cli::GatewaySimulator) -> anyhow::Result<()
         ledger: args.ledger,
         seed: args.seed,
     };
-    simulator::gateway::run(config, stop.cancelled_owned()).await
+    let hook = match args.webhook_url {
+        None => None,
+        Some(url) => {
+            let name = "ORDERFLEET_GATEWAY_WEBHOOK_SECRET";
+            let hint = "it signs what --webhook-url is sent; choose any whsec_…, and give the API the same";
+            let secret = required_secret(name, hint, &environment)?.expose_secret().to_owned();
+            Some(simulator::gateway::Hook { url, secret })
+        }
+    };
+    simulator::gateway::run(config, hook, stop.cancelled_owned()).await
 }
 
 /// Serves the demo webhook receiver.

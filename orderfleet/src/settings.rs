@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 /// Where secrets are looked up: the environment of the process, or a list in a test.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -36,6 +36,14 @@ pub fn secret(name: &str, lookup: Lookup<'_>) -> anyhow::Result<Option<SecretStr
 /// A secret that must be there; `hint` says how to get one.
 pub fn required_secret(name: &str, hint: &str, lookup: Lookup<'_>) -> anyhow::Result<SecretString> {
     secret(name, lookup)?.with_context(|| format!("{name} is not set (nor {name}_FILE): {hint}"))
+}
+
+/// Secrets with commas between them, as while one follows another; none when nothing is set.
+pub fn secrets(name: &str, lookup: Lookup<'_>) -> anyhow::Result<Vec<SecretString>> {
+    let all = secret(name, lookup)?;
+    let all = all.as_ref().map_or("", |all| all.expose_secret());
+    let each = all.split(',').map(str::trim).filter(|one| !one.is_empty());
+    Ok(each.map(SecretString::from).collect())
 }
 
 /// A duration such as `10m`, `1h 30m` or `0`, for the setting of that name.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
-use crate::{sh, snapshots, test};
+use crate::{contract, sh, snapshots};
 
 /// A part of `ci`: its name, and what it does.
 type Step = (&'static str, fn() -> anyhow::Result<()>);
@@ -13,12 +13,13 @@ type Step = (&'static str, fn() -> anyhow::Result<()>);
 pub(crate) fn run(_: &[String]) -> anyhow::Result<()> {
     // The cheap ones first. Linting and renewing .sqlx is one pass over the code: both expand every query. That the
     // OpenAPI document is current is one of the tests.
-    let steps: [Step; 5] = [
+    let steps: [Step; 6] = [
         ("format", || fmt(&["--check".to_owned()])),
         ("advisories", advisories),
         ("schema snapshot", || snapshots::schema(&["--check".to_owned()])),
         ("clippy, .sqlx snapshot", clippy_with_queries),
-        ("tests", || test::run(&[])),
+        ("official clients", contract::install),
+        ("tests", contract::with_every_test),
     ];
     for (name, step) in steps {
         println!("==> {name}");

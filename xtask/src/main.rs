@@ -2,11 +2,13 @@
 //!
 //! 1. `up` and `test` are the two commands of the README.
 //! 2. `ci` is what must pass; `fmt`, `clippy`, `sqlx`, `schema` and `openapi` are its parts, alone.
-//! 3. `bench` measures.
-//! 4. `snapshots` compares what is committed with what the tree generates; `database` is the server that takes.
+//! 3. `contract` brings the official clients, and tells the tests that they must be there.
+//! 4. `bench` measures.
+//! 5. `snapshots` compares what is committed with what the tree generates; `database` is the server that takes.
 
 mod bench;
 mod ci;
+mod contract;
 mod database;
 mod sh;
 mod snapshots;
@@ -25,7 +27,7 @@ struct Command {
     run: fn(&[String]) -> anyhow::Result<()>,
 }
 
-const COMMANDS: [Command; 10] = [
+const COMMANDS: [Command; 11] = [
     Command {
         name: "up",
         usage: "[ARGS of orderfleet up]",
@@ -43,6 +45,12 @@ const COMMANDS: [Command; 10] = [
         usage: "",
         about: "what CI runs: the checks below, then every test",
         run: ci::run,
+    },
+    Command {
+        name: "contract",
+        usage: "",
+        about: "install the official clients, and run the tests that need them",
+        run: contract::run,
     },
     Command {
         name: "fmt",

@@ -16,6 +16,11 @@ const TEST_SERVER: &str = "ORDERFLEET_TEST_DATABASE_URL";
 const EXECUTABLE: &str = "ORDERFLEET_EXECUTABLE";
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
+    run_with(args, &[])
+}
+
+/// The same with more to tell the tests.
+pub(crate) fn run_with(args: &[String], told: &[(&str, &str)]) -> anyhow::Result<()> {
     // First, so that a line that does not compile is seen before a server is started. The integration tests of
     // `orderfleet` bring its executable with them, which `fleet-tests` runs.
     sh::run(sh::cargo(["test", "--workspace", "--no-run"]).env_remove("DATABASE_URL"))?;
@@ -35,6 +40,7 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let mut command = sh::cargo(["test", "--workspace", "--no-fail-fast"]);
     command
         .args(args)
+        .envs(told.iter().copied())
         .env(TEST_SERVER, url)
         .env_remove("DATABASE_URL")
         .env(EXECUTABLE, sh::target_dir().join("debug/orderfleet"))

@@ -115,6 +115,72 @@ async fn an_order_is_confirmed_once_and_captured_after_the_window() {
 }
 
 #[tokio::test]
+async fn a_payment_tells_its_story_and_is_let_go_inside_the_window() {
+    let shop = Shop::new().await;
+    let order = shop.app.reserved("MUG", 2).await;
+    shop.confirm(&order, "pm_card_visa", "k1").await;
+    shop.app.work().await;
+    let payments = shop.app.get("/api/v1/payments").await.json();
+    let payment = format!("/api/v1/payments/{}", payments["items"][0]["id"].as_str().unwrap());
+    let void = async |key: &str| {
+        let path = format!("{payment}/void");
+        shop.app
+            .post_with(&path, &[("idempotency-key", key)], json!({"reason": "a mistake"}))
+            .await
+    };
+    let without_key = shop.app.post(&format!("{payment}/void"), json!({})).await;
+    assert_eq!(without_key.status, StatusCode::BAD_REQUEST);
+    assert_eq!(void("v1").await.status, StatusCode::ACCEPTED);
+    assert_eq!(void("v1").await.header("idempotent-replayed"), Some("true"));
+    shop.app.work().await;
+    assert_eq!(shop.order(&order).await["status"], "cancelled");
+    assert_eq!(shop.app.get(&payment).await.json()["state"], "voided");
+
+    let mut story = Vec::new();
+    let mut next = format!("{payment}/timeline?limit=4");
+    loop {
+        let page = shop.app.get(&next).await.json();
+        for line in page["items"].as_array().unwrap() {
+            let word = |name: &str| line[name].as_str().unwrap_or("payment").to_owned();
+            story.push(format!("{} {}", word("op"), word("state")));
+        }
+        match page["next_cursor"].as_str() {
+            Some(cursor) => next = format!("{payment}/timeline?limit=4&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(
+        story,
+        [
+            "payment authorizing",
+            "create pending",
+            "create succeeded",
+            "confirm pending",
+            "confirm succeeded",
+            "payment authorized",
+            "void pending",
+            "payment voiding",
+            "void succeeded",
+            "payment voided",
+        ]
+    );
+    let changed = sqlx::query("update payment_events set state = 'captured'")
+        .execute(&shop.app.db.pool)
+        .await;
+    assert!(changed.unwrap_err().to_string().contains("only ever added to"));
+    let nobody = "/api/v1/payments/00000000-0000-7000-8000-000000000000";
+    assert_eq!(
+        shop.app.get(&format!("{nobody}/timeline")).await.status,
+        StatusCode::NOT_FOUND
+    );
+    let nothing = shop
+        .app
+        .post_with(&format!("{nobody}/void"), &[("idempotency-key", "v2")], json!({}))
+        .await;
+    assert_eq!(nothing.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn a_cancel_inside_the_window_gives_all_back_and_one_after_it_is_refused() {
     let shop = Shop::new().await;
     let (early, late) = (shop.app.reserved("MUG", 3).await, shop.app.reserved("MUG", 4).await);

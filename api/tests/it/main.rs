@@ -6,6 +6,7 @@ mod bad_input;
 mod door;
 mod flows;
 mod idempotency;
+mod inbound;
 mod limits;
 mod lists;
 mod partners;

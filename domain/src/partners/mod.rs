@@ -10,6 +10,7 @@ pub mod store;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::inbound::GATEWAY;
 use crate::{ids::PartnerId, webhooks};
 
 /// Endpoints of one partner, at most.
@@ -63,7 +64,9 @@ pub struct Partner {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// The name.
-    #[error("a name has 1 to 63 lower-case letters, digits and hyphens, and begins with no hyphen")]
+    #[error(
+        "a name has 1 to 63 lower-case letters, digits and hyphens, begins with no hyphen, and is not \"{GATEWAY}\""
+    )]
     Name,
     /// How many endpoints.
     #[error("a partner may have from 0 to {ENDPOINTS_MAX} endpoints")]
@@ -76,10 +79,11 @@ pub enum Invalid {
     Webhook(#[from] webhooks::Invalid),
 }
 
-/// Refuses names that would not fit an address.
+/// Refuses names that would not fit an address, and the one that has an address of its own.
 pub fn check_name(name: &str) -> Result<(), Invalid> {
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let is_good = (1..=63).contains(&name.len()) && name.bytes().all(is_word) && !name.starts_with('-');
+    let is_good =
+        (1..=63).contains(&name.len()) && name.bytes().all(is_word) && !name.starts_with('-') && name != GATEWAY;
     is_good.then_some(()).ok_or(Invalid::Name)
 }
 
@@ -92,7 +96,7 @@ mod tests {
         for good in ["acme", "acme-2", "7"] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
-        for bad in ["", "-acme", "Acme", "a/b", "a b", "ä", &"x".repeat(64)] {
+        for bad in ["", GATEWAY, "-acme", "Acme", "a/b", "a b", "ä", &"x".repeat(64)] {
             assert_eq!(check_name(bad), Err(Invalid::Name), "{bad}");
         }
     }

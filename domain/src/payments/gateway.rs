@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
 use reqwest::{Method, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{Op, Payment, STORED_FAILURE};
-use crate::money::Cents;
+use crate::{ids::PaymentId, money::Cents};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that one call may take; a call made close to its job's deadline gets less.
@@ -26,7 +27,9 @@ const BODY_MAX: usize = 256 * 1024;
 /// How many calls in a row may find nobody there before all but one probe wait.
 const SILENCE_MAX: u32 = 8;
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// What one page of a list holds at most, and how many pages of one list are read.
 const LIST_MAX: usize = 100;
+const PAGES_MAX: usize = 50;
 
 /// The gateway, as one process talks to it.
 #[derive(Debug)]
@@ -330,6 +333,44 @@ impl Refund {
     }
 }
 
+/// A movement of money on the gateway's own books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Movement {
+    /// The gateway's id of it.
+    pub id: String,
+    /// What came in; negative when it went out.
+    pub amount: Cents,
+    /// Lower-case letters.
+    pub currency: String,
+    /// When, by the gateway's clock.
+    pub at: DateTime<Utc>,
+    /// The intent it belongs to, if it belongs to one.
+    pub intent: Option<String>,
+    /// The payment that its mark names: ours, unless somebody else uses the same mark.
+    pub mark: Option<PaymentId>,
+}
+
+impl Movement {
+    fn of(body: &Value) -> Option<Self> {
+        if body["object"] != "balance_transaction" {
+            return None;
+        }
+        Some(Self {
+            id: body["id"].as_str()?.to_owned(),
+            amount: Cents(body["amount"].as_i64()?),
+            currency: body["currency"].as_str()?.to_owned(),
+            at: DateTime::from_timestamp(body["created"].as_i64()?, 0)?,
+            intent: body["source"]["payment_intent"].as_str().map(str::to_owned),
+            mark: mark(&body["source"]["metadata"]),
+        })
+    }
+}
+
+/// The payment that an object's metadata names as ours.
+pub fn mark(metadata: &Value) -> Option<PaymentId> {
+    metadata["payment_id"].as_str()?.parse().ok().map(PaymentId)
+}
+
 type Form<'a> = Vec<(&'a str, String)>;
 
 impl Gateway {
@@ -386,7 +427,9 @@ impl Gateway {
                     ("amount", amount.to_string()),
                     ("currency", payment.currency.to_ascii_lowercase()),
                     ("capture_method", "manual".to_owned()),
-                    ("payment_method_types[]", "card".to_owned()),
+                    // Whatever needs nobody to be sent elsewhere; the newest versions know no list of types any more.
+                    ("automatic_payment_methods[enabled]", "true".to_owned()),
+                    ("automatic_payment_methods[allow_redirects]", "never".to_owned()),
                     ("metadata[payment_id]", payment.id.to_string()),
                     ("metadata[order_id]", payment.order_id.to_string()),
                 ],
@@ -423,32 +466,59 @@ impl Gateway {
     /// The intents that carry this payment's mark. `Err` holds a reply that is no list.
     pub async fn search(&self, payment: &Payment, timeout: Duration) -> Result<Vec<Intent>, Reply> {
         let query = format!("metadata['payment_id']:'{}'", payment.id);
-        let reply = self
-            .call(
-                Method::GET,
-                "v1/payment_intents/search",
-                &[("query", &query)],
-                None,
-                timeout,
-            )
-            .await;
-        let found = list(reply, Intent::of)?;
-        Ok(found.into_iter().filter(|intent| intent.belongs_to(payment)).collect())
+        let found = self
+            .page("v1/payment_intents/search", &[("query", &query)], None, timeout)
+            .await?;
+        let found = items(&found, Intent::of).into_iter();
+        Ok(found.filter(|intent| intent.belongs_to(payment)).collect())
     }
 
     /// All refunds of an intent. `Err` holds a reply that is no list.
     pub async fn refunds(&self, intent: &str, timeout: Duration) -> Result<Vec<Refund>, Reply> {
+        let mut all: Vec<Refund> = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let after = all.last().map(|refund| refund.id.clone());
+            let query = [("payment_intent", intent)];
+            let page = self.page("v1/refunds", &query, after.as_deref(), timeout).await?;
+            let (has_more, read) = (page.body["has_more"] == true, items(&page, Refund::of));
+            let is_end = !has_more || read.is_empty();
+            all.extend(read);
+            if is_end {
+                return Ok(all);
+            }
+        }
+        Err(Reply::Lost(format!("more than {PAGES_MAX} pages of refunds")))
+    }
+
+    /// A page of what moved money since a time, newest first, before the transaction `after`; and whether there is more.
+    pub async fn movements(
+        &self,
+        since: DateTime<Utc>,
+        after: Option<&str>,
+        timeout: Duration,
+    ) -> Result<(Vec<Movement>, bool), Reply> {
+        let since = since.timestamp().to_string();
+        let query = [("created[gte]", since.as_str()), ("expand[]", "data.source")];
+        let page = self.page("v1/balance_transactions", &query, after, timeout).await?;
+        Ok((items(&page, Movement::of), page.body["has_more"] == true))
+    }
+
+    /// A page of a list. `Err` holds a reply that is none.
+    async fn page(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        after: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Answer, Reply> {
         let limit = LIST_MAX.to_string();
-        let reply = self
-            .call(
-                Method::GET,
-                "v1/refunds",
-                &[("payment_intent", intent), ("limit", &limit)],
-                None,
-                timeout,
-            )
-            .await;
-        list(reply, Refund::of)
+        let mut query = query.to_vec();
+        query.push(("limit", &limit));
+        query.extend(after.map(|id| ("starting_after", id)));
+        match self.call(Method::GET, path, &query, None, timeout).await {
+            Reply::Answered(answer) if answer.status == 200 && answer.body["data"].is_array() => Ok(answer),
+            reply => Err(reply),
+        }
     }
 
     async fn call(
@@ -556,19 +626,9 @@ async fn read(mut response: reqwest::Response) -> Reply {
     Reply::Answered(answer)
 }
 
-fn list<T>(reply: Reply, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>, Reply> {
-    let items = match reply.answer() {
-        Some(Answer {
-            status: 200..=299,
-            body,
-            ..
-        }) => body["data"].as_array(),
-        _ => None,
-    };
-    match items {
-        Some(items) => Ok(items.iter().filter_map(read).collect()),
-        None => Err(reply),
-    }
+fn items<T>(page: &Answer, read: impl Fn(&Value) -> Option<T>) -> Vec<T> {
+    let items = page.body["data"].as_array();
+    items.into_iter().flatten().filter_map(read).collect()
 }
 
 /// The error and its causes in one line, without the address (which is configuration) and never with a header.

@@ -4,6 +4,7 @@
 //! key. An attempt without an answer is *in doubt*, and while one is, nothing is compensated: the gateway is asked
 //! first (see `reconcile_payment`).
 
+pub mod audit;
 mod gateway;
 pub mod store;
 
@@ -15,7 +16,7 @@ use crate::{
     money::Cents,
 };
 
-pub use gateway::{Answer, Class, Gateway, Intent, IntentStatus, Refund, Reply, Unusable, classify};
+pub use gateway::{Answer, Class, Gateway, Intent, IntentStatus, Movement, Refund, Reply, Unusable, classify, mark};
 
 /// The error code of an attempt whose key the gateway answers with a stored failure: it replays that for ever.
 pub const STORED_FAILURE: &str = "stored_failure";
@@ -114,6 +115,37 @@ pub struct Payment {
     pub created_at: DateTime<Utc>,
     /// When it last changed.
     pub updated_at: DateTime<Utc>,
+}
+
+/// One line of a payment's timeline: what a change left.
+#[derive(Debug, Clone, Serialize)]
+pub struct PaymentEvent {
+    /// Its number; later ones have higher ones.
+    pub id: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// `payment`, or `attempt`: an operation at the gateway.
+    pub what: String,
+    /// The state of the payment or of the attempt.
+    pub state: String,
+    /// Of an attempt: what was asked.
+    pub op: Option<Op>,
+    /// Of an attempt: which try.
+    pub seq: Option<i32>,
+    /// The amount of the payment or of the attempt.
+    pub amount: Cents,
+    /// Of a payment: what was taken.
+    pub captured: Option<Cents>,
+    /// Of a payment: what went back.
+    pub refunded: Option<Cents>,
+    /// Of an attempt: how often it was sent.
+    pub sends: Option<i32>,
+    /// Of an attempt: the last HTTP status.
+    pub http_status: Option<i32>,
+    /// Of an attempt: the gateway's id of the last request.
+    pub request_id: Option<String>,
+    /// The gateway's error code, or the bank's word.
+    pub error_code: Option<String>,
 }
 
 /// One operation at the gateway as stored, sent under one key as often as needed.

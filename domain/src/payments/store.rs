@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{AttemptState, Op, Payment, PaymentAttempt, Reply, State, idem_key};
+use super::{AttemptState, Op, Payment, PaymentAttempt, PaymentEvent, Reply, State, idem_key};
 use crate::{
     cause::Cause,
     ids::{AttemptId, OrderId, PaymentId},
@@ -170,6 +170,30 @@ pub async fn attempts(conn: &mut PgConnection, id: PaymentId) -> Result<Vec<Paym
            where payment_id = $1
            order by created_at, id"#,
         id.0,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// What happened to a payment, oldest first, after the line given.
+pub async fn timeline(
+    conn: &mut PgConnection,
+    id: PaymentId,
+    after: Option<i64>,
+    limit: i64,
+) -> Result<Vec<PaymentEvent>, sqlx::Error> {
+    sqlx::query_as!(
+        PaymentEvent,
+        r#"select id, at, what, state, op as "op: Op", seq, amount_minor as "amount: Cents",
+                  captured_minor as "captured: Cents", refunded_minor as "refunded: Cents", sends, http_status, request_id,
+                  error_code
+           from payment_events
+           where payment_id = $1 and id > coalesce($2::bigint, 0)
+           order by id
+           limit $3"#,
+        id.0,
+        after,
+        limit,
     )
     .fetch_all(conn)
     .await

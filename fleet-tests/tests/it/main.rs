@@ -3,7 +3,9 @@
 //! `fleet` runs the real executable; each other module is one thing the fleet promises.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
+mod adapter;
 mod chaos;
+mod clients;
 mod clocks;
 mod fleet;
 mod redrive;

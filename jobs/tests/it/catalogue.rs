@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 use domain::ids::{DeliveryId, EndpointId, OrderId, PartnerId, PaymentId, ShipmentId, WarehouseId};
 use jobs::{
     AuthorizePayment, CapturePayment, DeliverWebhook, ExpireOrder, ExpireReservations, PlanDueRoutes, PlanRoutes,
-    ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayment,
-    ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock, ShipShipment, VoidPayment, catalogue,
+    ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks,
+    ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock, ShipShipment, SweepLedger,
+    VoidPayment, catalogue,
 };
 use queue::Job;
 use serde_json::{Value, json};
@@ -33,6 +34,9 @@ fn samples() -> Vec<(&'static str, Value)> {
             date: "2026-11-22".parse().expect("it is a date"),
             bucket: 7,
         }),
+        sample(&ProcessGatewayEvent {
+            event_id: "evt_1".to_owned(),
+        }),
         sample(&ProcessInbound {
             partner_id: PartnerId(some_id()),
             event_id: "evt_1".to_owned(),
@@ -56,6 +60,10 @@ fn samples() -> Vec<(&'static str, Value)> {
         sample(&ReserveStock { order_id }),
         sample(&ShipShipment {
             shipment_id: ShipmentId(some_id()),
+        }),
+        sample(&SweepLedger {
+            since: Some("2026-11-22T04:30:00Z".parse().expect("it is a time")),
+            after: Some("txn_1".to_owned()),
         }),
         sample(&VoidPayment { payment_id }),
     ]

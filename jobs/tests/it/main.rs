@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod egress;
+mod gateway_truth;
 mod limits;
 mod orders;
 mod payments;

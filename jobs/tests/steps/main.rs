@@ -25,17 +25,18 @@ use std::time::Duration;
 use domain::Cause;
 use domain::Services;
 use domain::ids::{OrderId, PartnerId};
+use domain::inbound;
 use domain::money::Cents;
 use domain::services::Settings;
 use domain::webhooks::{self, Sender, store::NewEndpoint};
 use futures::future::join_all;
 use jobs::{
-    ExpireOrder, ExpireReservations, PlanDueRoutes, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys,
-    PruneUniqueKeys, PurgeWebhooks, ReconcilePayments, intake,
+    ExpireOrder, ExpireReservations, PlanDueRoutes, ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs,
+    PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayments, SweepLedger, intake,
 };
 use queue::runner::Settled;
 use queue::{Catalogue, JobId, testing};
-use serde_json::Value;
+use serde_json::{Value, json};
 use simulator::{gateway, receiver};
 use sqlx::postgres::{PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -159,6 +160,28 @@ async fn set_up(kind: &str, world: &World) {
             world.execute("update events set at = at - interval '31 days'").await;
             world.enqueue(&PurgeWebhooks {}).await;
         }
+        "process_gateway_event" => {
+            let order = captured(world).await;
+            let intent = world.payment(order).await.gateway_ref.unwrap();
+            let object = json!({ "object": "payment_intent", "id": intent });
+            let event = json!({ "id": "evt_1", "type": "payment_intent.processing", "data": { "object": object } });
+            let mut conn = world.db.pool.acquire().await.unwrap();
+            let payload = event.to_string();
+            inbound::take_in(
+                &mut conn,
+                inbound::GATEWAY,
+                "evt_1",
+                "payment_intent.processing",
+                payload.as_bytes(),
+            )
+            .await
+            .unwrap();
+            world
+                .enqueue(&ProcessGatewayEvent {
+                    event_id: "evt_1".to_owned(),
+                })
+                .await;
+        }
         "reconcile_payment" => {
             world.submit("pm_card_error_stored").await;
             world.run_on(8, Duration::from_secs(5)).await;
@@ -198,6 +221,10 @@ async fn set_up(kind: &str, world: &World) {
             intake::ship(&mut conn, domain::ids::ShipmentId(shipment), &Cause::actor("test"))
                 .await
                 .unwrap();
+        }
+        "sweep_ledger" => {
+            captured(world).await;
+            world.enqueue(&SweepLedger::default()).await;
         }
         "void_payment" => {
             let order = world.submit("pm_card_visa").await;

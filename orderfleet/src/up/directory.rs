@@ -24,6 +24,9 @@ pub(super) struct Kept {
     pub(super) api_key: Option<String>,
     /// The key that our payment client shows the gateway simulator.
     pub(super) gateway_key: String,
+    /// What the gateway simulator signs its events with.
+    #[serde(default)]
+    pub(super) gateway_webhook_secret: String,
     /// What the demo webhooks are signed with, once the API has said it.
     pub(super) receiver_secret: Option<String>,
     /// The port of the gateway simulator.
@@ -79,6 +82,7 @@ impl Directory {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Kept {
                 api_key: None,
                 gateway_key: format!("sk_test_{}", random_word()),
+                gateway_webhook_secret: String::new(),
                 receiver_secret: None,
                 gateway_port: 0,
                 receiver_port: 0,
@@ -87,6 +91,9 @@ impl Directory {
             },
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
+        if kept.gateway_webhook_secret.is_empty() {
+            kept.gateway_webhook_secret = format!("whsec_{}", random_word());
+        }
         kept.gateway_port = usable_port(kept.gateway_port)?;
         kept.receiver_port = usable_port(kept.receiver_port)?;
         self.keep(&kept)?;

@@ -158,6 +158,11 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
         ("ORDERFLEET_GATEWAY_KEY".to_owned(), kept.gateway_key.clone()),
     ];
 
+    let webhook_secret = (
+        "ORDERFLEET_GATEWAY_WEBHOOK_SECRET".to_owned(),
+        kept.gateway_webhook_secret.clone(),
+    );
+
     let mut roles = vec![
         Role {
             name: "gateway-simulator".to_owned(),
@@ -167,8 +172,10 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
                 &kept.gateway_port.to_string(),
                 "--ledger",
                 &path("gateway-ledger.jsonl"),
+                "--webhook-url",
+                &format!("{}webhooks/in/gateway", urls.api),
             ]),
-            env: Vec::new(),
+            env: vec![webhook_secret.clone()],
         },
         Role {
             name: "api".to_owned(),
@@ -177,7 +184,7 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
                 outside.clone(),
             ]
             .concat(),
-            env: secrets.clone(),
+            env: [secrets.clone(), vec![webhook_secret]].concat(),
         },
     ];
     roles.extend(POOLS.iter().map(|(pool, slots)| {

@@ -23,7 +23,7 @@ pub struct LedgerEntry {
     pub n: u64,
     /// The idempotency key it came with.
     pub key: Option<String>,
-    /// create, confirm, capture, cancel or refund.
+    /// create, confirm, capture, cancel, refund; or expire, which nobody asks for.
     pub op: String,
     /// The payment intent.
     pub intent: String,

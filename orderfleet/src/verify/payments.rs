@@ -174,10 +174,10 @@ fn doubled_in(intents: &[Vec<&LedgerEntry>]) -> Option<String> {
     (live > 1).then(|| format!("{live} live authorisations"))
 }
 
-/// Whether money is held or taken by an intent: confirmed, and not cancelled since.
+/// Whether money is held or taken by an intent: confirmed, and neither cancelled nor run out since.
 fn is_live(entries: &[&LedgerEntry]) -> bool {
-    entries.iter().any(|entry| entry.op == "confirm" && entry.is_ok())
-        && !entries.iter().any(|entry| entry.op == "cancel" && entry.is_ok())
+    let is_over = |entry: &&LedgerEntry| matches!(entry.op.as_str(), "cancel" | "expire") && entry.is_ok();
+    entries.iter().any(|entry| entry.op == "confirm" && entry.is_ok()) && !entries.iter().any(is_over)
 }
 
 /// P2.
@@ -301,7 +301,8 @@ fn keys(book: &Book, ledger: &Ledger) -> Vec<String> {
     let mut offenders = Vec::new();
     let mut params_of: HashMap<&str, &str> = HashMap::new();
     let mut executed: HashSet<&str> = HashSet::new();
-    for entry in &ledger.entries {
+    // An authorisation ends by itself: nobody asked for that.
+    for entry in ledger.entries.iter().filter(|entry| entry.op != "expire") {
         let Some(key) = entry.key.as_deref() else {
             offenders.push(format!("entry {} has no key", entry.n));
             continue;

@@ -146,3 +146,13 @@ async fn keys_that_are_not_ours_or_not_the_same_are_seen() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_authorisation_that_ran_out_was_asked_for_by_nobody_and_violates_nothing() {
+    let (_db, mut conn) = a_sound_world().await;
+    let mut entries = sound();
+    let mut expired = entry(4, "expire", "pi_1", "", 1998);
+    expired.key = None;
+    entries.push(expired);
+    assert_eq!(violated(&mut conn, &records(entries)).await, [""; 0]);
+}

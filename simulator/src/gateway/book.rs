@@ -1,9 +1,13 @@
-//! All that the gateway knows: intents, refunds and the answers it gave under idempotency keys.
+//! All that the gateway knows: intents, refunds, and what follows from them; webhook endpoints; and the answers it gave
+//! under idempotency keys.
 //!
 //! The book lives in memory and is rebuilt from two journals. The *ledger* has one line for each executed operation;
 //! besides what a checker reads, a line carries the intent as the operation left it and the answer, so that one line is
-//! all or nothing. The *answers* file beside it holds answers that are kept under a key although nothing was executed.
-//! Answers stay on the disk: memory holds only where each one stands.
+//! all or nothing. The *answers* file beside it holds answers that are kept under a key although no money could move,
+//! and the webhook endpoints. Answers stay on the disk: memory holds only where each one stands. Events and balance
+//! transactions follow from the ledger's lines, here and whenever the ledger is read again.
+//!
+//! The clock is the machine's, plus what it was moved ahead; it never goes back, nor behind the ledger's last line.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -14,25 +18,40 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::UnboundedSender;
 
+use super::Hook;
+use super::balance::{Kind, Transaction};
+use super::endpoints::{ENDPOINTS_MAX, Endpoint, NewEndpoint};
 use super::error::Error;
+use super::events::{self, Event, Subject};
+use super::faults::Stored;
 use super::form;
-use super::intents::{Intent, Refund, Status};
+use super::intents::{ChargeOutcome, Intent, Refund, Status};
 use super::methods::{self, Fault, Step};
-use super::requests::{Act, Command, NewIntent, Page, Query, RefundOf, Term};
+use super::requests::{Act, Command, NewIntent, RefundOf};
 use crate::journal::{Durable, Journal, Lines, Place};
 
 /// How long an answer is kept under its key.
 const KEY_KEPT: TimeDelta = TimeDelta::hours(24);
+/// The furthest that the clock can be moved ahead at once.
+pub(super) const AHEAD_MAX: TimeDelta = TimeDelta::days(400);
 
 /// The gateway's memory and its two journals.
 #[derive(Debug)]
 pub(super) struct Book {
-    intents: Vec<Intent>,
+    pub(super) intents: Vec<Intent>,
     intent_index: HashMap<String, usize>,
-    charge_index: HashMap<String, usize>,
-    refunds: Vec<Refund>,
-    refund_index: HashMap<String, usize>,
+    pub(super) charge_index: HashMap<String, usize>,
+    pub(super) refunds: Vec<Refund>,
+    pub(super) refund_index: HashMap<String, usize>,
+    pub(super) transactions: Vec<Transaction>,
+    pub(super) events: Vec<Event>,
+    pub(super) endpoints: Vec<Endpoint>,
+    /// Authorisations by the time at which they end, in seconds.
+    expiries: VecDeque<(i64, usize)>,
+    outbox: UnboundedSender<Event>,
+    ahead: TimeDelta,
     keys: HashMap<Scope, Kept>,
     keys_by_age: VecDeque<(DateTime<Utc>, Scope)>,
     ledger: Journal,
@@ -49,6 +68,8 @@ pub(super) struct Call {
     pub(super) params_sha256: String,
     pub(super) now: DateTime<Utc>,
     pub(super) command: Command,
+    /// The trouble that was ordered for it.
+    pub(super) stored: Option<Stored>,
 }
 
 /// An idempotency key belongs to one path.
@@ -138,6 +159,8 @@ struct AnswerLine {
     path: Option<String>,
     params_sha256: String,
     intent: Option<String>,
+    #[serde(default)]
+    endpoint: Option<Endpoint>,
     answer: KeptAnswer,
 }
 
@@ -156,9 +179,45 @@ struct Entry<'a> {
     error: Option<&'a Error>,
 }
 
+impl Entry<'_> {
+    fn new(op: &'static str, intent: usize, amount: i64) -> Self {
+        Self {
+            op,
+            intent,
+            refund: None,
+            amount,
+            error: None,
+        }
+    }
+}
+
+/// Who asked for an operation, and when; an authorisation ends by itself, at nobody's request.
+struct By<'a> {
+    request_id: &'a str,
+    scope: Option<&'a Scope>,
+    params_sha256: &'a str,
+    now: DateTime<Utc>,
+}
+
+impl<'a> From<&'a Call> for By<'a> {
+    fn from(call: &'a Call) -> Self {
+        Self {
+            request_id: &call.request_id,
+            scope: call.scope.as_ref(),
+            params_sha256: &call.params_sha256,
+            now: call.now,
+        }
+    }
+}
+
 impl Book {
-    /// Opens the ledger and rebuilds everything; also answers the torn ends that were cut off.
-    pub(super) fn open(ledger: &Path, seed: u64) -> anyhow::Result<(Self, Vec<String>)> {
+    /// Opens the ledger and rebuilds everything; also answers the torn ends that were cut off. Each new event goes to
+    /// `outbox`.
+    pub(super) fn open(
+        ledger: &Path,
+        seed: u64,
+        outbox: UnboundedSender<Event>,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
         let mut memory = Memory::default();
         let opened = Journal::open(ledger, |line, place| memory.ledger_line(line, place))?;
         let answers = Journal::open(&answers_path(ledger), |line, place| memory.answer_line(line, place))?;
@@ -169,6 +228,14 @@ impl Book {
             refund_index: index(&memory.refunds, |refund| &refund.id),
             intents: memory.intents,
             refunds: memory.refunds,
+            transactions: memory.transactions,
+            events: memory.events,
+            endpoints: memory.endpoints,
+            expiries: VecDeque::new(),
+            outbox,
+            ahead: memory
+                .last_at
+                .map_or(TimeDelta::zero(), |at| (at - Utc::now()).max(TimeDelta::zero())),
             keys: HashMap::new(),
             keys_by_age: VecDeque::new(),
             ledger: opened.journal,
@@ -180,8 +247,10 @@ impl Book {
             for charge in &intent.charges {
                 book.charge_index.insert(charge.id.clone(), at);
             }
+            book.expiries.extend(intent.expires_at().map(|expiry| (expiry, at)));
         }
-        let oldest = Utc::now() - KEY_KEPT;
+        book.expiries.make_contiguous().sort_unstable();
+        let oldest = book.now() - KEY_KEPT;
         memory.keys.retain(|(_, kept)| kept.at > oldest);
         memory.keys.sort_by_key(|(_, kept)| kept.at);
         for (scope, kept) in memory.keys {
@@ -191,17 +260,78 @@ impl Book {
         Ok((book, torn))
     }
 
-    /// Executes a command once for its key.
-    pub(super) fn perform(&mut self, call: &Call) -> Outcome {
-        if let Some(scope) = &call.scope {
-            self.forget_old_keys(call.now);
-            if let Some(kept) = self.keys.get(scope) {
-                return self.repeated(scope, kept, call);
+    /// Adds an endpoint that is named anew at every start, and so is never written down.
+    pub(super) fn hook(&mut self, hook: &Hook) -> Result<(), Error> {
+        let kinds = Hook::EVENTS.map(str::to_owned).to_vec();
+        let new = NewEndpoint::new(hook.url.clone(), kinds, None, BTreeMap::new(), None)?;
+        let id = derived_id("we", &hook.url, 0, "hook");
+        let endpoint = new.registered(id, hook.secret.clone(), self.now().timestamp());
+        self.endpoints.push(endpoint);
+        Ok(())
+    }
+
+    /// The gateway's time.
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        Utc::now() + self.ahead
+    }
+
+    /// Moves the clock ahead by up to [`AHEAD_MAX`], and ends the authorisations whose time is over by then.
+    pub(super) fn advance(&mut self, by: TimeDelta) {
+        self.ahead += by;
+        self.expire();
+    }
+
+    /// Ends the authorisations whose time is over.
+    pub(super) fn expire(&mut self) {
+        let now = self.now();
+        while let Some((_, at)) = self.expiries.pop_front_if(|(expiry, _)| *expiry <= now.timestamp()) {
+            let intent = &mut self.intents[at];
+            if intent.expires_at().is_none_or(|expiry| expiry > now.timestamp()) {
+                continue;
             }
+            intent.expire(now.timestamp());
+            let amount = intent.amount;
+            let by = By {
+                request_id: "",
+                scope: None,
+                params_sha256: "",
+                now,
+            };
+            self.write(&by, &Entry::new("expire", at, amount), None);
+        }
+    }
+
+    /// Holds a key for a request that is not executed yet; answers instead when the key was used before.
+    pub(super) fn reserve(&mut self, call: &Call) -> Option<Outcome> {
+        let scope = call.scope.as_ref()?;
+        self.forget_old_keys(call.now);
+        if let Some(kept) = self.keys.get(scope) {
+            return Some(self.repeated(scope, kept, call));
+        }
+        let kept = Kept {
+            params_sha256: call.params_sha256.clone(),
+            at: call.now,
+            is_running: true,
+            answer: None,
+        };
+        self.keys.insert(scope.clone(), kept);
+        None
+    }
+
+    /// Executes a command whose key was reserved for it.
+    pub(super) fn perform(&mut self, call: &Call) -> Outcome {
+        self.expire();
+        if call.stored == Some(Stored::Instead) {
+            return self.store_error(call, None);
         }
         match self.execute(call) {
             Ok(executed) => executed,
-            Err(error) => Outcome::Refused(error),
+            Err(error) => {
+                if let Some(scope) = &call.scope {
+                    self.keys.remove(scope);
+                }
+                Outcome::Refused(error)
+            }
         }
     }
 
@@ -217,69 +347,23 @@ impl Book {
         (self.ledger.durable(), self.answers.durable())
     }
 
+    /// The ledger's lines, for reading single ones.
+    pub(super) fn lines(&self) -> Lines {
+        self.ledger.lines()
+    }
+
+    /// Changes at how many endpoints an event is pending.
+    pub(super) fn set_pending(&mut self, event: &str, to: impl Fn(u32) -> u32) {
+        // It is one of the last ones, unless its delivery took long.
+        if let Some(event) = self.events.iter_mut().rev().find(|one| one.id == event) {
+            event.pending = to(event.pending);
+        }
+    }
+
     /// Writes what is waiting and gives the files free.
     pub(super) fn close(&mut self) {
         self.ledger.close();
         self.answers.close();
-    }
-
-    /// Answers a question.
-    pub(super) fn look(&self, query: &Query) -> Result<Value, Error> {
-        match query {
-            Query::Intent { id, expand } => Ok(self.intents[self.intent_at(id, "intent")?].render(expand)),
-            Query::Intents { page, expand } => {
-                let all = self.intents.iter().rev().map(|intent| (intent.id.as_str(), intent));
-                listed("/v1/payment_intents", page, all, |intent| intent.render(expand))
-            }
-            Query::Search { terms, limit, offset } => Ok(self.search(terms, *limit, *offset)),
-            Query::Charge { id } => {
-                let at = self
-                    .charge_index
-                    .get(id)
-                    .ok_or_else(|| Error::no_such("charge", id, "id"))?;
-                let intent = &self.intents[*at];
-                let charge = intent.charges.iter().find(|charge| charge.id == *id);
-                charge
-                    .map(|charge| intent.render_charge(charge))
-                    .ok_or_else(|| Error::no_such("charge", id, "id"))
-            }
-            Query::Charges { page, intent } => {
-                let of = |candidate: &&Intent| intent.as_ref().is_none_or(|id| *id == candidate.id);
-                let all = self.intents.iter().rev().filter(of).flat_map(|intent| {
-                    intent
-                        .charges
-                        .iter()
-                        .rev()
-                        .map(move |charge| (charge.id.as_str(), (intent, charge)))
-                });
-                listed("/v1/charges", page, all, |(intent, charge)| {
-                    intent.render_charge(charge)
-                })
-            }
-            Query::Refund { id, expand } => {
-                let at = self
-                    .refund_index
-                    .get(id)
-                    .ok_or_else(|| Error::no_such("refund", id, "id"))?;
-                Ok(self.render_refund(*at, expand))
-            }
-            Query::Refunds {
-                page,
-                intent,
-                charge,
-                expand,
-            } => {
-                let all = (0..self.refunds.len())
-                    .rev()
-                    .map(|at| (self.refunds[at].id.as_str(), at))
-                    .filter(|(_, at)| {
-                        let refund = &self.refunds[*at];
-                        intent.as_ref().is_none_or(|id| *id == refund.intent)
-                            && charge.as_ref().is_none_or(|id| *id == refund.charge)
-                    });
-                listed("/v1/refunds", page, all, |at| self.render_refund(at, expand))
-            }
-        }
     }
 
     fn repeated(&self, scope: &Scope, kept: &Kept, call: &Call) -> Outcome {
@@ -317,12 +401,44 @@ impl Book {
                 reason,
                 metadata,
             } => self.refund(call, of, *amount, *reason, metadata),
+            Act::CreateEndpoint(new) => {
+                if self.endpoints.iter().filter(|one| !one.is_deleted).count() >= ENDPOINTS_MAX {
+                    let message = format!("You have reached the maximum of {ENDPOINTS_MAX} webhook endpoints.");
+                    return Err(Error::invalid(None, message));
+                }
+                let secret = format!("whsec_{}", &self.new_id("whsec")[6..]);
+                let endpoint = new.registered(self.new_id("we"), secret, call.now.timestamp());
+                let mut body = endpoint.render();
+                body["secret"] = json!(endpoint.secret);
+                self.endpoints.push(endpoint);
+                Ok(self.record_endpoint(call, self.endpoints.len() - 1, &body))
+            }
+            Act::ChangeEndpoint { id, change } => {
+                let at = self.endpoint_at(id)?;
+                self.endpoints[at].change(change);
+                Ok(self.record_endpoint(call, at, &self.endpoints[at].render()))
+            }
+            Act::DeleteEndpoint { id } => {
+                let at = self.endpoint_at(id)?;
+                self.endpoints[at].is_deleted = true;
+                Ok(self.record_endpoint(call, at, &self.endpoints[at].render()))
+            }
         }
     }
 
+    /// Writes an endpoint as it is now, with the answer, and keeps the key.
+    fn record_endpoint(&mut self, call: &Call, at: usize, body: &Value) -> Outcome {
+        let answer = Answer {
+            status: 200,
+            body: body.to_string(),
+        };
+        self.keep_answer(call, None, Some(at), answer)
+    }
+
     fn create(&mut self, call: &Call, new: &NewIntent) -> Outcome {
+        let amount = new.amount;
         let fault = new.method.as_deref().filter(|_| new.is_confirmed_at_once);
-        let fault = fault.and_then(|method| methods::fault(method, Step::Confirm));
+        let fault = fault.and_then(|method| methods::fault(amount, method, Step::Confirm));
         if fault == Some(Fault::ErrorStored) {
             return self.store_error(call, None);
         }
@@ -351,26 +467,20 @@ impl Book {
             metadata: new.metadata.clone(),
             has_stored_error: false,
         });
-        let entry = Entry {
-            op: "create",
-            intent: at,
-            refund: None,
-            amount: new.amount,
-            error: None,
-        };
+        let entry = Entry::new("create", at, amount);
         if !new.is_confirmed_at_once {
-            let body = self.intents[at].render(&call.command.expand);
-            return self.record(call, entry, &body, None);
+            return self.record(call, &entry, self.intents[at].render(), None);
         }
-        self.write(call, &entry, None);
+        self.write(&By::from(call), &entry, None);
         self.confirmed(call, at, None, fault)
     }
 
     fn confirm(&mut self, call: &Call, id: &str, method: Option<&str>) -> Result<Outcome, Error> {
         let at = self.intent_at(id, "intent")?;
         let intent = &self.intents[at];
+        let amount = intent.amount;
         let used = method.or(intent.payment_method.as_deref());
-        let fault = used.and_then(|method| methods::fault(method, Step::Confirm));
+        let fault = used.and_then(|method| methods::fault(amount, method, Step::Confirm));
         let is_open = matches!(
             intent.status,
             Status::RequiresPaymentMethod | Status::RequiresConfirmation
@@ -388,6 +498,11 @@ impl Book {
         let result = intent.confirm(method, charge_id, call.now.timestamp());
         if let Some(charge) = intent.charges.last() {
             self.charge_index.insert(charge.id.clone(), at);
+        }
+        if result.is_ok() {
+            self.expiries
+                .extend(self.intents[at].expires_at().map(|expiry| (expiry, at)));
+            self.settle(at, call.now.timestamp());
         }
         let fault = fault.filter(|_| result.is_ok());
         self.conclude(call, "confirm", at, amount, result, fault)
@@ -407,9 +522,25 @@ impl Book {
         if result.is_ok() {
             intent.metadata.extend(metadata.clone());
         }
-        let fault = intent.payment_method.as_deref().filter(|_| result.is_ok());
-        let fault = fault.and_then(|method| methods::fault(method, Step::Capture));
+        let fault = intent.fault(Step::Capture).filter(|_| result.is_ok());
+        if result.is_ok() {
+            self.settle(at, call.now.timestamp());
+        }
         Ok(self.conclude(call, "capture", at, asked, result.map(|_| ()), fault))
+    }
+
+    /// Books what the charge of an intent has taken, if it has.
+    fn settle(&mut self, at: usize, now: i64) {
+        let id = self.transaction_id(at);
+        let intent = &mut self.intents[at];
+        if let Some(charge) = intent.charges.last_mut()
+            && charge.outcome == ChargeOutcome::Captured
+        {
+            charge.balance_transaction = Some(id.clone());
+            let amount = charge.amount_captured;
+            let moved = Transaction::new(id, Kind::Charge, &charge.id, amount, &intent.currency, now);
+            self.transactions.push(moved);
+        }
     }
 
     fn cancel(&mut self, call: &Call, id: &str, reason: Option<&str>) -> Result<Outcome, Error> {
@@ -441,6 +572,8 @@ impl Book {
             }
         };
         let id = self.new_id("re");
+        let transaction = self.transaction_id(at);
+        let now = call.now.timestamp();
         let refund = Refund {
             id: id.clone(),
             created: call.now.timestamp(),
@@ -450,19 +583,19 @@ impl Book {
             charge,
             reason: reason.map(str::to_owned),
             metadata: metadata.clone(),
+            balance_transaction: Some(transaction.clone()),
         };
+        let moved = Transaction::new(transaction, Kind::Refund, &id, amount, &refund.currency, now);
+        self.transactions.push(moved);
+        let body = refund.render();
         let refund_at = self.refunds.len();
         self.refunds.push(refund);
         self.refund_index.insert(id, refund_at);
-        let body = self.render_refund(refund_at, &call.command.expand);
         let entry = Entry {
-            op: "refund",
-            intent: at,
             refund: Some(refund_at),
-            amount,
-            error: None,
+            ..Entry::new("refund", at, amount)
         };
-        Ok(self.record(call, entry, &body, None))
+        Ok(self.record(call, &entry, body, None))
     }
 
     /// Records an operation on an intent, whatever its result, and makes its answer.
@@ -475,50 +608,34 @@ impl Book {
         result: Result<(), Error>,
         fault: Option<Fault>,
     ) -> Outcome {
-        let intent = &self.intents[at];
+        let body = self.intents[at].render();
         match result {
-            Ok(()) => {
-                let body = intent.render(&call.command.expand);
-                self.record(
-                    call,
-                    Entry {
-                        op,
-                        intent: at,
-                        refund: None,
-                        amount,
-                        error: None,
-                    },
-                    &body,
-                    fault,
-                )
-            }
+            Ok(()) => self.record(call, &Entry::new(op, at, amount), body, fault),
             Err(error) => {
-                let error = error.intent(intent.render(&[]));
-                let body = error.body();
-                self.record(
-                    call,
-                    Entry {
-                        op,
-                        intent: at,
-                        refund: None,
-                        amount,
-                        error: Some(&error),
-                    },
-                    &body,
-                    fault,
-                )
+                let error = error.intent(body);
+                let entry = Entry {
+                    error: Some(&error),
+                    ..Entry::new(op, at, amount)
+                };
+                self.record(call, &entry, error.body(), fault)
             }
         }
     }
 
     /// Writes the ledger line with its answer and keeps the key.
-    fn record(&mut self, call: &Call, entry: Entry<'_>, body: &Value, fault: Option<Fault>) -> Outcome {
-        let status = entry.error.map_or(200, |error| error.status.as_u16());
-        let answer = Answer {
-            status,
-            body: body.to_string(),
+    fn record(&mut self, call: &Call, entry: &Entry<'_>, body: Value, fault: Option<Fault>) -> Outcome {
+        let answer = match (call.stored, entry.error) {
+            (Some(Stored::After), None) => ordered_error(),
+            (_, Some(error)) => Answer {
+                status: error.status.as_u16(),
+                body: body.to_string(),
+            },
+            (_, None) => Answer {
+                status: 200,
+                body: self.expanded(body, &call.command.expand).to_string(),
+            },
         };
-        let place = self.write(call, &entry, Some(&answer));
+        let place = self.write(&By::from(call), entry, Some(&answer));
         self.keep(call, File::Ledger, place);
         Outcome::Executed {
             answer,
@@ -527,7 +644,8 @@ impl Book {
         }
     }
 
-    fn write(&mut self, call: &Call, entry: &Entry<'_>, answer: Option<&Answer>) -> Place {
+    /// Appends a line, and tells of it.
+    fn write(&mut self, by: &By<'_>, entry: &Entry<'_>, answer: Option<&Answer>) -> Place {
         self.n += 1;
         let intent = &self.intents[entry.intent];
         let refund = entry.refund.map(|at| &self.refunds[at]);
@@ -538,9 +656,9 @@ impl Book {
         };
         let line = json!({
             "n": self.n,
-            "at": call.now.to_rfc3339_opts(SecondsFormat::Micros, true),
-            "request_id": call.request_id,
-            "key": call.scope.as_ref().map(|scope| &scope.key),
+            "at": by.now.to_rfc3339_opts(SecondsFormat::Micros, true),
+            "request_id": by.request_id,
+            "key": by.scope.map(|scope| &scope.key),
             "op": entry.op,
             "intent": intent.id,
             "refund": refund.map(|refund| &refund.id),
@@ -550,33 +668,40 @@ impl Book {
             "code": entry.error.and_then(|error| error.code),
             "intent_status": intent.status,
             "amount_received": intent.amount_received,
-            "params_sha256": call.params_sha256,
+            "params_sha256": by.params_sha256,
             "metadata": intent.metadata,
-            "path": call.scope.as_ref().map(|scope| &scope.path),
+            "path": by.scope.map(|scope| &scope.path),
             "intent_after": (outcome != "refused").then_some(intent),
             "refund_after": refund,
         });
-        let answer = answer.filter(|_| call.scope.is_some());
-        self.ledger.append(with_answer(&line, answer))
+        let answer = answer.filter(|_| by.scope.is_some());
+        let place = self.ledger.append(with_answer(&line, answer));
+        let created = by.now.timestamp();
+        for event in events_of(&intent.id, entry.op, outcome, intent.status, (self.n, created), place) {
+            // The post is gone only when the gateway stops.
+            let _ = self.outbox.send(event.clone());
+            self.events.push(event);
+        }
+        place
     }
 
     /// Keeps a 500 under the key without executing anything.
     fn store_error(&mut self, call: &Call, at: Option<usize>) -> Outcome {
-        let error = Error::internal("An error occurred on our side: pm_card_error_stored asked for it.");
-        let answer = Answer {
-            status: error.status.as_u16(),
-            body: error.body().to_string(),
-        };
         if let Some(at) = at {
             self.intents[at].has_stored_error = true;
         }
+        self.keep_answer(call, at, None, ordered_error())
+    }
+
+    fn keep_answer(&mut self, call: &Call, intent: Option<usize>, endpoint: Option<usize>, answer: Answer) -> Outcome {
         let line = json!({
             "at": call.now.to_rfc3339_opts(SecondsFormat::Micros, true),
             "request_id": call.request_id,
             "key": call.scope.as_ref().map(|scope| &scope.key),
             "path": call.scope.as_ref().map(|scope| &scope.path),
             "params_sha256": call.params_sha256,
-            "intent": at.map(|at| &self.intents[at].id),
+            "intent": intent.map(|at| &self.intents[at].id),
+            "endpoint": endpoint.map(|at| &self.endpoints[at]),
         });
         let place = self.answers.append(with_answer(&line, Some(&answer)));
         self.keep(call, File::Answers, place);
@@ -605,40 +730,16 @@ impl Book {
         }
     }
 
-    fn intent_at(&self, id: &str, param: &str) -> Result<usize, Error> {
+    /// An endpoint that was not deleted.
+    pub(super) fn endpoint_at(&self, id: &str) -> Result<usize, Error> {
+        let is_it = |one: &Endpoint| one.id == id && !one.is_deleted;
+        let at = self.endpoints.iter().position(is_it);
+        at.ok_or_else(|| Error::no_such("webhook endpoint", id, "id"))
+    }
+
+    pub(super) fn intent_at(&self, id: &str, param: &str) -> Result<usize, Error> {
         let at = self.intent_index.get(id).copied();
         at.ok_or_else(|| Error::no_such("payment_intent", id, param))
-    }
-
-    fn render_refund(&self, at: usize, expand: &[&str]) -> Value {
-        let refund = &self.refunds[at];
-        self.refunds[at].render(&self.intents[self.intent_index[&refund.intent]], expand)
-    }
-
-    fn search(&self, terms: &[Term], limit: usize, offset: usize) -> Value {
-        let matches = |intent: &&Intent| {
-            terms.iter().all(|term| match term {
-                Term::Status(status) => intent.status.name() == status,
-                Term::Metadata { key, value } => intent.metadata.get(key) == Some(value),
-            })
-        };
-        let mut found: Vec<&Intent> = self
-            .intents
-            .iter()
-            .rev()
-            .filter(matches)
-            .skip(offset)
-            .take(limit + 1)
-            .collect();
-        let has_more = found.len() > limit;
-        found.truncate(limit);
-        json!({
-            "object": "search_result",
-            "url": "/v1/payment_intents/search",
-            "has_more": has_more,
-            "next_page": has_more.then(|| format!("page_{}", offset + limit)),
-            "data": found.into_iter().map(|intent| intent.render(&[])).collect::<Vec<_>>(),
-        })
     }
 
     /// With a seed, the ids of a new ledger are the same in every run; without one (0) they are random.
@@ -648,6 +749,61 @@ impl Book {
             seed => Sha256::digest(format!("{seed} {prefix} {}", self.n)),
         };
         format!("{prefix}_{}", &form::hex(&hash)[..24])
+    }
+
+    /// The id of the movement of money that the line to be written next tells of.
+    fn transaction_id(&self, intent: usize) -> String {
+        derived_id("txn", &self.intents[intent].id, self.n + 1, "")
+    }
+}
+
+/// The id of what follows from a line: the same whenever it is asked for.
+fn derived_id(prefix: &str, intent: &str, n: u64, what: &str) -> String {
+    let hash = Sha256::digest(format!("{prefix} {intent} {n} {what}"));
+    format!("{prefix}_{}", &form::hex(&hash)[..24])
+}
+
+/// The events that a line causes.
+fn events_of(
+    intent: &str,
+    op: &str,
+    outcome: &str,
+    status: Status,
+    (n, created): (u64, i64),
+    place: Place,
+) -> impl Iterator<Item = Event> {
+    events::kinds_of(op, outcome, status).iter().map(move |kind| Event {
+        id: derived_id("evt", intent, n, kind),
+        kind,
+        created,
+        place,
+        pending: 0,
+    })
+}
+
+/// Reads an event back from its line.
+pub(super) fn read_event(lines: &Lines, event: &Event) -> anyhow::Result<Value> {
+    let mut line: Line = serde_json::from_str(&lines.read(event.place)?).context("reading an event back")?;
+    let intent = line
+        .intent_after
+        .as_mut()
+        .context("the line of an event has no intent")?;
+    intent.metadata = line.metadata;
+    let subject = Subject {
+        intent,
+        refund: line.refund_after.as_ref(),
+        request_id: Some(line.request_id.as_str()).filter(|id| !id.is_empty()),
+        key: line.key.as_deref(),
+    };
+    Ok(events::render(event, &subject))
+}
+
+/// The 500 that somebody ordered.
+fn ordered_error() -> Answer {
+    let error = Error::internal("An error occurred on our side, as this was ordered from the simulator.");
+    Answer {
+        status: error.status.as_u16(),
+        body: error.body().to_string(),
     }
 }
 
@@ -680,54 +836,6 @@ fn with_answer(line: &Value, answer: Option<&Answer>) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A page of a list whose items come newest first.
-fn listed<'a, T>(
-    url: &str,
-    page: &Page,
-    all: impl Iterator<Item = (&'a str, T)>,
-    render: impl Fn(T) -> Value,
-) -> Result<Value, Error> {
-    let mut items: Vec<(&str, T)> = Vec::new();
-    let mut has_more = false;
-    match (&page.starting_after, &page.ending_before) {
-        (_, Some(before)) => {
-            let mut is_found = false;
-            for item in all {
-                if item.0 == before {
-                    is_found = true;
-                    break;
-                }
-                items.push(item);
-            }
-            if !is_found {
-                return Err(no_cursor(before, "ending_before"));
-            }
-            has_more = items.len() > page.limit;
-            items.drain(..items.len().saturating_sub(page.limit));
-        }
-        (after, None) => {
-            let mut all = all;
-            if let Some(after) = after {
-                all.find(|(id, _)| id == after)
-                    .ok_or_else(|| no_cursor(after, "starting_after"))?;
-            }
-            for item in all {
-                if items.len() == page.limit {
-                    has_more = true;
-                    break;
-                }
-                items.push(item);
-            }
-        }
-    }
-    let data: Vec<Value> = items.into_iter().map(|(_, item)| render(item)).collect();
-    Ok(json!({ "object": "list", "url": url, "has_more": has_more, "data": data }))
-}
-
-fn no_cursor(id: &str, param: &str) -> Error {
-    Error::invalid(Some("resource_missing"), format!("No such object: '{id}'")).param(param)
-}
-
 fn index<T>(items: &[T], id: impl Fn(&T) -> &String) -> HashMap<String, usize> {
     items
         .iter()
@@ -736,13 +844,33 @@ fn index<T>(items: &[T], id: impl Fn(&T) -> &String) -> HashMap<String, usize> {
         .collect()
 }
 
+/// The movement of money that a line tells of.
+fn moved(op: &str, intent: &Intent, refund: Option<&Refund>, created: i64) -> Option<Transaction> {
+    let (id, kind, source, amount) = match (op, refund, intent.latest_charge()) {
+        ("refund", Some(refund), _) => (&refund.balance_transaction, Kind::Refund, &refund.id, refund.amount),
+        ("confirm" | "capture", None, Some(charge)) => (
+            &charge.balance_transaction,
+            Kind::Charge,
+            &charge.id,
+            charge.amount_captured,
+        ),
+        _ => return None,
+    };
+    let id = id.clone()?;
+    Some(Transaction::new(id, kind, source, amount, &intent.currency, created))
+}
+
 /// What the journals say, while they are being read.
 #[derive(Default)]
 struct Memory {
     intents: Vec<Intent>,
     index: HashMap<String, usize>,
     refunds: Vec<Refund>,
+    transactions: Vec<Transaction>,
+    events: Vec<Event>,
+    endpoints: Vec<Endpoint>,
     keys: Vec<(Scope, Kept)>,
+    last_at: Option<DateTime<Utc>>,
     n: u64,
 }
 
@@ -756,7 +884,22 @@ impl Memory {
             self.n + 1
         );
         self.n = line.n;
+        self.last_at = self.last_at.max(Some(line.at));
         if let Some(mut intent) = line.intent_after {
+            let created = line.at.timestamp();
+            let told = events_of(
+                &intent.id,
+                &line.op,
+                &line.outcome,
+                line.intent_status,
+                (line.n, created),
+                place,
+            );
+            self.events.extend(told);
+            if line.outcome == "ok" {
+                self.transactions
+                    .extend(moved(&line.op, &intent, line.refund_after.as_ref(), created));
+            }
             intent.metadata = line.metadata;
             match self.index.get(&intent.id) {
                 Some(at) => self.intents[*at] = intent,
@@ -777,6 +920,12 @@ impl Memory {
         let line: AnswerLine = serde_json::from_str(text)?;
         if let Some(at) = line.intent.and_then(|id| self.index.get(&id)) {
             self.intents[*at].has_stored_error = true;
+        }
+        if let Some(endpoint) = line.endpoint {
+            match self.endpoints.iter_mut().find(|one| one.id == endpoint.id) {
+                Some(known) => *known = endpoint,
+                None => self.endpoints.push(endpoint),
+            }
         }
         self.key(line.key, line.path, line.params_sha256, line.at, (File::Answers, place));
         Ok(())
@@ -811,7 +960,7 @@ mod tests {
     fn a_key_is_free_again_after_a_day() {
         let folder = tempfile::tempdir().expect("a folder");
         let ledger = folder.path().join("ledger.jsonl");
-        let (mut book, _) = Book::open(&ledger, 0).expect("a new ledger");
+        let (mut book, _) = open(&ledger);
         let now = Utc::now() - KEY_KEPT;
         assert!(matches!(perform(&mut book, now), Outcome::Executed { .. }));
         let almost = now + KEY_KEPT - TimeDelta::seconds(1);
@@ -819,7 +968,7 @@ mod tests {
         assert!(matches!(perform(&mut book, now + KEY_KEPT), Outcome::Executed { .. }));
         assert_eq!(book.intents.len(), 2);
         book.close();
-        let (book, _) = Book::open(&ledger, 0).expect("the same ledger");
+        let (book, _) = open(&ledger);
         assert_eq!(
             (book.intents.len(), book.keys.len()),
             (2, 1),
@@ -827,11 +976,17 @@ mod tests {
         );
     }
 
+    fn open(ledger: &Path) -> (Book, Vec<String>) {
+        let (outbox, _) = tokio::sync::mpsc::unbounded_channel();
+        Book::open(ledger, 0, outbox).expect("a ledger")
+    }
+
     fn perform(book: &mut Book, now: DateTime<Utc>) -> Outcome {
         let form = form::Form::parse(b"amount=1&currency=gbp").expect("a form");
         let params_sha256 = form.sha256().to_owned();
         let path = "/v1/payment_intents".to_owned();
-        let Ok(requests::Request::Command(command)) = requests::read("POST", &path, form) else {
+        let route = requests::Route::find("POST", &path).expect("an endpoint");
+        let Ok(requests::Request::Command(command)) = requests::read(&route, form) else {
             panic!("creating is a command")
         };
         let scope = Scope {
@@ -844,7 +999,11 @@ mod tests {
             params_sha256,
             now,
             command,
+            stored: None,
         };
+        if let Some(known) = book.reserve(&call) {
+            return known;
+        }
         let outcome = book.perform(&call);
         book.finish(&scope);
         outcome

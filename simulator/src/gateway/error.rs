@@ -110,6 +110,26 @@ impl Error {
         )
     }
 
+    /// 429: too much at once, by the code.
+    pub(super) fn throttled(code: &'static str) -> Self {
+        let message = match code {
+            "lock_timeout" => "This object cannot be accessed right now because another API request is using it.",
+            _ => "Too many requests hit the API too quickly.",
+        };
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "invalid_request_error",
+            Some(code),
+            message,
+        )
+    }
+
+    /// 503: nobody is there to do it.
+    pub(super) fn unavailable() -> Self {
+        let message = "The service is unavailable for a moment, as this was ordered from the simulator.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "api_error", None, message)
+    }
+
     /// 402: the card was refused.
     pub(super) fn card(code: &'static str, decline_code: Option<&'static str>, message: &str) -> Self {
         let mut error = Self::new(StatusCode::PAYMENT_REQUIRED, "card_error", Some(code), message);

@@ -159,18 +159,40 @@ impl Form {
         Ok(metadata)
     }
 
+    /// Takes the values of `name[]`, or `name[0]`, `name[1]` and so on, out.
+    pub(super) fn texts(&mut self, name: &str) -> Vec<String> {
+        let is_one = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('['));
+        self.take(is_one).into_iter().map(|(_, value)| value).collect()
+    }
+
     /// Takes `expand[]` out; only the names in `allowed` can be expanded.
     pub(super) fn expand(&mut self, allowed: &[&'static str]) -> Result<Vec<&'static str>, Error> {
+        self.expand_within("", allowed)
+    }
+
+    /// The same where each name is asked for behind `prefix`.
+    pub(super) fn expand_within(&mut self, prefix: &str, allowed: &[&'static str]) -> Result<Vec<&'static str>, Error> {
         let asked = self.take(|key| key.starts_with("expand["));
         asked
             .into_iter()
             .map(|(name, value)| {
-                allowed.iter().find(|path| **path == value).copied().ok_or_else(|| {
-                    let message = format!("This property cannot be expanded ({value}).");
-                    Error::invalid(None, message).param(name)
-                })
+                let inner = value.strip_prefix(prefix);
+                allowed
+                    .iter()
+                    .find(|path| inner == Some(**path))
+                    .copied()
+                    .ok_or_else(|| {
+                        let message = format!("This property cannot be expanded ({value}).");
+                        Error::invalid(None, message).param(name)
+                    })
             })
             .collect()
+    }
+
+    /// The amount that the request names, whatever it is for.
+    pub(super) fn amount_named(&self) -> Option<i64> {
+        let named = |(key, _): &&(String, String)| key == "amount" || key == "amount_to_capture";
+        self.params.iter().find(named)?.1.parse().ok()
     }
 
     /// Whether there is anything called `name` or nested in it.

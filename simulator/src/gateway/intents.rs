@@ -8,6 +8,76 @@ use serde_json::{Value, json};
 use super::error::Error;
 use super::methods::{self, Fault, Step};
 
+/// How long an authorisation lasts: seven days, as at Stripe.
+pub(super) const AUTHORIZED_SECONDS: i64 = 7 * 24 * 60 * 60;
+
+/// What Stripe's objects have besides, and this gateway never sets.
+const UNSET_IN_INTENT: [&str; 19] = [
+    "allowed_payment_method_types",
+    "application",
+    "application_fee_amount",
+    "automatic_payment_methods",
+    "customer_account",
+    "excluded_payment_method_types",
+    "managed_payments",
+    "next_action",
+    "on_behalf_of",
+    "payment_method_configuration_details",
+    "payment_record",
+    "processing",
+    "review",
+    "setup_future_usage",
+    "shipping",
+    "source",
+    "statement_descriptor_suffix",
+    "transfer_data",
+    "transfer_group",
+];
+const UNSET_IN_CHARGE: [&str; 14] = [
+    "application",
+    "application_fee",
+    "application_fee_amount",
+    "failure_balance_transaction",
+    "on_behalf_of",
+    "receipt_number",
+    "receipt_url",
+    "review",
+    "shipping",
+    "source",
+    "source_transfer",
+    "statement_descriptor_suffix",
+    "transfer_data",
+    "transfer_group",
+];
+const UNSET_IN_CARD: [&str; 11] = [
+    "authorization_code",
+    "checks",
+    "country",
+    "electronic_commerce_indicator",
+    "installments",
+    "mandate",
+    "network_transaction_id",
+    "regulated_status",
+    "three_d_secure",
+    "transaction_link_id",
+    "wallet",
+];
+const UNSET_IN_REFUND: [&str; 5] = [
+    "customer",
+    "customer_account",
+    "payment_method",
+    "receipt_number",
+    "source_transfer_reversal",
+];
+
+/// An object with the fields that are never set.
+fn whole(mut object: Value, unset: &[&str]) -> Value {
+    for name in unset {
+        object[*name] = Value::Null;
+    }
+    object
+}
+
 /// One payment intent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Intent {
@@ -91,6 +161,9 @@ pub(super) struct Charge {
     pub(super) amount_captured: i64,
     pub(super) amount_refunded: i64,
     pub(super) outcome: ChargeOutcome,
+    /// The movement on the balance, once there is one.
+    #[serde(default)]
+    pub(super) balance_transaction: Option<String>,
 }
 
 /// What became of a charge.
@@ -100,6 +173,7 @@ pub(super) enum ChargeOutcome {
     Authorized,
     Captured,
     Released,
+    Expired,
     Failed,
 }
 
@@ -114,6 +188,9 @@ pub(super) struct Refund {
     pub(super) charge: String,
     pub(super) reason: Option<String>,
     pub(super) metadata: BTreeMap<String, String>,
+    /// The movement on the balance.
+    #[serde(default)]
+    pub(super) balance_transaction: Option<String>,
 }
 
 impl Intent {
@@ -132,12 +209,13 @@ impl Intent {
             amount_captured: 0,
             amount_refunded: 0,
             outcome: ChargeOutcome::Failed,
+            balance_transaction: None,
         };
         if let Some(Fault::Declined {
             code,
             decline_code,
             message,
-        }) = methods::fault(&method, Step::Confirm)
+        }) = methods::fault(self.amount, &method, Step::Confirm)
         {
             let error = Error::card(code, decline_code, message).charge(&charge.id);
             self.charges.push(charge);
@@ -207,10 +285,11 @@ impl Intent {
             )
             .param("amount_to_capture"));
         }
-        let fault = self
-            .payment_method
-            .as_deref()
-            .and_then(|method| methods::fault(method, Step::Capture));
+        let fault = self.fault(Step::Capture);
+        if fault == Some(Fault::AuthorizationExpired) {
+            let code = Some("capture_charge_authorization_expired");
+            return Err(Error::invalid(code, "The bank has let this authorization go."));
+        }
         let charge = self.charges.last_mut();
         if let Some(Fault::Declined {
             code,
@@ -232,6 +311,28 @@ impl Intent {
         self.amount_capturable = 0;
         self.amount_received = amount;
         Ok(amount)
+    }
+
+    /// When the authorisation at hand ends by itself, in seconds; none when nothing is held.
+    pub(super) fn expires_at(&self) -> Option<i64> {
+        let charge = self.charges.last()?;
+        (charge.outcome == ChargeOutcome::Authorized).then_some(charge.created + AUTHORIZED_SECONDS)
+    }
+
+    /// Nobody captured in time: the bank lets the money go.
+    pub(super) fn expire(&mut self, now: i64) {
+        if let Some(charge) = self.charges.last_mut() {
+            charge.outcome = ChargeOutcome::Expired;
+        }
+        self.status = Status::Canceled;
+        self.amount_capturable = 0;
+        self.canceled_at = Some(now);
+        self.cancellation_reason = Some("automatic".to_owned());
+    }
+
+    /// The trouble that its amount and its payment method make at `step`.
+    pub(super) fn fault(&self, step: Step) -> Option<Fault> {
+        methods::fault(self.amount, self.payment_method.as_deref()?, step)
     }
 
     /// Gives the authorisation back. From then on no confirm and no capture can succeed.
@@ -296,24 +397,15 @@ impl Intent {
         self.charges.last()
     }
 
-    /// The intent as the wire shows it.
-    pub(super) fn render(&self, expand: &[&str]) -> Value {
-        let latest_charge = self
-            .latest_charge()
-            .map(|charge| match expand.contains(&"latest_charge") {
-                true => self.render_charge(charge),
-                false => json!(charge.id),
-            });
-        json!({
+    /// The intent as the wire shows it, with ids in place of what may be expanded.
+    pub(super) fn render(&self) -> Value {
+        let object = json!({
             "id": self.id,
             "object": "payment_intent",
             "amount": self.amount,
             "amount_capturable": self.amount_capturable,
             "amount_details": { "tip": {} },
             "amount_received": self.amount_received,
-            "application": null,
-            "application_fee_amount": null,
-            "automatic_payment_methods": null,
             "canceled_at": self.canceled_at,
             "cancellation_reason": self.cancellation_reason,
             "capture_method": self.capture_method.name(),
@@ -324,25 +416,17 @@ impl Intent {
             "customer": self.labels.customer,
             "description": self.labels.description,
             "last_payment_error": self.last_error,
-            "latest_charge": latest_charge,
+            "latest_charge": self.latest_charge().map(|charge| &charge.id),
             "livemode": false,
             "metadata": self.metadata,
-            "next_action": null,
-            "on_behalf_of": null,
             "payment_method": self.payment_method,
             "payment_method_options": {},
             "payment_method_types": ["card"],
-            "processing": null,
             "receipt_email": self.labels.receipt_email,
-            "review": null,
-            "setup_future_usage": null,
-            "shipping": null,
             "statement_descriptor": self.labels.statement_descriptor,
-            "statement_descriptor_suffix": null,
             "status": self.status.name(),
-            "transfer_data": null,
-            "transfer_group": null,
-        })
+        });
+        whole(object, &UNSET_IN_INTENT)
     }
 
     /// One of its charges as the wire shows it.
@@ -350,13 +434,13 @@ impl Intent {
         let method = methods::find(&charge.method).ok();
         let is_failed = charge.outcome == ChargeOutcome::Failed;
         // Stripe shows a released authorisation as refunded in full.
-        let is_released = charge.outcome == ChargeOutcome::Released;
+        let is_released = matches!(charge.outcome, ChargeOutcome::Released | ChargeOutcome::Expired);
         let amount_refunded = if is_released {
             charge.amount
         } else {
             charge.amount_refunded
         };
-        let declined = match methods::fault(&charge.method, Step::Confirm) {
+        let declined = match methods::fault(charge.amount, &charge.method, Step::Confirm) {
             Some(Fault::Declined {
                 code,
                 decline_code,
@@ -364,13 +448,25 @@ impl Intent {
             }) if is_failed => Some((code, decline_code, message)),
             _ => None,
         };
-        json!({
+        let card = json!({
+                "amount_authorized": if is_failed { None } else { Some(charge.amount) },
+                "network": method.map(|method| method.brand),
+                "brand": method.map(|method| method.brand),
+                "last4": method.map(|method| method.last4),
+                "funding": "credit",
+                "exp_month": 12,
+                "exp_year": 2040,
+        });
+        let card = whole(card, &UNSET_IN_CARD);
+        let object = json!({
             "id": charge.id,
             "object": "charge",
             "amount": charge.amount,
             "amount_captured": charge.amount_captured,
             "amount_refunded": amount_refunded,
-            "balance_transaction": null,
+            "balance_transaction": charge.balance_transaction,
+            "billing_details": { "address": null, "email": null, "name": null, "phone": null, "tax_id": null },
+            "calculated_statement_descriptor": self.labels.statement_descriptor,
             "captured": charge.outcome == ChargeOutcome::Captured,
             "created": charge.created,
             "currency": self.currency,
@@ -379,12 +475,17 @@ impl Intent {
             "disputed": false,
             "failure_code": declined.map(|(code, ..)| code),
             "failure_message": declined.map(|(.., message)| message),
+            "fraud_details": {},
             "livemode": false,
             "metadata": self.metadata,
             "outcome": {
+                "advice_code": null,
+                "network_advice_code": null,
+                "network_decline_code": null,
                 "network_status": if is_failed { "declined_by_network" } else { "approved_by_network" },
                 "reason": declined.and_then(|(_, decline_code, _)| decline_code),
                 "risk_level": "normal",
+                "seller_message": null,
                 "type": if is_failed { "issuer_declined" } else { "authorized" },
             },
             "paid": !is_failed,
@@ -392,46 +493,34 @@ impl Intent {
             "payment_method": charge.method,
             "payment_method_details": {
                 "type": "card",
-                "card": {
-                    "brand": method.map(|method| method.brand),
-                    "last4": method.map(|method| method.last4),
-                    "funding": "credit",
-                    "exp_month": 12,
-                    "exp_year": 2040,
-                },
+                "card": card,
             },
+            "receipt_email": self.labels.receipt_email,
+            "statement_descriptor": self.labels.statement_descriptor,
             "refunded": is_released || (charge.amount_captured > 0 && amount_refunded == charge.amount_captured),
             "status": if is_failed { "failed" } else { "succeeded" },
-        })
+        });
+        whole(object, &UNSET_IN_CHARGE)
     }
 }
 
 impl Refund {
-    /// The refund as the wire shows it.
-    pub(super) fn render(&self, intent: &Intent, expand: &[&str]) -> Value {
-        let payment_intent = match expand.contains(&"payment_intent") {
-            true => intent.render(&[]),
-            false => json!(self.intent),
-        };
-        let charge = match intent.charges.iter().find(|charge| charge.id == self.charge) {
-            Some(charge) if expand.contains(&"charge") => intent.render_charge(charge),
-            _ => json!(self.charge),
-        };
-        json!({
+    /// The refund as the wire shows it, with ids in place of what may be expanded.
+    pub(super) fn render(&self) -> Value {
+        let object = json!({
             "id": self.id,
             "object": "refund",
             "amount": self.amount,
-            "balance_transaction": null,
-            "charge": charge,
+            "balance_transaction": self.balance_transaction,
+            "charge": self.charge,
             "created": self.created,
             "currency": self.currency,
             "metadata": self.metadata,
-            "payment_intent": payment_intent,
+            "payment_intent": self.intent,
             "reason": self.reason,
-            "receipt_number": null,
-            "source_transfer_reversal": null,
             "status": "succeeded",
             "transfer_reversal": null,
-        })
+        });
+        whole(object, &UNSET_IN_REFUND)
     }
 }

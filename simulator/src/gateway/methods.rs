@@ -1,4 +1,5 @@
-//! The payment methods for tests, and the trouble each one makes. New faults are new variants and new lines here.
+//! The payment methods for tests, and the trouble each one makes; and the amounts that make the same trouble with any
+//! method. New faults are new variants and new lines here.
 
 use std::time::Duration;
 
@@ -23,7 +24,26 @@ Payment methods (no card numbers are accepted, only these ids):
   pm_card_error_stored                      confirm: not executed, 500 stored under the key; another key then works
   pm_card_capture_answer_lost               capture: executed, then the connection is dropped; the key replays the answer
   pm_card_capture_declined                  capture: 402 card_declined, generic_decline; the intent stays capturable
+  pm_card_capture_expired                   capture: 400 capture_charge_authorization_expired; the intent stays capturable
+
+Amounts, for clients that can't choose the payment method: each behaves as its method above does, whatever is sent.
+  99990001 as pm_card_chargeDeclined        99990002 as pm_card_chargeDeclinedInsufficientFunds
+  99990003 as pm_card_slow                  99990004 as pm_card_answer_lost
+  99990005 as pm_card_error_stored          99990006 as pm_card_capture_answer_lost
+  99990007 as pm_card_capture_declined      99990008 as pm_card_capture_expired
 ";
+
+/// The amounts that behave as a payment method does, whatever the method is.
+const AMOUNTS: [(i64, &str); 8] = [
+    (99_990_001, "pm_card_chargeDeclined"),
+    (99_990_002, "pm_card_chargeDeclinedInsufficientFunds"),
+    (99_990_003, "pm_card_slow"),
+    (99_990_004, "pm_card_answer_lost"),
+    (99_990_005, "pm_card_error_stored"),
+    (99_990_006, "pm_card_capture_answer_lost"),
+    (99_990_007, "pm_card_capture_declined"),
+    (99_990_008, "pm_card_capture_expired"),
+];
 
 /// A payment method for tests.
 #[derive(Debug)]
@@ -44,6 +64,8 @@ pub(super) enum Fault {
         decline_code: Option<&'static str>,
         message: &'static str,
     },
+    /// The bank has let the authorisation go: 400, money doesn't move.
+    AuthorizationExpired,
     /// Executed at once, answered late.
     Slow(Duration),
     /// Executed, but the answer never arrives.
@@ -126,6 +148,7 @@ const METHODS: &[Method] = &[
             message: DECLINED,
         },
     ),
+    Method::capturing("pm_card_capture_expired", Fault::AuthorizationExpired),
 ];
 
 const DECLINED: &str = "Your card was declined.";
@@ -201,8 +224,10 @@ pub(super) fn find(id: &str) -> Result<&'static Method, Error> {
     })
 }
 
-/// The trouble the method called `id` makes at `step`; none when it isn't known.
-pub(super) fn fault(id: &str, step: Step) -> Option<Fault> {
+/// The trouble that `amount` on the method called `id` makes at `step`; none when the method isn't known.
+pub(super) fn fault(amount: i64, id: &str, step: Step) -> Option<Fault> {
+    let by_amount = AMOUNTS.iter().find(|(troubled, _)| *troubled == amount);
+    let id = by_amount.map_or(id, |(_, id)| id);
     METHODS
         .iter()
         .find(|method| method.id == id)
@@ -238,6 +263,16 @@ mod tests {
                     .lines()
                     .any(|line| line.contains("also") && line.contains(suffix));
             assert!(is_listed, "{} is missing in TEST_METHODS", method.id);
+        }
+    }
+
+    #[test]
+    fn an_amount_behaves_as_its_method() {
+        for (amount, id) in AMOUNTS {
+            assert!(TEST_METHODS.contains(&format!("{amount} as {id}")), "{amount}");
+            for step in [Step::Confirm, Step::Capture] {
+                assert_eq!(fault(amount, "pm_card_visa", step), fault(1, id, step));
+            }
         }
     }
 

@@ -11,32 +11,38 @@
 //! | `POST /v1/payment_intents/{id}/confirm`, `/capture`, `/cancel` | authorise, take, give back |
 //! | `POST /v1/refunds`, `GET /v1/refunds`, `/{id}` | refund, list, one |
 //! | `GET /v1/charges`, `/{id}` | list, one |
+//! | `GET /v1/balance_transactions`, `/{id}` | every movement of money, by time, type or source |
+//! | `GET /v1/events`, `/{id}` | what happened, by time or type |
+//! | `POST`, `GET /v1/webhook_endpoints`; `GET`, `POST`, `DELETE /{id}` | where events are sent |
 //! | `GET /livez` | 200, without a key |
+//! | `/_simulator/faults`, `/clock`, `/post` | trouble to order, time to pass, how the deliveries are doing |
 //!
-//! | payment method | what it does |
-//! |---|---|
-//! | `pm_card_visa`, `_visa_debit`, `_mastercard`, `_amex`, `_discover` | works |
-//! | `pm_card_chargeDeclined`, `…InsufficientFunds`, `…LostCard`, `…StolenCard`, `…ExpiredCard`, `…IncorrectCvc`, `…ProcessingError` | 402 at confirm |
-//! | `pm_card_slow` | confirm is executed at once and answered after two seconds |
-//! | `pm_card_answer_lost` | confirm is executed, then the connection is dropped; the key replays the answer |
-//! | `pm_card_error_stored` | confirm isn't executed, 500 stays under the key; another key then works (once for each intent) |
-//! | `pm_card_capture_answer_lost` | capture is executed, then the connection is dropped; the key replays the answer |
-//! | `pm_card_capture_declined` | 402 at capture; the intent stays capturable |
+//! Lists take `limit`, `starting_after`, `ending_before` and `created[…]`; `expand[]` shows objects whole. The payment
+//! methods that make trouble are in [`TEST_METHODS`], the trouble to order in [`ORDERED_FAULTS`].
 //!
 //! Idempotency keys are scoped to key and path and kept for 24 hours, also over a restart. Kept are the answers of
 //! operations that were executed, whatever came of them, and stored errors; not kept are refusals before execution:
-//! wrong parameters, an unknown id, a key in use. Different from Stripe on purpose: there is no smallest amount, a
-//! search sees everything at once, and a payment method keeps its name instead of being copied.
+//! wrong parameters, an unknown id, a key in use. An authorisation ends by itself after seven days. The clock can be
+//! moved ahead, which both of these obey. Different from Stripe on purpose: there is no smallest amount, a search sees
+//! everything at once, a payment method keeps its name instead of being copied, and nothing costs a fee.
 //!
-//! In reading order: `requests` (endpoints and parameters), `intents` (the rules), `book` (memory and journals),
-//! `http` (keys, headers, faults), with `form`, `error` and `methods` below them.
+//! In reading order: `requests` (endpoints and parameters), `intents` (the rules), `book` (memory and journals) with
+//! `looking` (questions), `http` (keys, headers, faults), `post` (webhooks) and `admin`; `form`, `error`, `methods`,
+//! `faults`, `events`, `endpoints` and `balance` below them.
 
+mod admin;
+mod balance;
 mod book;
+mod endpoints;
 mod error;
+mod events;
+mod faults;
 mod form;
 mod http;
 mod intents;
+mod looking;
 mod methods;
+mod post;
 mod requests;
 
 use std::future::Future;
@@ -52,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use crate::journal;
 use crate::listener::Cuttable;
 
+pub use faults::ORDERED_FAULTS;
 pub use methods::TEST_METHODS;
 
 /// How the gateway runs.
@@ -61,13 +68,32 @@ pub struct Config {
     pub port: u16,
     /// The ledger's file; it is created when it isn't there.
     pub ledger: PathBuf,
-    /// Makes the ids of a new ledger repeatable; 0 makes them random.
+    /// Makes the ids of a new ledger and the luck of the faults repeatable; 0 makes ids random.
     pub seed: u64,
 }
 
+/// A webhook endpoint that is there from the start, besides those that are registered over the wire.
+#[derive(Debug, Clone)]
+pub struct Hook {
+    /// Where it is.
+    pub url: String,
+    /// What signs for it, `whsec_…`.
+    pub secret: String,
+}
+
+impl Hook {
+    /// What it is told: what became of a payment.
+    pub const EVENTS: [&str; 4] = [
+        "payment_intent.succeeded",
+        "payment_intent.canceled",
+        "payment_intent.payment_failed",
+        "charge.refunded",
+    ];
+}
+
 /// Runs the gateway until `shutdown`, or until its ledger can't be written any more.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let running = start(config).await?;
+pub async fn run(config: Config, hook: Option<Hook>, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let running = start_with(config, hook).await?;
     tracing::info!(addr = %running.addr, "the gateway simulator is listening");
     let stop = running.stop.clone();
     let mut ended = pin!(running.ended());
@@ -82,19 +108,31 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> anyhow::
 
 /// Starts the gateway in the background.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
+    start_with(config, None).await
+}
+
+/// The same with a webhook endpoint.
+pub async fn start_with(config: Config, hook: Option<Hook>) -> anyhow::Result<Running> {
     let listener = Cuttable::bind(config.port).await?;
     let addr = listener.addr()?;
     let path = config.ledger.clone();
-    let (book, torn) = tokio::task::spawn_blocking(move || book::Book::open(&path, config.seed))
+    let (outbox, inbox) = tokio::sync::mpsc::unbounded_channel();
+    let (mut book, torn) = tokio::task::spawn_blocking(move || book::Book::open(&path, config.seed, outbox))
         .await
         .context("opening the ledger")??;
     for line in &torn {
         let bytes = line.len();
         tracing::warn!(bytes, "a torn last line was cut off the ledger; nobody was told of it");
     }
+    if let Some(hook) = &hook {
+        book.hook(hook)
+            .map_err(|error| anyhow::anyhow!("the webhook endpoint: {}", error.body()))?;
+    }
     let stop = CancellationToken::new();
-    let gateway = Arc::new(http::Gateway::new(book));
-    let task = tokio::spawn(http::serve(listener, gateway, stop.clone()));
+    let gateway = Arc::new(http::Gateway::new(book, faults::Rules::new(config.seed)));
+    let post = post::run(Arc::clone(&gateway), inbox, stop.clone());
+    let served = http::serve(listener, gateway, stop.clone());
+    let task = tokio::spawn(async move { tokio::try_join!(served, post).map(drop) });
     Ok(Running {
         addr,
         ledger: config.ledger,

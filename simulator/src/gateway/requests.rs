@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::endpoints::{EndpointChange, NewEndpoint};
 use super::error::Error;
 use super::form::Form;
 use super::intents::{CaptureMethod, Labels};
@@ -43,6 +44,14 @@ pub(super) enum Act {
         reason: Option<&'static str>,
         metadata: BTreeMap<String, String>,
     },
+    CreateEndpoint(NewEndpoint),
+    ChangeEndpoint {
+        id: String,
+        change: EndpointChange,
+    },
+    DeleteEndpoint {
+        id: String,
+    },
 }
 
 /// An intent to be created.
@@ -66,37 +75,45 @@ pub(super) enum RefundOf {
 
 /// A request that only looks.
 #[derive(Debug)]
-pub(super) enum Query {
-    Intent {
-        id: String,
-        expand: Vec<&'static str>,
-    },
-    Intents {
-        page: Page,
-        expand: Vec<&'static str>,
-    },
+pub(super) struct Query {
+    pub(super) what: What,
+    pub(super) expand: Vec<&'static str>,
+}
+
+/// What is looked at.
+#[derive(Debug)]
+pub(super) enum What {
+    Intent(String),
+    Intents(Page),
     Search {
         terms: Vec<Term>,
         limit: usize,
         offset: usize,
     },
-    Charge {
-        id: String,
-    },
+    Charge(String),
     Charges {
         page: Page,
         intent: Option<String>,
     },
-    Refund {
-        id: String,
-        expand: Vec<&'static str>,
-    },
+    Refund(String),
     Refunds {
         page: Page,
         intent: Option<String>,
         charge: Option<String>,
-        expand: Vec<&'static str>,
     },
+    Transaction(String),
+    Transactions {
+        page: Page,
+        kind: Option<&'static str>,
+        source: Option<String>,
+    },
+    Event(String),
+    Events {
+        page: Page,
+        kinds: Vec<String>,
+    },
+    Endpoint(String),
+    Endpoints(Page),
 }
 
 /// One page of a list, newest first.
@@ -105,7 +122,32 @@ pub(super) struct Page {
     pub(super) limit: usize,
     pub(super) starting_after: Option<String>,
     pub(super) ending_before: Option<String>,
+    pub(super) created: Created,
 }
+
+/// When what is listed was created, in seconds, both ends included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Created {
+    from: i64,
+    to: i64,
+}
+
+impl Created {
+    pub(super) fn contains(self, at: i64) -> bool {
+        (self.from..=self.to).contains(&at)
+    }
+}
+
+/// What each object can be asked to show whole instead of by its id, nested at most four deep as at Stripe.
+const IN_INTENT: [&str; 2] = ["latest_charge", "latest_charge.balance_transaction"];
+const IN_CHARGE: [&str; 2] = ["balance_transaction", "payment_intent"];
+const IN_REFUND: [&str; 4] = [
+    "balance_transaction",
+    "charge",
+    "charge.balance_transaction",
+    "payment_intent",
+];
+const IN_TRANSACTION: [&str; 2] = ["source", "source.payment_intent"];
 
 /// One condition of a search; all must hold.
 #[derive(Debug, PartialEq, Eq)]
@@ -121,23 +163,85 @@ pub(super) enum Request {
     Query(Query),
 }
 
-/// The endpoints.
-pub(super) fn read(method: &str, path: &str, form: Form) -> Result<Request, Error> {
-    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-    match (method, segments.as_slice()) {
-        ("POST", ["v1", "payment_intents"]) => create(form),
-        ("GET", ["v1", "payment_intents"]) => intents(form),
-        ("GET", ["v1", "payment_intents", "search"]) => search(form),
-        ("GET", ["v1", "payment_intents", id]) => intent(id, form),
-        ("POST", ["v1", "payment_intents", id, "confirm"]) => confirm(id, form),
-        ("POST", ["v1", "payment_intents", id, "capture"]) => capture(id, form),
-        ("POST", ["v1", "payment_intents", id, "cancel"]) => cancel(id, form),
-        ("POST", ["v1", "refunds"]) => refund(form),
-        ("GET", ["v1", "refunds"]) => refunds(form),
-        ("GET", ["v1", "refunds", id]) => one_refund(id, form),
-        ("GET", ["v1", "charges"]) => charges(form),
-        ("GET", ["v1", "charges", id]) => charge(id, form),
-        _ => Err(Error::unknown_url(method, path)),
+/// Each endpoint by its method and its path, with `{id}` for whatever names one thing.
+pub(super) const ROUTES: [&str; 21] = [
+    "POST /v1/payment_intents",
+    "GET /v1/payment_intents",
+    "GET /v1/payment_intents/search",
+    "GET /v1/payment_intents/{id}",
+    "POST /v1/payment_intents/{id}/confirm",
+    "POST /v1/payment_intents/{id}/capture",
+    "POST /v1/payment_intents/{id}/cancel",
+    "POST /v1/refunds",
+    "GET /v1/refunds",
+    "GET /v1/refunds/{id}",
+    "GET /v1/charges",
+    "GET /v1/charges/{id}",
+    "GET /v1/balance_transactions",
+    "GET /v1/balance_transactions/{id}",
+    "GET /v1/events",
+    "GET /v1/events/{id}",
+    "POST /v1/webhook_endpoints",
+    "GET /v1/webhook_endpoints",
+    "GET /v1/webhook_endpoints/{id}",
+    "POST /v1/webhook_endpoints/{id}",
+    "DELETE /v1/webhook_endpoints/{id}",
+];
+
+/// An endpoint that was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    /// One of [`ROUTES`].
+    pub(super) name: &'static str,
+    id: String,
+}
+
+impl Route {
+    /// Finds the endpoint that answers `method` at `path`.
+    pub(super) fn find(method: &str, path: &str) -> Result<Self, Error> {
+        let asked: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        for name in ROUTES {
+            let Some((its_method, its_path)) = name.split_once(' ') else {
+                continue;
+            };
+            let segments: Vec<&str> = its_path.split('/').filter(|segment| !segment.is_empty()).collect();
+            let fits = |(wanted, given): (&&str, &&str)| *wanted == "{id}" || wanted == given;
+            if its_method == method && segments.len() == asked.len() && segments.iter().zip(&asked).all(fits) {
+                let id = segments.iter().zip(&asked).find(|(wanted, _)| **wanted == "{id}");
+                let id = path_id(id.map_or("", |(_, given)| given))?;
+                return Ok(Self { name, id });
+            }
+        }
+        Err(Error::unknown_url(method, path))
+    }
+}
+
+/// Reads the parameters of an endpoint.
+pub(super) fn read(route: &Route, form: Form) -> Result<Request, Error> {
+    let id = route.id.clone();
+    match route.name {
+        "POST /v1/payment_intents" => create(form),
+        "GET /v1/payment_intents" => intents(form),
+        "GET /v1/payment_intents/search" => search(form),
+        "GET /v1/payment_intents/{id}" => intent(id, form),
+        "POST /v1/payment_intents/{id}/confirm" => confirm(id, form),
+        "POST /v1/payment_intents/{id}/capture" => capture(id, form),
+        "POST /v1/payment_intents/{id}/cancel" => cancel(id, form),
+        "POST /v1/refunds" => refund(form),
+        "GET /v1/refunds" => refunds(form),
+        "GET /v1/refunds/{id}" => one(What::Refund(id), form, &IN_REFUND),
+        "GET /v1/charges" => charges(form),
+        "GET /v1/charges/{id}" => one(What::Charge(id), form, &IN_CHARGE),
+        "GET /v1/balance_transactions" => transactions(form),
+        "GET /v1/balance_transactions/{id}" => one(What::Transaction(id), form, &IN_TRANSACTION),
+        "GET /v1/events" => events(form),
+        "GET /v1/events/{id}" => one(What::Event(id), form, &[]),
+        "POST /v1/webhook_endpoints" => create_endpoint(form),
+        "GET /v1/webhook_endpoints" => list(form, &[], |_, page| Ok(What::Endpoints(page))),
+        "GET /v1/webhook_endpoints/{id}" => one(What::Endpoint(id), form, &[]),
+        "POST /v1/webhook_endpoints/{id}" => change_endpoint(id, form),
+        "DELETE /v1/webhook_endpoints/{id}" => delete_endpoint(id, form),
+        other => Err(Error::internal(format!("{other} is listed but not served."))),
     }
 }
 
@@ -158,7 +262,7 @@ fn create(mut form: Form) -> Result<Request, Error> {
     };
     let metadata = form.metadata()?;
     let is_confirmed_at_once = form.boolean("confirm")?.unwrap_or(false);
-    let expand = form.expand(&["latest_charge"])?;
+    let expand = form.expand(&IN_INTENT)?;
     form.ignore(&[
         "automatic_payment_methods",
         "confirmation_method",
@@ -192,10 +296,10 @@ fn create(mut form: Form) -> Result<Request, Error> {
     }))
 }
 
-fn confirm(id: &str, mut form: Form) -> Result<Request, Error> {
+fn confirm(id: String, mut form: Form) -> Result<Request, Error> {
     refuse_raw_cards(&form)?;
     let method = method(&mut form)?;
-    let expand = form.expand(&["latest_charge"])?;
+    let expand = form.expand(&IN_INTENT)?;
     form.ignore(&[
         "error_on_requires_action",
         "off_session",
@@ -208,27 +312,24 @@ fn confirm(id: &str, mut form: Form) -> Result<Request, Error> {
     ]);
     form.finish()?;
     Ok(Request::Command(Command {
-        act: Act::Confirm {
-            intent: path_id(id)?,
-            method,
-        },
+        act: Act::Confirm { intent: id, method },
         expand,
     }))
 }
 
-fn capture(id: &str, mut form: Form) -> Result<Request, Error> {
+fn capture(id: String, mut form: Form) -> Result<Request, Error> {
     let amount = form.amount("amount_to_capture")?;
     let metadata = form.metadata()?;
     if form.boolean("final_capture")? == Some(false) {
         let message = "This PaymentIntent can be captured only once: final_capture=false needs multicapture.";
         return Err(Error::invalid(None, message).param("final_capture"));
     }
-    let expand = form.expand(&["latest_charge"])?;
+    let expand = form.expand(&IN_INTENT)?;
     form.ignore(&["statement_descriptor", "statement_descriptor_suffix"]);
     form.finish()?;
     Ok(Request::Command(Command {
         act: Act::Capture {
-            intent: path_id(id)?,
+            intent: id,
             amount,
             metadata,
         },
@@ -236,18 +337,15 @@ fn capture(id: &str, mut form: Form) -> Result<Request, Error> {
     }))
 }
 
-fn cancel(id: &str, mut form: Form) -> Result<Request, Error> {
+fn cancel(id: String, mut form: Form) -> Result<Request, Error> {
     let reason = form.one_of(
         "cancellation_reason",
         &["duplicate", "fraudulent", "requested_by_customer", "abandoned"],
     )?;
-    let expand = form.expand(&["latest_charge"])?;
+    let expand = form.expand(&IN_INTENT)?;
     form.finish()?;
     Ok(Request::Command(Command {
-        act: Act::Cancel {
-            intent: path_id(id)?,
-            reason,
-        },
+        act: Act::Cancel { intent: id, reason },
         expand,
     }))
 }
@@ -268,7 +366,7 @@ fn refund(mut form: Form) -> Result<Request, Error> {
     let amount = form.amount("amount")?;
     let reason = form.one_of("reason", &["duplicate", "fraudulent", "requested_by_customer"])?;
     let metadata = form.metadata()?;
-    let expand = form.expand(&["charge", "payment_intent"])?;
+    let expand = form.expand(&IN_REFUND)?;
     form.finish()?;
     Ok(Request::Command(Command {
         act: Act::Refund {
@@ -281,21 +379,54 @@ fn refund(mut form: Form) -> Result<Request, Error> {
     }))
 }
 
-fn intent(id: &str, mut form: Form) -> Result<Request, Error> {
-    let expand = form.expand(&["latest_charge"])?;
-    form.ignore(&["client_secret"]);
-    form.finish()?;
-    Ok(Request::Query(Query::Intent {
-        id: path_id(id)?,
-        expand,
-    }))
+fn create_endpoint(mut form: Form) -> Result<Request, Error> {
+    let url = form.required("url")?;
+    let kinds = form.texts("enabled_events");
+    if kinds.is_empty() {
+        return Err(Error::missing("enabled_events"));
+    }
+    let new = NewEndpoint::new(
+        url,
+        kinds,
+        form.text("description")?,
+        form.metadata()?,
+        form.text("api_version")?,
+    )?;
+    form.ignore(&["connect"]);
+    command(Act::CreateEndpoint(new), form)
 }
 
-fn intents(mut form: Form) -> Result<Request, Error> {
-    let page = page(&mut form)?;
-    let expand = data_expand(&mut form, &["data.latest_charge"])?;
+fn change_endpoint(id: String, mut form: Form) -> Result<Request, Error> {
+    let change = EndpointChange::new(
+        form.text("url")?,
+        form.texts("enabled_events"),
+        form.text("description")?,
+        form.metadata()?,
+        form.boolean("disabled")?,
+    )?;
+    command(Act::ChangeEndpoint { id, change }, form)
+}
+
+fn delete_endpoint(id: String, form: Form) -> Result<Request, Error> {
+    command(Act::DeleteEndpoint { id }, form)
+}
+
+fn command(act: Act, mut form: Form) -> Result<Request, Error> {
+    let expand = form.expand(&[])?;
     form.finish()?;
-    Ok(Request::Query(Query::Intents { page, expand }))
+    Ok(Request::Command(Command { act, expand }))
+}
+
+fn intent(id: String, mut form: Form) -> Result<Request, Error> {
+    form.ignore(&["client_secret"]);
+    one(What::Intent(id), form, &IN_INTENT)
+}
+
+fn intents(form: Form) -> Result<Request, Error> {
+    list(form, &IN_INTENT, |form, page| {
+        form.ignore(&["customer"]);
+        Ok(What::Intents(page))
+    })
 }
 
 fn search(mut form: Form) -> Result<Request, Error> {
@@ -308,43 +439,61 @@ fn search(mut form: Form) -> Result<Request, Error> {
             offset.ok_or_else(|| Error::invalid(None, "Invalid page: send back next_page as it was.").param("page"))?
         }
     };
+    let expand = data_expand(&mut form, &IN_INTENT)?;
     form.finish()?;
-    Ok(Request::Query(Query::Search { terms, limit, offset }))
+    let what = What::Search { terms, limit, offset };
+    Ok(Request::Query(Query { what, expand }))
 }
 
-fn charge(id: &str, form: Form) -> Result<Request, Error> {
-    form.finish()?;
-    Ok(Request::Query(Query::Charge { id: path_id(id)? }))
+fn charges(form: Form) -> Result<Request, Error> {
+    list(form, &IN_CHARGE, |form, page| {
+        let intent = form.text("payment_intent")?;
+        Ok(What::Charges { page, intent })
+    })
 }
 
-fn charges(mut form: Form) -> Result<Request, Error> {
+fn refunds(form: Form) -> Result<Request, Error> {
+    list(form, &IN_REFUND, |form, page| {
+        let intent = form.text("payment_intent")?;
+        let charge = form.text("charge")?;
+        Ok(What::Refunds { page, intent, charge })
+    })
+}
+
+fn transactions(form: Form) -> Result<Request, Error> {
+    list(form, &IN_TRANSACTION, |form, page| {
+        let kind = form.one_of("type", &["charge", "refund"])?;
+        let source = form.text("source")?;
+        Ok(What::Transactions { page, kind, source })
+    })
+}
+
+fn events(form: Form) -> Result<Request, Error> {
+    list(form, &[], |form, page| {
+        let mut kinds = form.texts("types");
+        kinds.extend(form.text("type")?);
+        Ok(What::Events { page, kinds })
+    })
+}
+
+/// One object by its id.
+fn one(what: What, mut form: Form, allowed: &[&'static str]) -> Result<Request, Error> {
+    let expand = form.expand(allowed)?;
+    form.finish()?;
+    Ok(Request::Query(Query { what, expand }))
+}
+
+/// One page of a list; `of` takes its own filters out.
+fn list(
+    mut form: Form,
+    allowed: &[&'static str],
+    of: impl FnOnce(&mut Form, Page) -> Result<What, Error>,
+) -> Result<Request, Error> {
     let page = page(&mut form)?;
-    let intent = form.text("payment_intent")?;
+    let what = of(&mut form, page)?;
+    let expand = data_expand(&mut form, allowed)?;
     form.finish()?;
-    Ok(Request::Query(Query::Charges { page, intent }))
-}
-
-fn one_refund(id: &str, mut form: Form) -> Result<Request, Error> {
-    let expand = form.expand(&["charge", "payment_intent"])?;
-    form.finish()?;
-    Ok(Request::Query(Query::Refund {
-        id: path_id(id)?,
-        expand,
-    }))
-}
-
-fn refunds(mut form: Form) -> Result<Request, Error> {
-    let page = page(&mut form)?;
-    let intent = form.text("payment_intent")?;
-    let charge = form.text("charge")?;
-    let expand = data_expand(&mut form, &["data.charge", "data.payment_intent"])?;
-    form.finish()?;
-    Ok(Request::Query(Query::Refunds {
-        page,
-        intent,
-        charge,
-        expand,
-    }))
+    Ok(Request::Query(Query { what, expand }))
 }
 
 fn refuse_raw_cards(form: &Form) -> Result<(), Error> {
@@ -398,16 +547,29 @@ fn page(form: &mut Form) -> Result<Page, Error> {
         limit,
         starting_after,
         ending_before,
+        created: created(form)?,
+    })
+}
+
+/// Reads `created=5`, or any of `created[gt]`, `[gte]`, `[lt]` and `[lte]`.
+fn created(form: &mut Form) -> Result<Created, Error> {
+    let mut at = |name| form.integer(name, 0, i64::MAX - 1);
+    let exactly = at("created")?;
+    let from = [at("created[gte]")?, at("created[gt]")?.map(|after| after + 1), exactly];
+    let to = [
+        at("created[lte]")?,
+        at("created[lt]")?.map(|before| before - 1),
+        exactly,
+    ];
+    Ok(Created {
+        from: from.into_iter().flatten().max().unwrap_or(0),
+        to: to.into_iter().flatten().min().unwrap_or(i64::MAX),
     })
 }
 
 /// In lists, what to expand is named from the page: `data.latest_charge`.
 fn data_expand(form: &mut Form, allowed: &[&'static str]) -> Result<Vec<&'static str>, Error> {
-    let expand = form.expand(allowed)?;
-    Ok(expand
-        .into_iter()
-        .map(|path| path.trim_start_matches("data."))
-        .collect())
+    form.expand_within("data.", allowed)
 }
 
 /// Reads `metadata['payment_id']:'…' AND status:'…'`.

@@ -95,13 +95,13 @@ async fn load_until_killed(process: &mut GatewayProcess, round: usize) -> Vec<(S
 }
 
 /// A gateway in a process of its own.
-struct GatewayProcess {
+pub(crate) struct GatewayProcess {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl GatewayProcess {
-    fn start(ledger: &Path) -> Self {
+    pub(crate) fn start(ledger: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "ledger::what_was_answered_survives_kill_9", "--nocapture"])
             .env(LEDGER, ledger)
@@ -116,6 +116,11 @@ impl GatewayProcess {
             child,
             url: format!("http://{}", addr.expect("the gateway says where it listens")),
         }
+    }
+
+    /// Waits until it has died by itself.
+    pub(crate) fn has_died(mut self) {
+        assert!(!self.child.wait().unwrap().success());
     }
 
     fn kill(&mut self) {
@@ -225,7 +230,7 @@ async fn a_port_in_use_is_named() {
         ledger: sandbox.folder().join("other.jsonl"),
         seed: 0,
     };
-    let error = simulator::gateway::run(config, std::future::pending())
+    let error = simulator::gateway::run(config, None, std::future::pending())
         .await
         .unwrap_err();
     assert!(format!("{error:#}").contains(&format!("127.0.0.1:{port}")), "{error:#}");

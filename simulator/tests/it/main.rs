@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a failed test shows the line")]
 
 mod bad_input;
-mod clients;
+mod clock;
+mod events;
+mod faults;
 mod idempotency;
 mod ledger;
 mod receiver;

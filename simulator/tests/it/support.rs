@@ -137,6 +137,12 @@ impl Client {
             .await
     }
 
+    /// Orders trouble, or moves the clock.
+    pub(crate) async fn order(&self, what: &str, order: Value) -> Reply {
+        let path = format!("/_simulator/{what}");
+        self.send(self.bare("POST", &path).json(&order)).await.unwrap()
+    }
+
     /// A request with the key, for anything unusual.
     pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.bare(method, path).bearer_auth("sk_test_123")
