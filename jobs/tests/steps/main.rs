@@ -725,6 +725,8 @@ fn essence(table: &str, mut row: Value) -> Option<Value> {
     ];
     let kept: &[&str] = match table {
         "webhook_attempts" => return None,
+        // The timeline has a line for each time the gateway was asked.
+        "payment_events" if row["what"] == "attempt" => return None,
         "queue.jobs" => &[
             "queue",
             "kind",
@@ -757,12 +759,24 @@ fn essence(table: &str, mut row: Value) -> Option<Value> {
 }
 
 fn assert_same(kind: &str, what: &str, expected: &[String], found: &[String]) {
-    let missing: Vec<_> = expected.iter().filter(|row| !found.contains(row)).collect();
-    let unexpected: Vec<_> = found.iter().filter(|row| !expected.contains(row)).collect();
+    let (missing, unexpected) = (without(expected, found), without(found, expected));
     assert!(
         expected == found,
         "{kind}, {what}: it ended otherwise.\nmissing: {missing:#?}\nunexpected: {unexpected:#?}"
     );
+}
+
+/// These rows less those, each as often as it stands there.
+fn without<'a>(these: &'a [String], those: &[String]) -> Vec<&'a String> {
+    let mut those: Vec<_> = those.iter().collect();
+    let is_left = |row: &&String| match those.iter().position(|other| other == row) {
+        Some(at) => {
+            those.swap_remove(at);
+            false
+        }
+        None => true,
+    };
+    these.iter().filter(is_left).collect()
 }
 
 fn collect_ids(row: &str, ids: &mut BTreeSet<String>) {
