@@ -84,8 +84,8 @@ const COMMANDS: [Command; 11] = [
     },
     Command {
         name: "bench",
-        usage: "[drain|enqueue|latency|limits|steady|peers|routes] [ARGS]",
-        about: "measure the queue and the route solver, in release",
+        usage: "[drain|enqueue|latency|limits|steady|webhooks|orders|rescue|peers|routes] [ARGS]",
+        about: "measure the queue, the product and the route solver, in release, against the raw limit",
         run: bench::run,
     },
     Command {

@@ -1,6 +1,6 @@
 //! The raw limit: a bare table, one connection, five hundred jobs claimed by an update and finished by a delete.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 
@@ -80,4 +80,45 @@ pub(crate) async fn bare_table(server: &Server) {
              create index bare_in_line on bench.bare (queue, run_at, id) where state = 'available'",
         )
         .await;
+}
+
+/// Durable transactions of one row a second, from that many connections for that long: what a commit costs.
+pub(crate) async fn commits(server: &Server, connections: usize, time: Duration) -> f64 {
+    server
+        .execute(
+            "create schema if not exists bench;
+             drop table if exists bench.one_row;
+             create table bench.one_row (id bigint generated always as identity primary key, text text not null)",
+        )
+        .await;
+    server.execute("checkpoint").await;
+    let mut senders = Vec::new();
+    for _ in 0..connections {
+        senders.push(PgConnection::connect(&server.url).await.unwrap());
+    }
+    let began = Instant::now();
+    let senders: Vec<_> = senders
+        .into_iter()
+        .map(|mut conn| {
+            tokio::spawn(async move {
+                let mut count = 0_u64;
+                while began.elapsed() < time {
+                    let mut tx = conn.begin().await.unwrap();
+                    sqlx::query("insert into bench.one_row (text) values ($1)")
+                        .bind("a row of some length, such as an order might have")
+                        .execute(&mut *tx)
+                        .await
+                        .unwrap();
+                    tx.commit().await.unwrap();
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    let mut count = 0;
+    for sender in senders {
+        count += sender.await.unwrap();
+    }
+    count as f64 / began.elapsed().as_secs_f64()
 }

@@ -14,8 +14,10 @@ mod kinds;
 mod latency;
 mod limit;
 mod limits;
+mod orders;
 mod peers;
 mod rescue;
+mod roles;
 mod server;
 mod steady;
 mod table;
@@ -60,6 +62,11 @@ enum Bench {
     Peers(peers::Args),
     /// Webhooks by the real job, with receivers of which a tenth hangs.
     Webhooks(webhooks::Args),
+    /// The whole product: orders a second, from the POST to the capture and the last webhook.
+    Orders(orders::Args),
+    /// A process of the fleet, for orders.
+    #[command(hide = true, subcommand)]
+    Role(roles::Role),
     /// The time from a worker's end, or its silence, to the start of its job at another.
     Rescue(rescue::Args),
     /// A worker process, for the others.
@@ -85,6 +92,8 @@ async fn main() {
         Bench::Steady(options) => ("steady", steady::run(&options, args.rounds).await),
         Bench::Peers(options) => ("peers", peers::run(&options, args.rounds).await),
         Bench::Webhooks(options) => ("webhooks", webhooks::run(&options, args.rounds).await),
+        Bench::Orders(options) => ("orders", orders::run(&options, args.rounds).await),
+        Bench::Role(role) => return roles::run(role).await,
         Bench::Rescue(options) => ("rescue", rescue::run(&options, args.rounds).await),
         Bench::Worker(options) => return worker::run(&options).await,
         Bench::Holder => return holder::work().await,

@@ -91,6 +91,7 @@ fn line(row: &Row) -> String {
     for (_, figure) in FIGURES {
         line += &match *figure(&mut row.clone()) {
             Some(value) if value >= 100.0 => format!("{value:>12.0}"),
+            Some(value) if value > 0.0 && value < 0.1 => format!("{value:>12.4}"),
             Some(value) => format!("{value:>12.2}"),
             None => format!("{:>12}", "-"),
         };

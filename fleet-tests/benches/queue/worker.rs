@@ -79,20 +79,7 @@ impl Workers {
 
     /// What the processes have used so far, in seconds of user and system time.
     pub(crate) fn cpu_seconds(&self) -> f64 {
-        const TICKS_PER_SECOND: f64 = 100.0;
-        let ticks = |child: &Child| {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-            // The name, in brackets, may hold spaces; user and system time are the 12th and 13th field after it.
-            let fields: Vec<f64> = stat
-                .rsplit(')')
-                .next()
-                .unwrap_or_default()
-                .split_whitespace()
-                .map(|field| field.parse().unwrap_or(0.0))
-                .collect();
-            fields.get(11).unwrap_or(&0.0) + fields.get(12).unwrap_or(&0.0)
-        };
-        self.children.iter().map(ticks).sum::<f64>() / TICKS_PER_SECOND
+        self.children.iter().map(cpu_seconds).sum()
     }
 
     /// Kills them, and takes their rows away.
@@ -113,4 +100,19 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// What a process has used so far, in seconds of user and system time.
+pub(crate) fn cpu_seconds(child: &Child) -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+    // The name, in brackets, may hold spaces; user and system time are the 12th and 13th field after it.
+    let fields: Vec<f64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0.0))
+        .collect();
+    (fields.get(11).unwrap_or(&0.0) + fields.get(12).unwrap_or(&0.0)) / TICKS_PER_SECOND
 }
