@@ -250,15 +250,15 @@ async fn finished(server: &Server, fleet: &mut Fleet, orders: usize) {
 /// What there is that is not at its end, a line for each sort.
 async fn missing(server: &Server) -> String {
     let sorts: Vec<String> = sqlx::query_scalar(
-        "select format('%s orders are %s, payment %s, such as %s', count(*), status, payment_status, min(id::text))
+        "select format('orders %s, payment %s: %s, such as %s', status, payment_status, count(*), min(id::text))
          from orders where payment_status <> 'captured' group by status, payment_status
          union all
-         select format('%s webhooks are %s, such as %s', count(*), state, min(id::text))
+         select format('webhooks %s: %s, such as %s', state, count(*), min(id::text))
          from webhook_deliveries where state <> 'delivered' group by state
          union all
-         select format('%s jobs %s are waiting', count(*), kind) from queue.jobs group by kind
+         select format('jobs waiting, %s: %s', kind, count(*)) from queue.jobs group by kind
          union all
-         select format('%s jobs %s are dead, such as %s', count(*), kind, min(id)) from queue.dead_letters group by kind",
+         select format('jobs dead, %s: %s, such as %s', kind, count(*), min(id)) from queue.dead_letters group by kind",
     )
     .fetch_all(&server.pool)
     .await
