@@ -2,10 +2,11 @@
 //!
 //! A claim is one row with all its jobs in it (see the migration): claiming deletes from the line and does not rewrite it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use futures::TryStreamExt;
 use sqlx::PgPool;
 use sqlx::types::{Json, JsonRawValue};
 
@@ -67,6 +68,8 @@ pub struct Known {
     ahead_secs: f64,
     /// A kind of high priority stands before its `run_at`: so far behind may something new appear.
     ahead_of_time: TimeDelta,
+    /// Whether all its kinds take many jobs at once.
+    is_batched: bool,
 }
 
 impl Known {
@@ -87,6 +90,7 @@ impl Known {
             versions: kinds.iter().map(|kind| kind.version).collect(),
             ahead_secs: f64::from(-lowest * STEP_OF_PRIORITY_SECS),
             ahead_of_time: TimeDelta::seconds(i64::from(highest * STEP_OF_PRIORITY_SECS)),
+            is_batched: kinds.iter().all(|kind| kind.batch_max > 1),
         }
     }
 
@@ -106,12 +110,12 @@ pub const CLAIM_MAX: usize = 500;
 
 /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
 pub async fn claim(pool: &PgPool, known: &Known, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
-    take(pool, known, worker_id, limit.min(CLAIM_MAX), false, None).await
+    take(pool, known, worker_id, limit.min(CLAIM_MAX), false, None, || ()).await
 }
 
 /// Claims the suspect that has waited longest: it must be run with nothing beside it.
 pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx::Result<Option<Claimed>> {
-    Ok(take(pool, known, worker_id, 1, true, None).await?.pop())
+    Ok(take(pool, known, worker_id, 1, true, None, || ()).await?.pop())
 }
 
 /// Claims from one queue again and again.
@@ -119,9 +123,20 @@ pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx
 /// The head of a line is full of rows that were deleted and cannot be vacuumed while anybody holds an old snapshot. A line
 /// that has become slow to read from its beginning is mostly read from where it was last found empty, and now and then,
 /// for a small share of the time, from its beginning: something may have been put back there.
+///
+/// A claim beside another steps over every row that the other has locked. So the next begins when the server has found the jobs
+/// of the one before, and while they are still being read. Where jobs are done in batches the process has a core to spare, and
+/// two claims at once are faster all the same.
 #[derive(Debug)]
 pub struct Line {
     known: Known,
+    place: Mutex<Place>,
+    turns: Option<tokio::sync::Mutex<()>>,
+}
+
+/// Where a line is read from.
+#[derive(Debug, Default)]
+struct Place {
     /// Everything due before was claimed, when it was last looked at.
     emptied_to: Option<NaiveDateTime>,
     /// The last claim that read from the beginning: when, and how long it took.
@@ -144,9 +159,9 @@ impl Line {
     /// The line of a queue, read from its beginning.
     pub fn new(known: Known) -> Self {
         Self {
+            place: Mutex::default(),
+            turns: (!known.is_batched).then(tokio::sync::Mutex::default),
             known,
-            emptied_to: None,
-            whole: None,
         }
     }
 
@@ -156,33 +171,52 @@ impl Line {
     }
 
     /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
-    pub async fn claim(&mut self, pool: &PgPool, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
+    pub async fn claim(&self, pool: &PgPool, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
         let limit = limit.min(CLAIM_MAX);
+        let turn = match &self.turns {
+            Some(turns) => Some(turns.lock().await),
+            None => None,
+        };
         let started = Instant::now();
-        let since = self.emptied_to.filter(|_| !self.is_whole_due());
-        let claimed = take(pool, &self.known, worker_id, limit, false, since).await?;
-        let took = started.elapsed();
+        let since = self.place().since();
+        let mut took = Duration::ZERO;
+        let found = || {
+            took = started.elapsed();
+            drop(turn);
+        };
+        let claimed = take(pool, &self.known, worker_id, limit, false, since, found).await?;
         metrics::histogram!(crate::metric::CLAIM_SECONDS, "queue" => self.known.queue.to_string())
             .record(took.as_secs_f64());
-        if since.is_none() {
-            self.whole = Some((started, took));
-        }
         let reached = match claimed.len() < limit {
             true => claimed.first().map(|job| job.claimed_at.naive_utc()),
             false => claimed.iter().map(|job| job.rank).max(),
         };
+        let mut place = self.place();
+        if since.is_none() {
+            place.whole = Some((started, took));
+        }
         if let Some(reached) = reached {
-            self.emptied_to = Some(reached - COMMIT_WITHIN - self.known.ahead_of_time);
+            place.emptied_to = Some(reached - COMMIT_WITHIN - self.known.ahead_of_time);
         }
         Ok(claimed)
     }
 
-    fn is_whole_due(&self) -> bool {
-        self.whole
-            .is_none_or(|(at, took)| took <= WHOLE_IS_CHEAP || at.elapsed() >= WHOLE_EVERY.max(took * WHOLE_SHARE))
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Place {
+    /// Where the next claim begins to read; none for the beginning.
+    fn since(&self) -> Option<NaiveDateTime> {
+        let is_whole_due = self
+            .whole
+            .is_none_or(|(at, took)| took <= WHOLE_IS_CHEAP || at.elapsed() >= WHOLE_EVERY.max(took * WHOLE_SHARE));
+        self.emptied_to.filter(|_| !is_whole_due)
+    }
+}
+
+/// Calls `found` when the server has done its work, and before the jobs are read.
 async fn take(
     pool: &PgPool,
     known: &Known,
@@ -190,8 +224,9 @@ async fn take(
     limit: usize,
     suspects: bool,
     since: Option<NaiveDateTime>,
+    found: impl FnOnce(),
 ) -> sqlx::Result<Vec<Claimed>> {
-    let rows = sqlx::query!(
+    let mut rows = sqlx::query!(
         r#"select c.id as "id!: JobId", c.kind as "kind!", c.args_version as "args_version!",
                   c.args as "args!: Json<Box<JsonRawValue>>", c.fence as "fence!", c.attempt as "attempt!",
                   c.attempts_max as "attempts_max!", c.unique_key, c.group_key, c.claim_id as "claim_id!",
@@ -208,11 +243,12 @@ async fn take(
         suspects,
         since,
     )
-    .fetch_all(pool)
-    .await?;
-    let mut claimed: Vec<_> = rows
-        .into_iter()
-        .map(|row| Claimed {
+    .fetch(pool);
+    let mut next = rows.try_next().await;
+    found();
+    let mut claimed = Vec::with_capacity(limit);
+    while let Some(row) = next? {
+        claimed.push(Claimed {
             id: row.id,
             queue: Arc::clone(&known.queue),
             kind: row.kind,
@@ -233,8 +269,9 @@ async fn take(
             is_awaited: row.is_awaited,
             is_limited: row.is_limited,
             rank: row.rank,
-        })
-        .collect();
+        });
+        next = rows.try_next().await;
+    }
     claimed.sort_by_key(|job| job.id);
     metrics::counter!(crate::metric::CLAIMED, "queue" => known.queue.to_string()).increment(claimed.len() as u64);
     Ok(claimed)

@@ -9,7 +9,7 @@ use queue::backoff::Trouble;
 use queue::claim::{self, Claimed, Known, Line};
 use queue::finish;
 use queue::wakeup::Poll;
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::site::{Flight, Site};
 
@@ -26,8 +26,7 @@ const RECOUNT_EVERY: Duration = Duration::from_secs(5);
 const SHORT_WAIT: Duration = Duration::from_millis(40);
 
 /// The slots that each fetcher of a pool serves. A pool that can hold the jobs of several whole claims has two fetchers: while
-/// one takes its claim apart the other's is made. They make them in turn, since a claim beside another steps over every row
-/// that the other has locked.
+/// one takes its claim apart the other's is made.
 pub(crate) fn shares(slots: usize) -> Vec<usize> {
     match slots < 2 * claim::CLAIM_MAX {
         true => vec![slots],
@@ -38,8 +37,7 @@ pub(crate) fn shares(slots: usize) -> Vec<usize> {
 /// Fetches for some slots of a pool until told to stop; the pool ends when the last of its fetchers has dropped the sender.
 pub(crate) async fn fetch<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
-    known: Known,
-    line: Arc<Mutex<Line>>,
+    line: Arc<Line>,
     hint: Arc<Notify>,
     semaphore: Arc<Semaphore>,
     sender: mpsc::Sender<Flight>,
@@ -67,12 +65,12 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
             }
             Ok(Claims::None) => {
                 trouble.over();
-                idle(&site, &known, poll.wait()).await
+                idle(&site, line.known(), poll.wait()).await
             }
             Err(error) => {
                 let wait = trouble.wait();
                 if trouble.is_first() {
-                    tracing::warn!(queue = known.queue(), "cannot claim: {error}");
+                    tracing::warn!(queue = line.known().queue(), "cannot claim: {error}");
                 }
                 // Whatever that statement did is found at the next count.
                 recounted = Instant::now() - RECOUNT_EVERY;
@@ -110,7 +108,7 @@ pub(crate) async fn gather(semaphore: &Arc<Semaphore>, slots: usize) -> Option<O
 
 pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     site: &Arc<Site<S>>,
-    line: &Mutex<Line>,
+    line: &Line,
     free: Option<OwnedSemaphorePermit>,
     sender: &mpsc::Sender<Flight>,
     recounted: &mut Instant,
@@ -126,7 +124,6 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
         return Ok(Claims::None);
     };
 
-    let mut line = line.lock().await;
     if recounted.elapsed() >= RECOUNT_EVERY {
         *recounted = Instant::now();
         // A claim that another fetcher is just making is not lost.
@@ -151,7 +148,6 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     drop(free.split(free.num_permits() - wanted));
     let claiming = site.claiming.read().await;
     let claimed = line.claim(&site.claim_pool, registration.id, wanted).await?;
-    drop(line);
     site.completer.hold(&claimed);
     drop(claiming);
     let found = claimed.len();

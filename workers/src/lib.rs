@@ -30,7 +30,7 @@ use queue::lease::{Heart, Identity};
 use queue::limit::Limit;
 use queue::schedule::Entry;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -183,13 +183,13 @@ async fn serve<S: Send + Sync + 'static>(
         let known = |queue: &String| Known::of(&site.catalogue, queue);
         if let [(queue, _)] = pool.queues.as_slice() {
             let shares = fetch::shares(config.slots);
-            let line = Arc::new(Mutex::new(Line::new(known(queue))));
+            let line = Arc::new(Line::new(known(queue)));
             for (part, share) in shares.iter().enumerate() {
                 let semaphore = resizable(pool, part, shares.len(), *share);
                 let hint = Arc::new(Notify::new());
                 hints.push((queue.clone(), Arc::clone(&hint)));
                 let (site, line) = (Arc::clone(&site), Arc::clone(&line));
-                tasks.spawn(fetch::fetch(site, known(queue), line, hint, semaphore, sender.clone()));
+                tasks.spawn(fetch::fetch(site, line, hint, semaphore, sender.clone()));
             }
         } else {
             let semaphore = resizable(pool, 0, 1, config.slots);

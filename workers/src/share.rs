@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use queue::backoff::Trouble;
 use queue::claim::{Known, Line};
 use queue::wakeup::Poll;
-use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::fetch::{self, Claims};
 use crate::site::{Flight, Site};
@@ -74,8 +74,7 @@ impl FromStr for Pool {
 
 /// One queue of the pool.
 struct Served {
-    known: Known,
-    line: Mutex<Line>,
+    line: Line,
     recounted: Instant,
     poll: Poll,
     /// When it is worth a look.
@@ -97,8 +96,7 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     let mut lines: Vec<Served> = queues
         .into_iter()
         .map(|(known, _)| Served {
-            line: Mutex::new(Line::new(known.clone())),
-            known,
+            line: Line::new(known),
             recounted: now,
             poll: Poll::new(),
             look_at: now,
@@ -141,13 +139,13 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
                     Claims::None => {}
                 }
                 turns.rest(next);
-                let wait = fetch::idle(&site, &served.known, served.poll.wait()).await;
+                let wait = fetch::idle(&site, served.line.known(), served.poll.wait()).await;
                 served.look_at = Instant::now() + wait;
             }
             Err(error) => {
                 let wait = trouble.wait();
                 if trouble.is_first() {
-                    tracing::warn!(queue = served.known.queue(), "cannot claim: {error}");
+                    tracing::warn!(queue = served.line.known().queue(), "cannot claim: {error}");
                 }
                 served.recounted = Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or(now);
                 served.look_at = Instant::now() + wait;

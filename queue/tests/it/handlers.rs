@@ -238,7 +238,7 @@ async fn a_line_finds_what_comes_to_its_end_and_what_is_put_back_at_its_beginnin
     let db = a_packing_hall().await;
     let catalogue = catalogue();
     let worker = Worker::register(&db.pool, &catalogue, &Arc::new(())).await.unwrap();
-    let mut line = Line::new(queue::claim::Known::of(&catalogue, "packing"));
+    let line = Line::new(queue::claim::Known::of(&catalogue, "packing"));
     for age_secs in [0, 3600, 0, 7200] {
         let id: i64 = sqlx::query_scalar(
             "select job_id from queue.enqueue('packing', 'pack', '{}', clock_timestamp() - make_interval(secs => $1))",
