@@ -743,9 +743,10 @@ fn essence(table: &str, mut row: Value) -> Option<Value> {
         _ if table.starts_with("queue.") => return None,
         _ => &[],
     };
-    if let Some(payload) = row.get("payload").and_then(Value::as_str) {
+    let payload = row.get("payload").and_then(Value::as_str);
+    // Bytes that came from outside are none of ours.
+    if let Some(Ok(mut payload)) = payload.map(serde_json::from_str::<Value>) {
         // What a rolled back event has taken of the sequence is not given again.
-        let mut payload: Value = serde_json::from_str(payload).unwrap();
         payload["sequence"] = Value::Null;
         row["payload"] = payload;
     }
