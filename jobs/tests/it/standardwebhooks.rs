@@ -2,7 +2,7 @@
 //! job delivers to: they accept every delivery, whatever is being rotated, and nothing that was changed on the way or is old.
 //!
 //! `fleet-tests/clients/setup` installs them. Without that these tests say so and pass, unless
-//! `ORDERFLEET_CLIENTS=required`, which is how `cargo xtask contract` and CI run them.
+//! `ORDERFLEET_CLIENTS=required`, which is how CI runs them.
 
 use std::{path::PathBuf, process::Stdio, sync::Arc, sync::Mutex, time::Duration};
 
@@ -34,8 +34,7 @@ fn are_installed() -> bool {
     let Some(missing) = parts.into_iter().find(|part| !home().join(part).exists()) else {
         return true;
     };
-    let reason =
-        format!("standardwebhooks/{missing} is not there: run fleet-tests/clients/setup, or cargo xtask contract");
+    let reason = format!("standardwebhooks/{missing} is not there: run fleet-tests/clients/setup");
     assert!(
         std::env::var_os("ORDERFLEET_CLIENTS").is_none_or(|word| word != "required"),
         "{reason}"
