@@ -855,7 +855,9 @@ async fn a_running_job_tells_its_worker_its_progress_and_its_end_and_can_be_stop
         settled = worker.run(job) => panic!("it ended: {settled:?}"),
         why = eventually("the job to have said something", async || {
             let why = town.because(id, Code::Running).await;
-            why.causes[0].text.contains("it last said").then_some(why)
+            // The log is read after the job's row, which may then be older by its progress.
+            let text = &why.causes[0].text;
+            (text.contains("it last said") && text.contains("its progress")).then_some(why)
         }) => why,
     };
     let text = &why.causes[0].text;
