@@ -190,7 +190,12 @@ impl Effects {
     /// Ends the attempt in this transaction and commits.
     pub async fn end(mut self, outcome: Outcome) -> anyhow::Result<Outcome> {
         let (held, pool) = (&self.attempt.held, &self.attempt.pool);
-        if !finish::end_as(&mut self.tx, held, &outcome).await? {
+        // The room of its limits is given back after the commit.
+        let unlimited = Held {
+            limit_keys: Vec::new(),
+            ..held.clone()
+        };
+        if !finish::end_as(&mut self.tx, &unlimited, &outcome).await? {
             return Err(self.attempt.fence_lost().into());
         }
         if let Err(unknown) = self.tx.commit().await

@@ -15,6 +15,7 @@ use crate::catalogue::Catalogue;
 use crate::claim::Claimed;
 use crate::failure::is_database_trouble;
 use crate::finish::{self, Held};
+use crate::release::{self, Release};
 
 /// A completion waits for the rest of its claim as long as one of them comes in this time,
 const GATHER: Duration = Duration::from_millis(3);
@@ -32,6 +33,7 @@ const MESSAGES_MAX: usize = 4096;
 #[derive(Clone)]
 pub struct Completer {
     sender: mpsc::UnboundedSender<Message>,
+    releases: mpsc::UnboundedSender<Release>,
     in_hand: Arc<Mutex<BTreeMap<i64, InHand>>>,
     /// Kinds that are forgotten when they have ended.
     unkept: Arc<[String]>,
@@ -98,6 +100,8 @@ impl Completer {
     ) -> (Completer, impl Future<Output = ()> + Send + 'static) {
         // At most one message a job in flight is under way.
         let (sender, receiver) = mpsc::unbounded_channel();
+        let (releases, released) = mpsc::unbounded_channel();
+        let releasing = release::run(pool.clone(), released);
         let in_hand = Arc::<Mutex<BTreeMap<i64, InHand>>>::default();
         let unkept: Arc<[String]> = catalogue.unkept().into();
         let work = Work {
@@ -109,10 +113,13 @@ impl Completer {
         };
         let completer = Completer {
             sender,
+            releases,
             in_hand,
             unkept,
         };
-        (completer, work.run(receiver))
+        (completer, async move {
+            tokio::join!(work.run(receiver), releasing);
+        })
     }
 
     /// Remembers that these jobs, just claimed, are in this process's hands.
@@ -163,6 +170,13 @@ impl Completer {
         match answered.await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(sqlx::Error::WorkerCrashed.into()),
+        }
+    }
+
+    /// Gives back the room of a job that has ended in a transaction of its handler.
+    pub(crate) async fn release(&self, held: Held, is_success: bool) {
+        if !held.limit_keys.is_empty() {
+            release::release(&self.releases, held, is_success).await;
         }
     }
 

@@ -41,6 +41,7 @@ pub mod limit;
 pub mod log;
 pub mod metric;
 pub mod operate;
+mod release;
 pub mod rescue;
 pub mod runner;
 pub mod saga;

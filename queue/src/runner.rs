@@ -109,7 +109,10 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
             .record(started.elapsed().as_secs_f64());
         let settled = match ended {
-            Some(settled) => self.settled(claimed, settled, By::Itself),
+            Some(settled) => {
+                self.release(claimed, registration, settled).await;
+                self.settled(claimed, settled, By::Itself)
+            }
             None => self.settle(claimed, registration, verdict).await,
         };
         tell(settled);
@@ -126,6 +129,14 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
         };
         let (settled, by) = case.settle(verdict).await;
         self.settled(claimed, settled, by)
+    }
+
+    /// Gives back the room of a job that its handler's transaction ended. Without the lease it is left to whoever mends limits.
+    async fn release(&self, claimed: &Claimed, registration: &Registration, settled: Settled) {
+        tokio::select! {
+            () = self.completer.release(self.held(claimed), settled != Settled::Postponed) => {}
+            () = registration.lost.cancelled() => {}
+        }
     }
 
     /// Counts a job whose end is written.

@@ -348,6 +348,54 @@ async fn a_crash_leaks_no_room() {
     alive.leave().await.unwrap();
 }
 
+/// Jobs of a busy key would end one after the other if each held its key's row until its commit is on disk.
+#[tokio::test]
+async fn a_job_ends_in_its_own_transaction_without_waiting_for_its_key() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::concurrency(1)).await;
+    let ids = enqueue(&db.pool, &vec![call(1); 2]).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    let mut jobs = worker.claim("calls", 2).await.unwrap();
+    assert_eq!((jobs.len(), jobs[0].id.0 % 2), (1, 1), "it ends itself: {ids:?}");
+    let mut other = db.pool.begin().await.unwrap();
+    sqlx::query("select from queue.limit_keys for update")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let ended = async {
+        while number(&db.pool, "select count(*) from queue.finished_jobs").await == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(holds(&db.pool).await, 1, "its room is given back afterwards");
+        other.rollback().await.unwrap();
+    };
+    let (settled, ()) = tokio::join!(worker.run(jobs.remove(0)), ended);
+    assert_eq!((settled, holds(&db.pool).await), (Completed, 0));
+    assert_eq!(worker.claim("calls", 2).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn room_whose_claim_is_gone_is_mended() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::concurrency(1)).await;
+    enqueue(&db.pool, &vec![call(1); 2]).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    let jobs = worker.claim("calls", 2).await.unwrap();
+    run_all(&worker, jobs).await;
+    // As a process leaves it that dies between the end of a job and the release of its room.
+    sqlx::query("insert into queue.limit_holds (claim_id, key, jobs) values (0, 'endpoint/1', 1)")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    assert!(worker.claim("calls", 2).await.unwrap().is_empty());
+    limit::mend(&mut db.pool.acquire().await.unwrap()).await.unwrap();
+    // The key is looked at again within some seconds.
+    later(&db.pool, 10).await;
+    assert_eq!(worker.claim("calls", 2).await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn a_full_key_at_the_head_of_the_line_holds_nobody_up() {
     let db = Database::new().await;
