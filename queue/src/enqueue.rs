@@ -202,8 +202,8 @@ async fn copy_plain<J: Job>(
                   case when not exists (
                       select from queue.jobs
                       where queue = $1 and turn and not suspect
-                        and rank > (select (clock_timestamp() - interval '1 s') at time zone 'UTC')
-                        and rank <= (select clock_timestamp() at time zone 'UTC')
+                        and rank > (statement_timestamp() - interval '1 s') at time zone 'UTC'
+                        and rank <= statement_timestamp() at time zone 'UTC'
                   ) then pg_notify('queue_jobs', $1)::text end as hint"#,
         J::QUEUE,
         i32::try_from(args.len()).unwrap_or(i32::MAX),
@@ -347,8 +347,8 @@ async fn insert_one_plain<J: Job>(
                      case when run_at <= clock_timestamp() and not exists (
                          select from queue.jobs
                          where queue = $1 and turn and not suspect
-                           and rank > (select (clock_timestamp() - interval '1 s') at time zone 'UTC')
-                           and rank <= (select clock_timestamp() at time zone 'UTC')
+                           and rank > (statement_timestamp() - interval '1 s') at time zone 'UTC'
+                           and rank <= statement_timestamp() at time zone 'UTC'
                      ) then pg_notify('queue_jobs', $1)::text end as hint"#,
         J::QUEUE,
         J::KIND,

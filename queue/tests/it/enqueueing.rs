@@ -207,3 +207,56 @@ async fn a_payload_that_cannot_be_stored_fails_its_bulk_and_leaves_nothing() {
         assert_eq!(left, 0);
     }
 }
+
+/// Whoever enqueues, in whatever language, is told which bound it is, and nothing is kept of the job.
+#[tokio::test]
+async fn a_job_beyond_a_bound_is_refused_in_words() {
+    let db = Database::new().await;
+    let key = |length: usize| format!("'{}'", "k".repeat(length));
+    let bytes = |length: usize| format!("to_jsonb(repeat('x', {length}))");
+    let cases = [
+        ("p_queue => ''".to_owned(), "from 1 to 100 characters"),
+        (format!("p_queue => {}", key(101)), "name of a queue has from 1 to 100"),
+        (format!("p_kind => {}", key(101)), "name of a kind has from 1 to 100"),
+        ("p_args_version => 0".to_owned(), "count from 1"),
+        ("p_attempts_max => 0".to_owned(), "from 1 to 1000 attempts, not 0"),
+        ("p_attempts_max => 1001".to_owned(), "from 1 to 1000 attempts, not 1001"),
+        ("p_priority => 11".to_owned(), "from -10 to 10, not 11"),
+        (format!("p_args => {}", bytes(65_536)), "at most 65536 bytes, not 65"),
+        (format!("p_unique_key => {}", key(301)), "a unique key has at most 300"),
+        (format!("p_group_key => {}", key(301)), "a group key has at most 300"),
+        (format!("p_limit_key => {}", key(301)), "a limit key has at most 300"),
+    ];
+    let enqueue = async |beyond: &str| {
+        let given = [
+            ("p_queue", "'queue'"),
+            ("p_kind", "'kind'"),
+            ("p_args", "'{}'"),
+            ("p_unique_key", "'k'"),
+        ];
+        let arguments: Vec<_> = given
+            .iter()
+            .filter(|(name, _)| beyond.split(" =>").next() != Some(name))
+            .map(|(name, value)| format!("{name} => {value}"))
+            .chain([beyond.to_owned()])
+            .filter(|argument| !argument.is_empty())
+            .collect();
+        let sql = format!("select job_id from queue.enqueue({})", arguments.join(", "));
+        sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(sql))
+            .fetch_one(&db.pool)
+            .await
+    };
+    for (beyond, words) in cases {
+        let refused = enqueue(&beyond).await.unwrap_err();
+        let refused = refused.as_database_error().unwrap();
+        assert!(refused.message().contains(words), "{beyond}: {refused}");
+        assert_eq!(
+            (refused.code().as_deref(), refused.constraint()),
+            (Some("23514"), Some("jobs_are_bounded")),
+            "{beyond}"
+        );
+    }
+    let kept = "select (select count(*) from queue.jobs) + (select count(*) from queue.unique_keys)";
+    assert_eq!(sqlx::query_scalar::<_, i64>(kept).fetch_one(&db.pool).await.unwrap(), 0);
+    enqueue("").await.unwrap();
+}
