@@ -94,8 +94,9 @@ async fn events_that_come_twice_and_backwards_change_nothing() {
 #[tokio::test]
 async fn an_event_before_our_own_answer_makes_us_ask_and_the_order_goes_on() {
     let world = World::new().await;
-    // Executed, and the answer lost: the event is the first that we hear of it.
-    let order = world.submit("pm_card_answer_lost").await;
+    // Executed, and every answer lost, a quick retry's too: the event is the first that we hear of it.
+    answers_get_lost(&world, "confirm").await;
+    let order = world.submit("pm_card_visa").await;
     world.run().await;
     assert_eq!(world.payment(order).await.state, State::Authorizing);
     for event in world.events().await {
@@ -197,6 +198,12 @@ async fn an_authorisation_that_runs_out_leaves_the_order_on_hold_and_says_so() {
 }
 
 /// Lets the n-th and all further requests of a route go wrong.
+/// Executes what is asked for at that path of an intent, and never answers.
+pub(crate) async fn answers_get_lost(world: &World, path: &str) {
+    let route = format!("POST /v1/payment_intents/{{id}}/{path}");
+    order_fault(world, json!({ "route": route, "fault": "answer_lost" })).await;
+}
+
 async fn order_fault(world: &World, fault: Value) {
     let url = format!("{}/_simulator/faults", world.gateway.url());
     let ordered = reqwest::Client::new().post(url).json(&fault).send().await.unwrap();

@@ -12,6 +12,7 @@ use domain::{
 use jobs::intake;
 use queue::testing::run_until_idle;
 
+use crate::gateway_truth::answers_get_lost;
 use crate::world::{WINDOW, World, client, start_gateway};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -159,8 +160,9 @@ async fn a_cancel_before_anything_was_sent_asks_the_gateway_nothing() {
 #[tokio::test]
 async fn a_cancel_while_the_authorization_is_in_doubt_asks_first_and_leaves_nothing_held() {
     let world = World::new().await;
-    let order = world.submit("pm_card_answer_lost").await;
-    // One try: executed, and nobody knows.
+    answers_get_lost(&world, "confirm").await;
+    let order = world.submit("pm_card_visa").await;
+    // Executed, and nobody knows, however soon it is tried again.
     world.run().await;
     let payment = world.payment(order).await;
     assert!(
