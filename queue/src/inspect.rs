@@ -62,7 +62,7 @@ pub struct JobView {
     pub claimed_at: Option<DateTime<Utc>>,
     /// Workers that died while they held it.
     pub crashes: i32,
-    /// Whether it runs alone.
+    /// Whether it runs alone, because workers died over it.
     pub suspect: bool,
     /// Why it waits, or why it is dead.
     pub waiting: Option<String>,

@@ -603,7 +603,7 @@ async fn running_on(conn: &mut PgConnection, workers: &[&Server]) -> sqlx::Resul
 /// It runs with nothing beside it, so a worker has to be empty first.
 async fn suspect(conn: &mut PgConnection, view: &JobView, able: &[&Server]) -> sqlx::Result<Cause> {
     let running = running_on(conn, able).await?;
-    let said = view.waiting.as_deref().unwrap_or("a worker died over it");
+    let said = view.waiting.as_deref().unwrap_or("workers died over it");
     let (holders, texts): (Vec<_>, Vec<_>) = running.into_iter().unzip();
     let (waits_for, basis) = match texts.is_empty() {
         true => ("an empty worker is there".to_owned(), "at once: a worker is empty"),
@@ -707,6 +707,11 @@ fn history(view: &JobView, facts: &Facts) -> Vec<Cause> {
         causes.push(Cause::new(
             Code::HandedBack,
             format!("{waiting}, with its try and its place in line"),
+        ));
+    } else if waiting == "its worker died" {
+        causes.push(Cause::new(
+            Code::Rescued,
+            "its worker died, and it is back with its try and its place in line; if another dies over it, it runs alone",
         ));
     } else if waiting.starts_with("redriven by ") {
         causes.push(Cause::new(Code::Redriven, format!("it was a dead letter, {waiting}")));

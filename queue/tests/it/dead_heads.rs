@@ -258,3 +258,26 @@ async fn a_redriven_job_waits_for_a_younger_one_that_has_started() {
     run(&db.pool, &world).await;
     assert_eq!(*world.order.lock().unwrap(), ["2", "1", "3"]);
 }
+
+#[tokio::test]
+async fn a_redriven_job_waits_for_a_younger_one_that_a_worker_has_died_over() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let first = enqueue(&db.pool, &scene("1", Fate::Permanent)).await;
+    run(&db.pool, &world).await;
+    let second = enqueue(&db.pool, &scene("2", Fate::Done)).await;
+    world.order.lock().unwrap().clear();
+
+    let holder = worker(&db.pool, Duration::from_secs(60)).await;
+    assert_eq!(holder.claim(&db.pool, 10).await[0].id, second);
+    holder.die(&db.pool).await;
+    queue::rescue::rescue(&db.pool, false, Duration::from_secs(15))
+        .await
+        .unwrap();
+    let conn = &mut *db.pool.acquire().await.unwrap();
+    operate::redrive(conn, first, "ann", "written", mended("1"))
+        .await
+        .unwrap();
+    run(&db.pool, &world).await;
+    assert_eq!(*world.order.lock().unwrap(), ["2", "1"]);
+}

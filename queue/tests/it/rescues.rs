@@ -3,31 +3,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::*;
+use queue::operate;
 use queue::rescue::{Rescued, rescue};
 use queue::runner::Settled;
-use queue::{Job, testing};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use queue::testing::fast_forward;
+use queue::{Job, JobId, testing};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
 use sqlx::{Connection, PgConnection, PgPool};
 use testkit::{Blow, Database, Line};
 
 /// The server of the tests may be younger than any real lease.
 const LEASE: Duration = Duration::from_millis(1);
 
+/// How long anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[tokio::test]
-async fn a_killed_workers_jobs_run_again_alone_with_their_try() {
+async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
     let db = Database::new().await;
-    let world = Arc::new(World::default());
     let ids = [
         enqueue(&db.pool, &act(Fate::Done)).await,
         enqueue(&db.pool, &act(Fate::Done)).await,
     ];
     let dead = worker(&db.pool, Duration::from_secs(3600)).await;
     assert_eq!(dead.claim(&db.pool, 10).await.len(), 2);
+    let younger = enqueue(&db.pool, &act(Fate::Done)).await;
     assert_eq!(
         rescue(&db.pool, true, LEASE).await.unwrap(),
         Rescued::default(),
         "it lives"
     );
+    let mut listener = PgListener::connect_with(&db.pool).await.unwrap();
+    listener.listen("queue_jobs").await.unwrap();
     dead.die(&db.pool).await;
 
     assert_eq!(
@@ -36,14 +43,57 @@ async fn a_killed_workers_jobs_run_again_alone_with_their_try() {
     );
     for id in ids {
         let job = job(&db.pool, id).await;
-        assert_eq!((job.attempt, job.crashes, job.suspect), (0, 1, true));
+        assert_eq!((job.attempt, job.crashes, job.suspect), (0, 1, false));
     }
+    let hint = tokio::time::timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
+    assert_eq!(hint.payload(), Act::QUEUE, "idle workers are told");
     let other = worker(&db.pool, Duration::from_secs(3600)).await;
-    assert!(
-        other.claim(&db.pool, 10).await.is_empty(),
-        "suspects are not claimed with others"
-    );
-    assert_eq!(run(&db.pool, &world).await.completed, 2);
+    let mut claimed = other.claim(&db.pool, 10).await;
+    claimed.sort_by_key(|job| job.rank);
+    let claimed: Vec<_> = claimed.iter().map(|job| job.id).collect();
+    assert_eq!(claimed, [ids[0], ids[1], younger]);
+}
+
+#[tokio::test]
+async fn what_two_deaths_have_in_common_runs_alone_and_nobody_else() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let common = enqueue(&db.pool, &act(Fate::Done)).await;
+    let mut neighbours = Vec::new();
+    for crashes in 1..=2 {
+        neighbours.push(enqueue(&db.pool, &act(Fate::Done)).await);
+        let dead = worker(&db.pool, Duration::from_secs(3600)).await;
+        let claimed: Vec<_> = dead.claim(&db.pool, 10).await.iter().map(|job| job.id).collect();
+        assert_eq!(claimed, [common, *neighbours.last().unwrap()]);
+        dead.die(&db.pool).await;
+        assert_eq!(rescue(&db.pool, false, LEASE).await.unwrap().jobs, 2);
+        let view = job(&db.pool, common).await;
+        assert_eq!((view.crashes, view.suspect), (crashes, crashes == 2));
+        // The neighbour of the first death goes on while the other two meet their second.
+        if crashes == 1 {
+            let alive = worker(&db.pool, Duration::from_secs(3600)).await;
+            let claimed = alive.claim(&db.pool, 10).await;
+            assert_eq!(claimed.len(), 2, "nobody is a suspect yet");
+            queue::finish::hand_back_all(&db.pool, alive.registration.id)
+                .await
+                .unwrap();
+            sqlx::query("update queue.jobs set run_at = clock_timestamp() + interval '1 h' where id = $1")
+                .bind(neighbours[0])
+                .execute(&db.pool)
+                .await
+                .unwrap();
+        }
+    }
+    fast_forward(&db.pool, Duration::from_secs(3600)).await.unwrap();
+    let alive = worker(&db.pool, Duration::from_secs(3600)).await;
+    let mut claimed: Vec<_> = alive.claim(&db.pool, 10).await.iter().map(|job| job.id).collect();
+    claimed.sort();
+    assert_eq!(claimed, neighbours, "suspects are not claimed with others");
+    queue::finish::hand_back_all(&db.pool, alive.registration.id)
+        .await
+        .unwrap();
+    let ran = run(&db.pool, &world).await;
+    assert_eq!((ran.completed, ran.buried), (3, 0));
 }
 
 #[tokio::test]
@@ -103,10 +153,8 @@ async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neigh
     let world = Arc::new(World::default());
     let poison = enqueue(&db.pool, &act(Fate::Done)).await;
     let innocent = enqueue(&db.pool, &act(Fate::Done)).await;
-    let first = worker(&db.pool, Duration::from_secs(3600)).await;
-    first.claim(&db.pool, 10).await;
-    first.die(&db.pool).await;
-    rescue(&db.pool, false, LEASE).await.unwrap();
+    die_together(&db, 2).await;
+    die_together(&db, 2).await;
     for crash in 1..=3 {
         let next = worker(&db.pool, Duration::from_secs(3600)).await;
         let suspect = next.claim_suspect(&db.pool).await.unwrap();
@@ -116,15 +164,10 @@ async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neigh
         let view = job(&db.pool, poison).await;
         assert_eq!(
             (view.attempt, view.crashes),
-            (crash, crash + 1),
+            (crash, crash + 2),
             "a crash alone uses its try"
         );
-        // Its pause after the crash is over, and it is first in line again.
-        sqlx::query("update queue.jobs set run_at = run_at - interval '1 h' where id = $1")
-            .bind(poison.0)
-            .execute(&db.pool)
-            .await
-            .unwrap();
+        first_in_line(&db, poison).await;
     }
     let ran = run(&db.pool, &world).await;
     assert_eq!((ran.buried, ran.completed), (1, 1));
@@ -133,13 +176,49 @@ async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neigh
 }
 
 #[tokio::test]
+async fn a_redriven_poison_job_runs_alone_from_the_start() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let poison = enqueue(&db.pool, &act(Fate::Done)).await;
+    sqlx::query("update queue.jobs set suspect = true, crashes_alone = 3")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let failed = enqueue(&db.pool, &act(Fate::Permanent)).await;
+    assert_eq!(run(&db.pool, &world).await.buried, 2);
+    let conn = &mut *db.pool.acquire().await.unwrap();
+    for id in [poison, failed] {
+        operate::redrive(conn, id, "ann", "mended", None).await.unwrap();
+    }
+    assert!(job(&db.pool, poison).await.suspect);
+    assert!(!job(&db.pool, failed).await.suspect, "it harmed nobody");
+    let ran = run(&db.pool, &world).await;
+    assert_eq!((ran.completed, ran.buried), (1, 1), "it is poison no more");
+}
+
+/// A worker claims all that is due, so many jobs, and dies.
+async fn die_together(db: &Database, jobs: usize) {
+    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
+    assert_eq!(dead.claim(&db.pool, 10).await.len(), jobs);
+    dead.die(&db.pool).await;
+    rescue(&db.pool, false, LEASE).await.unwrap();
+}
+
+/// Its pause after a crash is over, and it is before all others.
+async fn first_in_line(db: &Database, id: JobId) {
+    sqlx::query("update queue.jobs set run_at = run_at - interval '1 h' where id = $1")
+        .bind(id)
+        .execute(&db.pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_death_alone_proves_nothing_while_other_workers_are_being_killed() {
     let db = Database::new().await;
     let innocent = enqueue(&db.pool, &act(Fate::Done)).await;
-    let first = worker(&db.pool, Duration::from_secs(3600)).await;
-    first.claim(&db.pool, 10).await;
-    first.die(&db.pool).await;
-    rescue(&db.pool, false, LEASE).await.unwrap();
+    die_together(&db, 1).await;
+    die_together(&db, 1).await;
     let bystander = worker(&db.pool, Duration::from_secs(3600)).await;
     bystander.die(&db.pool).await;
     let alone = worker(&db.pool, Duration::from_secs(3600)).await;

@@ -799,13 +799,30 @@ async fn a_suspect_says_what_has_to_end_before_it_runs_alone() {
         .unwrap();
     assert_eq!(rescued.jobs, 2);
 
+    // Once is nobody's fault.
+    let why = town.because(ids[0], Code::InLine).await;
+    assert_eq!(why.causes[1].code, Code::Rescued);
+    assert!(
+        why.causes[1].text.starts_with("its worker died, and it is back"),
+        "{why:#?}"
+    );
+    assert_eq!(town.claim(&busy, 9).await, ids);
+    busy.die(town.pool()).await;
+    let busy = town.worker().await;
+    let rescued = queue::rescue::rescue(town.pool(), false, Duration::from_secs(15))
+        .await
+        .unwrap();
+    assert_eq!(rescued.jobs, 2);
+
     let why = town.because(ids[0], Code::Suspect).await;
     assert!(why.causes[0].text.ends_with("an empty worker is there"), "{why:#?}");
     let beside = town.one(errand("done")).await;
     assert_eq!(town.claim(&busy, 9).await, [beside]);
     let why = town.because(ids[0], Code::Suspect).await;
     assert!(
-        why.causes[0].text.contains("its worker died; it runs alone next"),
+        why.causes[0]
+            .text
+            .contains("2 workers died while they held it; it runs alone next"),
         "{why:#?}"
     );
     assert!(
