@@ -122,9 +122,7 @@ async fn a_handler_ends_its_job_in_the_transaction_of_its_effects() {
         // A worker that lost the job ends nothing, and what it packed is gone with it.
         let lost = enqueue(&db.pool, ends).await;
         let job = worker.claim("packing", 1).await.unwrap().pop().unwrap();
-        queue::finish::hand_back_all(&db.pool, worker.registration.id)
-            .await
-            .unwrap();
+        worker.hand_back_all().await.unwrap();
         assert_eq!(worker.run(job).await, Settled::Lost);
         assert_eq!(
             (view(&db.pool, lost).await.state.as_str(), packed(&db.pool).await),
@@ -197,9 +195,7 @@ async fn progress_is_seen_while_the_job_runs_and_only_its_holder_shows_any() {
             (view(&db.pool, id).await.progress == Some(json!({ "metres": 800 }))).then_some(())
         })
         .await;
-        queue::finish::hand_back_all(&db.pool, worker.registration.id)
-            .await
-            .unwrap();
+        worker.hand_back_all().await.unwrap();
         mountain.is_seen.notify_one();
         mountain.is_refused.notified().await;
     };

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::*;
+use queue::lease::Identity;
 use queue::operate;
 use queue::rescue::{Rescued, rescue};
 use queue::runner::Settled;
@@ -15,6 +16,19 @@ use testkit::{Blow, Database, Line};
 /// The server of the tests may be younger than any real lease.
 const LEASE: Duration = Duration::from_millis(1);
 
+async fn worker_as(identity: Identity, pool: &PgPool) -> Worker {
+    Worker::register_as(identity, pool, catalogue(), &Arc::default())
+        .await
+        .unwrap()
+}
+
+fn with_lease(lease: Duration) -> Identity {
+    Identity {
+        lease,
+        ..testing::identity(catalogue())
+    }
+}
+
 /// How long anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,8 +39,8 @@ async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
         enqueue(&db.pool, &act(Fate::Done)).await,
         enqueue(&db.pool, &act(Fate::Done)).await,
     ];
-    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
-    assert_eq!(dead.claim(&db.pool, 10).await.len(), 2);
+    let dead = worker(&db.pool).await;
+    assert_eq!(dead.claim(Act::QUEUE, 10).await.unwrap().len(), 2);
     let younger = enqueue(&db.pool, &act(Fate::Done)).await;
     assert_eq!(
         rescue(&db.pool, true, LEASE).await.unwrap(),
@@ -35,7 +49,7 @@ async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
     );
     let mut listener = PgListener::connect_with(&db.pool).await.unwrap();
     listener.listen("queue_jobs").await.unwrap();
-    dead.die(&db.pool).await;
+    dead.die().await.unwrap();
 
     assert_eq!(
         rescue(&db.pool, false, LEASE).await.unwrap(),
@@ -47,8 +61,8 @@ async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
     }
     let hint = tokio::time::timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
     assert_eq!(hint.payload(), Act::QUEUE, "idle workers are told");
-    let other = worker(&db.pool, Duration::from_secs(3600)).await;
-    let mut claimed = other.claim(&db.pool, 10).await;
+    let other = worker(&db.pool).await;
+    let mut claimed = other.claim(Act::QUEUE, 10).await.unwrap();
     claimed.sort_by_key(|job| job.rank);
     let claimed: Vec<_> = claimed.iter().map(|job| job.id).collect();
     assert_eq!(claimed, [ids[0], ids[1], younger]);
@@ -62,21 +76,25 @@ async fn what_two_deaths_have_in_common_runs_alone_and_nobody_else() {
     let mut neighbours = Vec::new();
     for crashes in 1..=2 {
         neighbours.push(enqueue(&db.pool, &act(Fate::Done)).await);
-        let dead = worker(&db.pool, Duration::from_secs(3600)).await;
-        let claimed: Vec<_> = dead.claim(&db.pool, 10).await.iter().map(|job| job.id).collect();
+        let dead = worker(&db.pool).await;
+        let claimed: Vec<_> = dead
+            .claim(Act::QUEUE, 10)
+            .await
+            .unwrap()
+            .iter()
+            .map(|job| job.id)
+            .collect();
         assert_eq!(claimed, [common, *neighbours.last().unwrap()]);
-        dead.die(&db.pool).await;
+        dead.die().await.unwrap();
         assert_eq!(rescue(&db.pool, false, LEASE).await.unwrap().jobs, 2);
         let view = job(&db.pool, common).await;
         assert_eq!((view.crashes, view.suspect), (crashes, crashes == 2));
         // The neighbour of the first death goes on while the other two meet their second.
         if crashes == 1 {
-            let alive = worker(&db.pool, Duration::from_secs(3600)).await;
-            let claimed = alive.claim(&db.pool, 10).await;
+            let alive = worker(&db.pool).await;
+            let claimed = alive.claim(Act::QUEUE, 10).await.unwrap();
             assert_eq!(claimed.len(), 2, "nobody is a suspect yet");
-            queue::finish::hand_back_all(&db.pool, alive.registration.id)
-                .await
-                .unwrap();
+            alive.hand_back_all().await.unwrap();
             sqlx::query("update queue.jobs set run_at = clock_timestamp() + interval '1 h' where id = $1")
                 .bind(neighbours[0])
                 .execute(&db.pool)
@@ -85,13 +103,17 @@ async fn what_two_deaths_have_in_common_runs_alone_and_nobody_else() {
         }
     }
     fast_forward(&db.pool, Duration::from_secs(3600)).await.unwrap();
-    let alive = worker(&db.pool, Duration::from_secs(3600)).await;
-    let mut claimed: Vec<_> = alive.claim(&db.pool, 10).await.iter().map(|job| job.id).collect();
+    let alive = worker(&db.pool).await;
+    let mut claimed: Vec<_> = alive
+        .claim(Act::QUEUE, 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|job| job.id)
+        .collect();
     claimed.sort();
     assert_eq!(claimed, neighbours, "suspects are not claimed with others");
-    queue::finish::hand_back_all(&db.pool, alive.registration.id)
-        .await
-        .unwrap();
+    alive.hand_back_all().await.unwrap();
     let ran = run(&db.pool, &world).await;
     assert_eq!((ran.completed, ran.buried), (3, 0));
 }
@@ -100,8 +122,8 @@ async fn what_two_deaths_have_in_common_runs_alone_and_nobody_else() {
 async fn a_silent_worker_is_lost_only_to_somebody_with_long_contact() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;
-    let silent = worker(&db.pool, Duration::ZERO).await;
-    silent.claim(&db.pool, 10).await;
+    let silent = worker_as(with_lease(Duration::ZERO), &db.pool).await;
+    silent.claim(Act::QUEUE, 10).await.unwrap();
     assert_eq!(rescue(&db.pool, false, LEASE).await.unwrap(), Rescued::default());
     assert_eq!(
         rescue(&db.pool, true, LEASE).await.unwrap(),
@@ -113,10 +135,14 @@ async fn a_silent_worker_is_lost_only_to_somebody_with_long_contact() {
 async fn a_worker_without_a_session_of_its_own_is_lost_by_its_lease_only() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;
-    let pooled = pooled_worker(&db.pool, Duration::from_secs(3600)).await;
+    let identity = Identity {
+        is_pooled: true,
+        ..testing::identity(catalogue())
+    };
+    let pooled = worker_as(identity, &db.pool).await;
     let id = pooled.registration.id;
-    pooled.claim(&db.pool, 10).await;
-    pooled.die(&db.pool).await;
+    pooled.claim(Act::QUEUE, 10).await.unwrap();
+    pooled.die().await.unwrap();
     assert_eq!(rescue(&db.pool, true, LEASE).await.unwrap(), Rescued::default());
     sqlx::query("update queue.workers set lease_until = clock_timestamp() where id = $1")
         .bind(id)
@@ -140,9 +166,9 @@ async fn a_worker_without_a_session_of_its_own_is_lost_by_its_lease_only() {
 async fn a_missing_session_means_nothing_while_the_server_is_younger_than_a_lease() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;
-    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
-    dead.claim(&db.pool, 10).await;
-    dead.die(&db.pool).await;
+    let dead = worker(&db.pool).await;
+    dead.claim(Act::QUEUE, 10).await.unwrap();
+    dead.die().await.unwrap();
     let decade = Duration::from_secs(10 * 365 * 24 * 3600);
     assert_eq!(rescue(&db.pool, false, decade).await.unwrap(), Rescued::default());
 }
@@ -156,10 +182,10 @@ async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neigh
     die_together(&db, 2).await;
     die_together(&db, 2).await;
     for crash in 1..=3 {
-        let next = worker(&db.pool, Duration::from_secs(3600)).await;
-        let suspect = next.claim_suspect(&db.pool).await.unwrap();
+        let next = worker(&db.pool).await;
+        let suspect = next.claim_suspect(Act::QUEUE).await.unwrap().unwrap();
         assert_eq!(suspect.id, poison, "crash {crash}");
-        next.die(&db.pool).await;
+        next.die().await.unwrap();
         rescue(&db.pool, false, LEASE).await.unwrap();
         let view = job(&db.pool, poison).await;
         assert_eq!(
@@ -198,9 +224,9 @@ async fn a_redriven_poison_job_runs_alone_from_the_start() {
 
 /// A worker claims all that is due, so many jobs, and dies.
 async fn die_together(db: &Database, jobs: usize) {
-    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
-    assert_eq!(dead.claim(&db.pool, 10).await.len(), jobs);
-    dead.die(&db.pool).await;
+    let dead = worker(&db.pool).await;
+    assert_eq!(dead.claim(Act::QUEUE, 10).await.unwrap().len(), jobs);
+    dead.die().await.unwrap();
     rescue(&db.pool, false, LEASE).await.unwrap();
 }
 
@@ -219,11 +245,11 @@ async fn a_death_alone_proves_nothing_while_other_workers_are_being_killed() {
     let innocent = enqueue(&db.pool, &act(Fate::Done)).await;
     die_together(&db, 1).await;
     die_together(&db, 1).await;
-    let bystander = worker(&db.pool, Duration::from_secs(3600)).await;
-    bystander.die(&db.pool).await;
-    let alone = worker(&db.pool, Duration::from_secs(3600)).await;
-    alone.claim_suspect(&db.pool).await.unwrap();
-    alone.die(&db.pool).await;
+    let bystander = worker(&db.pool).await;
+    bystander.die().await.unwrap();
+    let alone = worker(&db.pool).await;
+    alone.claim_suspect(Act::QUEUE).await.unwrap().unwrap();
+    alone.die().await.unwrap();
     rescue(&db.pool, false, LEASE).await.unwrap();
     let crashes_alone: i32 = sqlx::query_scalar("select crashes_alone from queue.jobs where id = $1")
         .bind(innocent.0)
@@ -237,8 +263,8 @@ async fn a_death_alone_proves_nothing_while_other_workers_are_being_killed() {
 async fn a_frozen_workers_open_transaction_neither_keeps_its_job_nor_commits() {
     let db = Database::new().await;
     let id = enqueue(&db.pool, &act(Fate::Done)).await;
-    let frozen = worker(&db.pool, Duration::ZERO).await;
-    let claimed = frozen.claim(&db.pool, 1).await.pop().unwrap();
+    let frozen = worker_as(with_lease(Duration::ZERO), &db.pool).await;
+    let claimed = frozen.claim(Act::QUEUE, 1).await.unwrap().pop().unwrap();
     // It has asserted its fence and written something, and then it stands still.
     let mut session = PgConnection::connect(&db.url).await.unwrap();
     sqlx::raw_sql("begin").execute(&mut session).await.unwrap();
@@ -280,7 +306,7 @@ async fn a_settlement_that_is_frozen_at_any_step_neither_loses_its_job_nor_doubl
 /// Each attempt is frozen one step later than the one before, until one gets through; returns how many were.
 async fn frozen_at_every_step_of_its_settlement(fate: &Fate) -> u32 {
     const STEPS_MAX: u32 = 50;
-    let (catalogue, world) = (catalogue(), Arc::new(World::default()));
+    let world = Arc::new(World::default());
     let db = Database::new().await;
     for step in 1..=STEPS_MAX {
         // The only job of its claim is taken out of it in another way than one of several.
@@ -295,7 +321,7 @@ async fn frozen_at_every_step_of_its_settlement(fate: &Fate) -> u32 {
             }
             let line = Line::default();
             let pool = pool_over(&line, &db).await;
-            let frozen = testing::Worker::register(&pool, &catalogue, &world).await.unwrap();
+            let frozen = worker_of(&world, &pool).await;
             let mut claimed = frozen.claim(Act::QUEUE, jobs).await.unwrap();
             assert_eq!((claimed.len(), claimed[0].id), (jobs, id));
             line.strike_at(step, Blow::Freeze);
