@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Cause, Code, HOLDERS_SHOWN, Holder, PLACE_MAX, Prediction, Remedy, chain, moment, span};
+use super::{Cause, Code, HOLDERS_SHOWN, Holder, PLACE_MAX, Prediction, Remedy, chain, moment, moving, span};
 use crate::catalogue::KindInfo;
 use crate::fan_in;
 use crate::inspect::{self, JobView};
@@ -23,15 +23,15 @@ struct Facts {
     completed_per_second: Option<f64>,
 }
 
-/// Every cause, the decisive one first; none when the job has left the line meanwhile.
+/// Every cause, the decisive one first.
 pub(super) async fn causes(
     conn: &mut PgConnection,
     view: &JobView,
     kinds: &[KindInfo],
     depth: usize,
-) -> sqlx::Result<Option<Vec<Cause>>> {
+) -> sqlx::Result<Vec<Cause>> {
     let Some(facts) = facts(&mut *conn, view.id).await? else {
-        return Ok(None);
+        return Ok(moving());
     };
     let mut causes = pauses(&mut *conn, view).await?;
     match members(&mut *conn, view.id, kinds, depth).await? {
@@ -50,7 +50,7 @@ pub(super) async fn causes(
     }
     causes.extend(history(view, &facts));
     causes.sort_by_key(|cause| (cause.code.weight(), std::cmp::Reverse(cause.until)));
-    Ok(Some(causes))
+    Ok(causes)
 }
 
 async fn facts(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Facts>> {
