@@ -8,6 +8,7 @@
 mod check_deploy;
 mod command_line;
 mod limits;
+mod operator;
 mod schedule;
 mod spans;
 mod stopping;
