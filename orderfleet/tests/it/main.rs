@@ -7,6 +7,7 @@
 
 mod check_deploy;
 mod command_line;
+mod drain;
 mod limits;
 mod operator;
 mod schedule;

@@ -19,13 +19,18 @@ pub(crate) fn refusal(db: &Database, args: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Runs it as ann, with no other settings.
+/// Runs it to its end.
 fn orderfleet(db: &Database, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_orderfleet"))
+    command(db, args).output().unwrap()
+}
+
+/// The executable as ann calls it, with no other settings.
+pub(crate) fn command(db: &Database, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orderfleet"));
+    command
         .args(args)
         .env_clear()
         .env("DATABASE_URL", &db.url)
-        .env("USER", "ann")
-        .output()
-        .unwrap()
+        .env("USER", "ann");
+    command
 }
