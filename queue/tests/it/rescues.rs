@@ -1,15 +1,14 @@
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::*;
 use queue::lease::Identity;
 use queue::operate;
-use queue::rescue::{Rescued, rescue};
+use queue::rescue::{CRASHES_ALONE_MAX, CRASHES_IN_COMPANY_MAX, Rescued, rescue};
 use queue::runner::Settled;
 use queue::testing::fast_forward;
 use queue::{Job, JobId, testing};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use testkit::{Blow, Database, Line};
 
@@ -202,6 +201,51 @@ async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neigh
 }
 
 #[tokio::test]
+async fn only_the_culprit_is_dead_lettered_after_five_deaths_whoever_its_neighbours_are() {
+    for slots in [1, 2, 5, 20] {
+        let db = Database::new().await;
+        let world = Arc::new(World::default());
+        let mut ids = Vec::new();
+        for _ in 0..11 {
+            ids.push(enqueue(&db.pool, &act(Fate::Done)).await);
+        }
+        let culprit = ids[4];
+        let mut deaths = 0;
+        loop {
+            let worker = worker_of(&world, &db.pool).await;
+            let mut held = worker.claim(Act::QUEUE, slots).await.unwrap();
+            if held.is_empty() {
+                held.extend(worker.claim_suspect(Act::QUEUE).await.unwrap());
+            }
+            if held
+                .iter()
+                .any(|job| job.id == culprit && job.crashes_alone < CRASHES_ALONE_MAX)
+            {
+                worker.die().await.unwrap();
+                rescue(&db.pool, false, LEASE).await.unwrap();
+                deaths += 1;
+                fast_forward(&db.pool, Duration::from_secs(60)).await.unwrap();
+                continue;
+            }
+            let is_over = held.is_empty();
+            worker.run_all(held).await;
+            worker.leave().await.unwrap();
+            if is_over {
+                break;
+            }
+        }
+        assert_eq!(deaths, CRASHES_IN_COMPANY_MAX + CRASHES_ALONE_MAX, "with {slots} slots");
+        let buried: Vec<_> = world.buried.lock().unwrap().iter().map(|letter| letter.id).collect();
+        assert_eq!(buried, [culprit]);
+        let tries: Vec<i32> = sqlx::query_scalar("select attempt from queue.finished_jobs")
+            .fetch_all(&db.pool)
+            .await
+            .unwrap();
+        assert_eq!(tries, [1; 10], "no neighbour has lost a try");
+    }
+}
+
+#[tokio::test]
 async fn a_redriven_poison_job_runs_alone_from_the_start() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
@@ -369,12 +413,7 @@ async fn everywhere(pool: &PgPool) -> Vec<(i64, String, i64)> {
 }
 
 async fn pool_over(line: &Line, db: &Database) -> PgPool {
-    let server = PgConnectOptions::from_str(&db.url).unwrap();
-    let addr = line.to_postgres(server.get_host(), server.get_port()).await;
-    let options = server
-        .host(&addr.ip().to_string())
-        .port(addr.port())
-        .ssl_mode(PgSslMode::Disable);
+    let options = line.to_postgres(&db.pool.connect_options()).await;
     PgPoolOptions::new()
         .max_connections(3)
         .test_before_acquire(false)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use queue::{Attempt, Catalogue, Job, JobId, Outcome};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgPool};
 use testkit::{Line, eventually, eventually_within};
 use tokio::signal::unix::{SignalKind, signal};
@@ -148,11 +148,7 @@ impl Holder {
     ) -> Self {
         let database: PgConnectOptions = url.parse().unwrap();
         let line = Line::default();
-        let addr = line.to_postgres(database.get_host(), database.get_port()).await;
-        let through = database
-            .host(&addr.ip().to_string())
-            .port(addr.port())
-            .ssl_mode(PgSslMode::Disable);
+        let through = line.to_postgres(&database).await;
         command
             .env(DATABASE, through.to_url_lossy().as_str())
             .env(NAME, name)
