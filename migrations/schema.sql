@@ -1234,7 +1234,7 @@ begin
         returning l.*, coalesce(g.args, l.args) as new_args, g.args is not null as is_edited
     ), lined_up as (
         insert into queue.jobs as j (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
-                                     limit_key, failures, redrives, trace_context, created_at, waiting, turn, awaited)
+                                     limit_key, failures, redrives, trace_context, created_at, waiting, turn, awaited, suspect)
         select r.id, r.queue, r.kind, r.args_version, r.new_args, r.priority, r.fence, r.attempts_max, r.unique_key, r.group_key,
                r.limit_key, nullif(r.report -> 'attempts', '[]'),
                coalesce(r.report -> 'redrives', '[]') || jsonb_strip_nulls(jsonb_build_object(
@@ -1242,7 +1242,7 @@ begin
                    'edited_fields', case when r.is_edited then queue.edited_fields(r.args, r.new_args) else '[]' end)),
                r.trace_context, r.created_at,
                'redriven by ' || p_actor || coalesce(' in campaign ' || p_campaign_id, ''), r.group_key is null,
-               nullif(r.id = any(awaited), false)
+               nullif(r.id = any(awaited), false), r.error_code = 'crashed_alone'
         from revived r
         order by r.id
         returning j.id
@@ -1262,7 +1262,7 @@ begin
                 update queue.jobs j set turn = false
                 where j.id = (
                     select w.id from queue.jobs w
-                    where w.id = holding and w.id > lowest and w.turn and w.attempt = 0 and not w.suspect
+                    where w.id = holding and w.id > lowest and w.turn and w.attempt = 0 and w.crashes = 0
                     for update skip locked
                 );
                 continue when not found;

@@ -10,6 +10,7 @@ pub mod capture_payment;
 pub mod deliver_webhook;
 pub mod expire_order;
 pub mod expire_reservations;
+mod in_steps;
 pub mod intake;
 mod limits;
 mod payment_call;

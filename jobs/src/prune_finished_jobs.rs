@@ -5,11 +5,9 @@ use domain::Services;
 use queue::{Attempt, Job, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sqlx::PgConnection;
 
-/// Logs in one transaction.
-const BATCH: i64 = 2000;
-/// Batches in one run; the next day's run takes the rest.
-const BATCHES_MAX: usize = 500;
+use crate::in_steps::{ROWS_MAX, in_steps};
 
 /// Drops old days of finished jobs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -34,43 +32,33 @@ impl Job for PruneFinishedJobs {
             .fetch_one(&mut *tx)
             .await?;
         tx.commit().await?;
-        let logs_pruned = prune_logs(attempt, keep_days).await?;
+        let logs_pruned = in_steps(attempt, async move |conn| prune_logs(conn, keep_days).await).await?;
         let tx = attempt.begin().await?;
         tx.done_with(json!({ "days_made": made, "days_dropped": dropped, "logs_pruned": logs_pruned }))
             .await
     }
 }
 
-/// Deletes the logs of jobs that nobody knows any more; returns how many.
-async fn prune_logs(attempt: &Attempt, keep_days: i32) -> anyhow::Result<u64> {
-    let mut pruned = 0;
-    for _ in 0..BATCHES_MAX {
-        let mut tx = attempt.begin().await?;
-        let count = sqlx::query!(
-            "delete from queue.logs
-             where job_id in (
-                 select l.job_id
-                 from queue.logs l
-                 where l.at < clock_timestamp() - make_interval(days => $1)
-                   and not exists (select from queue.jobs j where j.id = l.job_id)
-                   and l.job_id <> all(array(select r.id from queue.running_jobs r))
-                   and not exists (select from queue.dead_letters d where d.id = l.job_id)
-                   and not exists (select from queue.finished_jobs f where f.id = l.job_id)
-                 order by l.at
-                 limit $2
-                 for update skip locked
-             )",
-            keep_days,
-            BATCH,
-        )
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        tx.commit().await?;
-        pruned += count;
-        if count == 0 {
-            break;
-        }
-    }
-    Ok(pruned)
+/// Deletes logs of jobs that nobody knows any more.
+async fn prune_logs(conn: &mut PgConnection, keep_days: i32) -> sqlx::Result<u64> {
+    let pruned = sqlx::query!(
+        "delete from queue.logs
+         where job_id in (
+             select l.job_id
+             from queue.logs l
+             where l.at < clock_timestamp() - make_interval(days => $1)
+               and not exists (select from queue.jobs j where j.id = l.job_id)
+               and l.job_id <> all(array(select r.id from queue.running_jobs r))
+               and not exists (select from queue.dead_letters d where d.id = l.job_id)
+               and not exists (select from queue.finished_jobs f where f.id = l.job_id)
+             order by l.at
+             limit $2
+             for update skip locked
+         )",
+        keep_days,
+        ROWS_MAX,
+    )
+    .execute(conn)
+    .await?;
+    Ok(pruned.rows_affected())
 }

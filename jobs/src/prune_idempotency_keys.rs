@@ -6,10 +6,7 @@ use queue::{Attempt, Job, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Keys in one transaction.
-const BATCH: i64 = 2000;
-/// Batches in one run; the next hour's run takes the rest.
-const BATCHES_MAX: usize = 500;
+use crate::in_steps::{ROWS_MAX, in_steps};
 
 /// Deletes idempotency keys past their time.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -21,16 +18,7 @@ impl Job for PruneIdempotencyKeys {
     const QUEUE: &'static str = "maintenance";
 
     async fn run(self, attempt: &Attempt, _services: &Services) -> anyhow::Result<Outcome> {
-        let mut pruned = 0;
-        for _ in 0..BATCHES_MAX {
-            let mut tx = attempt.begin().await?;
-            let count = idempotency::store::prune(&mut tx, BATCH).await?;
-            tx.commit().await?;
-            pruned += count;
-            if count == 0 {
-                break;
-            }
-        }
+        let pruned = in_steps(attempt, async |conn| idempotency::store::prune(conn, ROWS_MAX).await).await?;
         attempt.begin().await?.done_with(json!({ "pruned": pruned })).await
     }
 }

@@ -29,26 +29,29 @@ pub struct OrderWhy {
     pub jobs: Vec<Why>,
 }
 
-/// Why an order is where it is; none when there is no such order.
+/// Why an order is where it is, at one moment; none when there is no such order. The connection must not be in a transaction.
 pub async fn of_order(conn: &mut PgConnection, id: OrderId) -> sqlx::Result<Option<OrderWhy>> {
-    let Some(order) = orders::store::get(&mut *conn, id).await? else {
+    let mut tx = queue::why::snapshot(conn).await?;
+    let Some(order) = orders::store::get(&mut tx, id).await? else {
         return Ok(None);
     };
     let kinds = crate::catalogue().kinds();
     let mut jobs = Vec::new();
-    for job in jobs_of(&mut *conn, id).await? {
-        let why = queue::why::why(&mut *conn, job, &kinds).await?;
+    for job in jobs_of(&mut tx, id).await? {
+        let why = queue::why::why(&mut tx, job, &kinds).await?;
         // A kept key leads to jobs that have ended, too.
         if why.is_unfinished() || why.state == "dead" {
             jobs.push(why);
         }
     }
+    let now = payments::store::clock(&mut tx).await?;
+    tx.commit().await?;
     Ok(Some(OrderWhy {
         order: id,
         status: order.status.to_string(),
         payment_status: order.payment_status.to_string(),
         fulfilment_status: order.fulfilment_status.to_string(),
-        text: text(&order, &jobs, payments::store::clock(conn).await?),
+        text: text(&order, &jobs, now),
         jobs,
     }))
 }

@@ -235,7 +235,7 @@ impl Beats {
                 }
             }
             watched.look(&self.pulse, self.identity.lease);
-            if !in_time(self.beat(&mut conn, &registration)).await? {
+            if !in_time(beat(&mut conn, &registration, self.identity.lease)).await? {
                 registration = self.register_anew(&mut conn).await?;
             }
         }
@@ -243,30 +243,6 @@ impl Beats {
 
     fn current(&self) -> Option<Arc<Registration>> {
         self.sender.borrow().clone()
-    }
-
-    /// Proves life once, and reads which jobs are asked to stop; false when the row is gone.
-    async fn beat(&self, conn: &mut PgConnection, registration: &Registration) -> sqlx::Result<bool> {
-        const CANCELS_MAX: i64 = 1000;
-        let sent = Instant::now();
-        let beaten = sqlx::query_scalar!(
-            r#"update queue.workers set beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
-               where id = $1
-               returning array(select c.job_id from queue.cancels c order by c.at limit $3) as "cancels!""#,
-            registration.id,
-            self.identity.lease.as_secs_f64(),
-            CANCELS_MAX,
-        )
-        .fetch_optional(conn)
-        .await?;
-        let Some(cancels) = beaten else { return Ok(false) };
-        registration.extend(sent + self.identity.lease);
-        registration.cancels.send_if_modified(|known| {
-            let is_news = *known != cancels;
-            *known = cancels;
-            is_news
-        });
-        Ok(true)
     }
 
     /// The same row under a new session; false when the row is gone.
@@ -340,6 +316,30 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
     .fetch_one(conn)
     .await?;
     Ok(Registration::new(id, identity.build.clone(), sent + identity.lease))
+}
+
+/// Proves life once, and reads which jobs are asked to stop; false when the row is gone.
+pub(crate) async fn beat(conn: &mut PgConnection, registration: &Registration, lease: Duration) -> sqlx::Result<bool> {
+    const CANCELS_MAX: i64 = 1000;
+    let sent = Instant::now();
+    let beaten = sqlx::query_scalar!(
+        r#"update queue.workers set beat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => $2)
+           where id = $1
+           returning array(select c.job_id from queue.cancels c order by c.at limit $3) as "cancels!""#,
+        registration.id,
+        lease.as_secs_f64(),
+        CANCELS_MAX,
+    )
+    .fetch_optional(conn)
+    .await?;
+    let Some(cancels) = beaten else { return Ok(false) };
+    registration.extend(sent + lease);
+    registration.cancels.send_if_modified(|known| {
+        let is_news = *known != cancels;
+        *known = cancels;
+        is_news
+    });
+    Ok(true)
 }
 
 /// Says that a worker is on its way out: it claims nothing more.

@@ -7,10 +7,11 @@
 //! *Silent*: its lease ran out. Only somebody who has had one full lease of contact with the database may say so: after
 //! an outage every lease has run out at once.
 //!
-//! A lost worker makes suspects of all it held, because nobody saw which of them took it down. A suspect runs alone.
-//! A suspect that was alone when its worker died is to blame, and the try stays used; its innocent neighbours get
-//! theirs back. But when workers die around it that had nothing to do with it, somebody is killing workers, and even a
-//! death alone proves nothing: [`QUIET_SECS`] of quiet are part of the evidence.
+//! Nobody saw which of its jobs took a lost worker down, if any did, so none is blamed: each goes back to its place in line with
+//! its try, and starts wherever there is a slot. What was among the running in [`CRASHES_IN_COMPANY_MAX`] deaths is a suspect,
+//! and runs alone. A suspect that was alone when its worker died is to blame, and the try stays used. But when workers die
+//! around it that had nothing to do with it, somebody is killing workers, and even a death alone proves nothing:
+//! [`QUIET_SECS`] of quiet are part of the evidence. (docs/adr/0014 weighs this against other rules.)
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ const BEAT_STALE_SECS: f64 = 1.0;
 
 /// Deaths of other workers within this time acquit a suspect that was alone.
 const QUIET_SECS: f64 = 10.0;
+
+/// How many crashes in company make a job a suspect.
+pub const CRASHES_IN_COMPANY_MAX: i32 = 2;
 
 /// How many crashes alone make a job poison.
 pub const CRASHES_ALONE_MAX: i32 = 3;
@@ -152,34 +156,45 @@ async fn take_back(pool: &PgPool) -> sqlx::Result<u64> {
         return Ok(0);
     }
     let mut tx = pool.begin().await?;
-    let lined_up = sqlx::query_scalar!(
-        r#"select queue.line_up(array_agg(jsonb_populate_record(s.job, jsonb_build_object(
-                      'fence', (s.job).fence + 1,
-                      'suspect', true,
-                      'crashes', (s.job).crashes + 1,
-                      'crashes_alone', (s.job).crashes_alone + case when is_clear then 1 else 0 end,
-                      'attempt', (s.job).attempt + case when is_alone then 1 else 0 end,
-                      'run_at', case when is_alone
-                                     then clock_timestamp() + make_interval(secs => least(2 ^ (s.job).crashes_alone, 60))
-                                     else (s.job).run_at end,
-                      'waiting', case when is_alone then 'its worker died while it ran alone; it runs alone again'
-                                      else 'its worker died; it runs alone next' end
-                  )))) as "count!"
-           from queue.seize($1, false) s
-           left join queue.losses l on l.worker_id = s.worker_id and (s.job).id = any(l.jobs)
-           cross join lateral (
-               select coalesce(l.alone, false) as is_alone,
-                      coalesce(l.alone, false) and not exists (
-                          select from queue.losses o
-                          where o.lost_at > clock_timestamp() - make_interval(secs => $2)
-                            and not o.alone and not l.jobs <@ o.jobs
-                      ) as is_clear
-           ) evidence"#,
+    let lined_up = sqlx::query!(
+        r#"with rescued as materialized (
+               select jsonb_populate_record(s.job, jsonb_build_object(
+                          'fence', (s.job).fence + 1,
+                          'suspect', is_suspect,
+                          'crashes', crashes,
+                          'crashes_alone', (s.job).crashes_alone + case when is_clear then 1 else 0 end,
+                          'attempt', (s.job).attempt + case when is_alone then 1 else 0 end,
+                          'run_at', case when is_alone
+                                         then clock_timestamp() + make_interval(secs => least(2 ^ (s.job).crashes_alone, 60))
+                                         else (s.job).run_at end,
+                          'waiting', case when is_alone then 'its worker died while it ran alone; it runs alone again'
+                                          when is_suspect then crashes || ' workers died while they held it; it runs alone next'
+                                          else 'its worker died' end
+                      )) as job, not is_suspect as is_for_all
+               from queue.seize($1, false) s
+               left join queue.losses l on l.worker_id = s.worker_id and (s.job).id = any(l.jobs)
+               cross join lateral (
+                   select (s.job).crashes + 1 as crashes,
+                          (s.job).suspect or (s.job).crashes + 1 >= $3 as is_suspect,
+                          coalesce(l.alone, false) as is_alone,
+                          coalesce(l.alone, false) and not exists (
+                              select from queue.losses o
+                              where o.lost_at > clock_timestamp() - make_interval(secs => $2)
+                                and not o.alone and not l.jobs <@ o.jobs
+                          ) as is_clear
+               ) evidence
+           )
+           select queue.line_up(array_agg(r.job)) as "count!",
+                  (select count(pg_notify('queue_jobs', q.name))
+                   from (select distinct (f.job).queue as name from rescued f where f.is_for_all) q) as "hints!"
+           from rescued r"#,
         &orphans,
         QUIET_SECS,
+        CRASHES_IN_COMPANY_MAX,
     )
     .fetch_one(&mut *tx)
-    .await?;
+    .await?
+    .count;
     tx.commit().await?;
     let ended = sqlx::query_scalar!(
         "select pg_terminate_backend(l.pid)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::task::JoinHandle;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalogue::Catalogue;
 use crate::claim::{self, Claimed, Known};
 use crate::complete::Completer;
+use crate::finish;
 use crate::inspect::{self, JobFilter, JobView};
 use crate::job::Job;
 use crate::lease::{self, Identity, Registration};
@@ -42,6 +43,7 @@ pub struct Worker<'a, S> {
     services: Arc<S>,
     /// Its row, for what a test does to it.
     pub registration: Arc<Registration>,
+    lease: Duration,
     /// The row stands on a session of its own, as a real worker's does.
     session: PgConnection,
     completer: Completer,
@@ -53,16 +55,17 @@ pub struct Worker<'a, S> {
 impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
     /// Registers a worker for every queue of the catalogue, with a lease of an hour.
     pub async fn register(pool: &PgPool, catalogue: &'a Catalogue<S>, services: &Arc<S>) -> anyhow::Result<Self> {
+        Self::register_as(identity(catalogue), pool, catalogue, services).await
+    }
+
+    /// Registers a worker that says something else of itself, such as [`identity`] with another lease.
+    pub async fn register_as(
+        identity: Identity,
+        pool: &PgPool,
+        catalogue: &'a Catalogue<S>,
+        services: &Arc<S>,
+    ) -> anyhow::Result<Self> {
         let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
-        let identity = Identity {
-            name: "test".to_owned(),
-            kinds: catalogue.kinds(),
-            pools: queues(catalogue),
-            build: "test".to_owned(),
-            lease: Duration::from_secs(3600),
-            is_pooled: false,
-            slots: None,
-        };
         let registration = Arc::new(lease::register(&mut session, &identity).await?);
         let (completer, completions) = Completer::new(pool.clone(), catalogue);
         Ok(Self {
@@ -70,6 +73,7 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
             catalogue,
             services: Arc::clone(services),
             registration,
+            lease: identity.lease,
             session,
             completer,
             completions: tokio::spawn(completions),
@@ -103,6 +107,22 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
         self.runner().run_batch(jobs, Arc::clone(&self.registration)).await
     }
 
+    /// Runs claimed jobs side by side, each to its settlement; returns these in their order.
+    pub async fn run_all(&self, jobs: Vec<Claimed>) -> Vec<Settled> {
+        futures::future::join_all(jobs.into_iter().map(|job| self.run(job))).await
+    }
+
+    /// Proves its life once, and learns which jobs somebody has asked to stop; false when its row is gone.
+    pub async fn beat(&self) -> sqlx::Result<bool> {
+        let mut conn = self.pool.acquire().await?;
+        lease::beat(&mut conn, &self.registration, self.lease).await
+    }
+
+    /// Hands back all that the table says it holds, as a stopping worker does; returns how many jobs that were.
+    pub async fn hand_back_all(&self) -> sqlx::Result<u64> {
+        finish::hand_back_all(&self.pool, self.registration.id).await
+    }
+
     /// How many claimed jobs it has not settled.
     pub fn jobs_in_hand(&self) -> usize {
         self.completer.jobs_in_hand()
@@ -116,6 +136,32 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
         Ok(self.session.close().await?)
     }
 
+    /// Dies as a killed process does: its session is gone, its last heartbeat was a while ago, and its row and jobs stay.
+    pub async fn die(mut self) -> anyhow::Result<()> {
+        const GONE_WITHIN: Duration = Duration::from_secs(30);
+        self.completions.abort();
+        let backend = sqlx::query_scalar!(
+            r#"update queue.workers set beat_at = beat_at - interval '1 minute' where id = $1
+               returning pg_backend_pid() as "pid!""#,
+            self.registration.id,
+        )
+        .fetch_optional(&mut self.session)
+        .await?;
+        self.session.close().await?;
+        let started = Instant::now();
+        while sqlx::query_scalar!(
+            r#"select exists (select from pg_stat_activity where pid = $1) as "lives!""#,
+            backend,
+        )
+        .fetch_one(&self.pool)
+        .await?
+        {
+            anyhow::ensure!(started.elapsed() < GONE_WITHIN, "the session of a dead worker stays");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
     fn runner(&self) -> Runner<'_, S> {
         Runner {
             pool: &self.pool,
@@ -124,6 +170,19 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
             stop: &self.stop,
             completer: &self.completer,
         }
+    }
+}
+
+/// What [`Worker::register`] says of a worker: every queue and kind of the catalogue, and a lease of an hour.
+pub fn identity<S: Send + Sync + 'static>(catalogue: &Catalogue<S>) -> Identity {
+    Identity {
+        name: "test".to_owned(),
+        kinds: catalogue.kinds(),
+        pools: queues(catalogue),
+        build: "test".to_owned(),
+        lease: Duration::from_secs(3600),
+        is_pooled: false,
+        slots: None,
     }
 }
 

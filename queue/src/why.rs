@@ -10,7 +10,7 @@ mod waiting;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 pub use causes::Code;
 pub use remedy::Remedy;
@@ -181,47 +181,50 @@ impl Holder {
 }
 
 /// Why a job is where it is, all causes; `kinds` are those of the build that asks, for their timeouts.
+///
+/// The whole answer is of one moment: that of a snapshot of its own, or what the caller's transaction sees if there is one.
 pub async fn why(conn: &mut PgConnection, id: JobId, kinds: &[KindInfo]) -> sqlx::Result<Why> {
-    explain(conn, id, kinds, 1).await
+    if conn.is_in_transaction() {
+        return explain(conn, id, kinds, 1).await;
+    }
+    let mut tx = snapshot(conn).await?;
+    let why = explain(&mut tx, id, kinds, 1).await?;
+    tx.commit().await?;
+    Ok(why)
+}
+
+/// A transaction that writes nothing and in which everything is of one moment; the connection must not be in another one.
+pub async fn snapshot(conn: &mut PgConnection) -> sqlx::Result<Transaction<'_, Postgres>> {
+    conn.begin_with("begin isolation level repeatable read read only").await
 }
 
 async fn explain(conn: &mut PgConnection, id: JobId, kinds: &[KindInfo], depth: usize) -> sqlx::Result<Why> {
-    // Between two looks a job may go from the line to a worker, or back.
-    const LOOKS_MAX: usize = 5;
-    for _ in 0..LOOKS_MAX {
-        let Some(view) = inspect::job(&mut *conn, id).await? else {
-            return unknown(conn, id).await;
-        };
-        let causes = match view.state.as_str() {
-            "running" => running(&mut *conn, &view, kinds).await?,
-            "dead" => dead(&mut *conn, &view).await?,
-            "completed" | "discarded" | "cancelled" => ended(&mut *conn, &view).await?,
-            _ => match waiting::causes(&mut *conn, &view, kinds, depth).await? {
-                Some(causes) => causes,
-                None => continue,
-            },
-        };
-        let is_waiting = ["available", "scheduled", "retryable"].contains(&view.state.as_str());
-        return Ok(Why {
-            job: id,
-            kind: Some(view.kind),
-            queue: Some(view.queue),
-            state: view.state,
-            predicted_start: causes.first().filter(|_| is_waiting).map(|cause| cause.start.clone()),
-            causes,
-        });
-    }
+    let Some(view) = inspect::job(&mut *conn, id).await? else {
+        return unknown(conn, id).await;
+    };
+    let causes = match view.state.as_str() {
+        "running" => running(&mut *conn, &view, kinds).await?,
+        "dead" => dead(&mut *conn, &view).await?,
+        "completed" | "discarded" | "cancelled" => ended(&mut *conn, &view).await?,
+        _ => waiting::causes(&mut *conn, &view, kinds, depth).await?,
+    };
+    let is_waiting = ["available", "scheduled", "retryable"].contains(&view.state.as_str());
     Ok(Why {
         job: id,
-        kind: None,
-        queue: None,
-        state: "available".to_owned(),
-        causes: vec![Cause::new(
-            Code::InLine,
-            "it is going from hand to hand this moment; ask again",
-        )],
-        predicted_start: None,
+        kind: Some(view.kind),
+        queue: Some(view.queue),
+        state: view.state,
+        predicted_start: causes.first().filter(|_| is_waiting).map(|cause| cause.start.clone()),
+        causes,
     })
+}
+
+/// What is told of a job that has moved between two looks, which happens only in a caller's transaction that sees what others commit.
+fn moving() -> Vec<Cause> {
+    vec![Cause::new(
+        Code::InLine,
+        "it is going from hand to hand this moment; ask again",
+    )]
 }
 
 /// The holder's own causes, if the chain is not too long.
@@ -361,10 +364,7 @@ async fn running(conn: &mut PgConnection, view: &JobView, kinds: &[KindInfo]) ->
 async fn dead(conn: &mut PgConnection, view: &JobView) -> sqlx::Result<Vec<Cause>> {
     let id = view.id;
     let Some(letter) = inspect::dead_letter(&mut *conn, id).await? else {
-        return Ok(vec![Cause::new(
-            Code::Dead,
-            "it was dead, and is being redriven this moment; ask again",
-        )]);
+        return Ok(moving());
     };
     let mut causes: Vec<Cause> = campaign_of(&mut *conn, id).await?.into_iter().collect();
     let is_in_campaign = !causes.is_empty();

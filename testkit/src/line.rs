@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -61,13 +62,23 @@ impl Default for Line {
 }
 
 impl Line {
-    /// Leads to a PostgreSQL server, by a host and port or by the directory of its socket; clients must not ask for TLS.
-    pub async fn to_postgres(&self, host: &str, port: u16) -> SocketAddr {
+    /// Leads to a PostgreSQL server, by a host, which may be the directory of its socket; returns how to reach it through the line.
+    pub async fn to_postgres(&self, server: &PgConnectOptions) -> PgConnectOptions {
+        assert!(
+            server.get_socket().is_none(),
+            "a socket in the query of the URL goes past any line: give PGHOST instead"
+        );
+        let (host, port) = (server.get_host(), server.get_port());
         let target = match host.starts_with('/') {
             true => Target::Socket(format!("{host}/.s.PGSQL.{port}")),
             false => Target::Tcp(format!("{host}:{port}")),
         };
-        self.listen(target, Protocol::Postgres).await
+        let addr = self.listen(target, Protocol::Postgres).await;
+        server
+            .clone()
+            .host(&addr.ip().to_string())
+            .port(addr.port())
+            .ssl_mode(PgSslMode::Disable)
     }
 
     /// Leads to an HTTP server.

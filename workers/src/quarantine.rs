@@ -1,4 +1,4 @@
-//! Suspects run alone: one at a time, with nothing beside them in the process.
+//! Suspects, which workers have died over more than once, run alone: one at a time, with nothing beside them in the process.
 //!
 //! When a suspect is due, claims stop, the jobs in flight end, suspects run for a bounded time, and claims go on. A
 //! worker that dies meanwhile takes exactly one job down with it, and everybody knows which.

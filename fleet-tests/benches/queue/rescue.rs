@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::holder::{Blow, Holder, begun_at, enqueue, make_tables, server_is_older_than};
+use crate::holder::{Blow, Holder, begun_at, enqueue, keep_busy, make_tables, server_is_older_than};
 use crate::latency::percentile;
 use crate::server::Server;
 use crate::table::{Row, Table};
@@ -18,14 +18,16 @@ pub(crate) struct Args {
     lease: u64,
 }
 
-const CASES: [(Blow, &str, &str); 4] = [
-    (Blow::Kill, "SIGKILL", "from the blow"),
-    (Blow::Terminate, "SIGTERM", "from the blow"),
-    (Blow::Freeze, "SIGSTOP", "beyond the lease"),
-    (Blow::CutOff, "cut off", "beyond the lease"),
+/// What befalls the worker, whether the other one has a job of its own then, and what the times are counted from.
+const CASES: [(Blow, bool, &str, &str); 5] = [
+    (Blow::Kill, false, "SIGKILL", "from the blow"),
+    (Blow::Kill, true, "SIGKILL, the other busy", "from the blow"),
+    (Blow::Terminate, false, "SIGTERM", "from the blow"),
+    (Blow::Freeze, false, "SIGSTOP", "beyond the lease"),
+    (Blow::CutOff, false, "cut off", "beyond the lease"),
 ];
 
-/// Each job is alone with its worker; the other worker, which has nothing to do, takes it over.
+/// Each job is alone with its worker, or nearly so; the other worker takes it over.
 pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
     let lease = Duration::from_secs(args.lease);
     let server = Server::start().await;
@@ -33,10 +35,10 @@ pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
     server_is_older_than(&server.pool, lease).await;
     let mut table = Table::default();
     for _ in 0..rounds {
-        for (blow, case, since) in CASES {
+        for (blow, is_other_busy, case, since) in CASES {
             let mut times = Vec::new();
             for _ in 0..args.blows {
-                let taken = time_to_start_elsewhere(&server, blow, lease).await;
+                let taken = time_to_start_elsewhere(&server, blow, is_other_busy, lease).await;
                 times.push(match since {
                     "beyond the lease" => taken - lease.as_secs_f64() * 1000.0,
                     _ => taken,
@@ -57,7 +59,7 @@ pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
 }
 
 /// In milliseconds, by the server's clock.
-async fn time_to_start_elsewhere(server: &Server, blow: Blow, lease: Duration) -> f64 {
+async fn time_to_start_elsewhere(server: &Server, blow: Blow, is_other_busy: bool, lease: Duration) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let gate = dir.path().join("gate");
     let struck = start("struck", server, lease).await;
@@ -67,6 +69,9 @@ async fn time_to_start_elsewhere(server: &Server, blow: Blow, lease: Duration) -
     let other_id = other.id(&server.pool).await.unwrap();
     if matches!(blow, Blow::Freeze | Blow::CutOff) {
         has_had_contact_for(server, other_id, lease).await;
+    }
+    if is_other_busy {
+        keep_busy(&server.pool, other_id, &gate).await;
     }
 
     let struck_at: f64 = sqlx::query_scalar("select extract(epoch from clock_timestamp())::float8 * 1000")

@@ -10,7 +10,7 @@ use queue::JobId;
 use sqlx::types::chrono::{DateTime, Utc};
 use testkit::{Database, eventually_within};
 
-use self::holder::{Blow, Holder, PATIENCE, begun_at, enqueue, make_tables, server_is_older_than};
+use self::holder::{Blow, Holder, PATIENCE, begun_at, enqueue, keep_busy, make_tables, server_is_older_than};
 
 /// Long enough for a worker on a busy machine to beat.
 const LEASE: Duration = Duration::from_secs(5);
@@ -71,17 +71,26 @@ impl Scene {
         std::fs::write(self.dir.path().join("gate"), "").unwrap();
     }
 
-    /// Waits until one of the jobs, whichever, has begun at the other worker: suspects run one after the other.
-    async fn first_begun_elsewhere(&self) {
-        eventually_within(PATIENCE, "a job to begin elsewhere", async || {
-            let begun: bool = sqlx::query_scalar("select exists (select from begun where worker_id = $1)")
-                .bind(self.other_id)
-                .fetch_one(&self.db.pool)
-                .await
-                .unwrap();
-            begun.then_some(())
-        })
-        .await;
+    /// Waits until both jobs have begun at the other worker; returns when, by the database's clock.
+    async fn both_begun_elsewhere(&self) -> DateTime<Utc> {
+        for job in self.jobs {
+            begun_at(&self.db.pool, job, self.other_id).await;
+        }
+        sqlx::query_scalar("select max(at) from begun where worker_id = $1 and job_id = any($2)")
+            .bind(self.other_id)
+            .bind(self.jobs.map(|job| job.0))
+            .fetch_one(&self.db.pool)
+            .await
+            .unwrap()
+    }
+
+    /// Until when the worker that is about to be struck is believed to live, whatever befalls it.
+    async fn lease_until(&self) -> DateTime<Utc> {
+        sqlx::query_scalar("select lease_until from queue.workers where id = $1")
+            .bind(self.struck_id)
+            .fetch_one(&self.db.pool)
+            .await
+            .unwrap()
     }
 
     /// Waits until both jobs are completed.
@@ -135,26 +144,36 @@ async fn start(name: &'static str, db: &Database, lease: Duration) -> Holder {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_workers_jobs_start_elsewhere_long_before_its_lease_is_over() {
     let scene = Scene::set(LEASE_LONG).await;
-    let pool = &scene.db.pool;
-    server_is_older_than(pool, LEASE_LONG).await;
-    let lease_until: DateTime<Utc> = sqlx::query_scalar("select lease_until from queue.workers where id = $1")
-        .bind(scene.struck_id)
-        .fetch_one(pool)
-        .await
-        .unwrap();
+    server_is_older_than(&scene.db.pool, LEASE_LONG).await;
+    let lease_until = scene.lease_until().await;
     scene.struck.strike(Blow::Kill);
-    scene.first_begun_elsewhere().await;
-    let is_in_time: bool = sqlx::query_scalar("select min(at) < $1 from begun where worker_id = $2")
-        .bind(lease_until)
-        .bind(scene.other_id)
-        .fetch_one(pool)
-        .await
-        .unwrap();
-    assert!(is_in_time);
+    assert!(scene.both_begun_elsewhere().await < lease_until);
     scene.open_gate();
     scene.both_completed().await;
     scene.assert_ended_once_elsewhere().await;
     assert_eq!(scene.losses().await, [(scene.struck_id, "killed".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_worker_starts_a_killed_ones_jobs_beside_its_own() {
+    let scene = Scene::set(LEASE_LONG).await;
+    let pool = &scene.db.pool;
+    server_is_older_than(pool, LEASE_LONG).await;
+    let gate = scene.dir.path().join("own");
+    let own = keep_busy(pool, scene.other_id, &gate).await;
+    let lease_until = scene.lease_until().await;
+    scene.struck.strike(Blow::Kill);
+    assert!(scene.both_begun_elsewhere().await < lease_until);
+    let beside: Option<i64> = sqlx::query_scalar("select worker_id from queue.running_jobs where id = $1")
+        .bind(own)
+        .fetch_optional(pool)
+        .await
+        .unwrap();
+    assert_eq!(beside, Some(scene.other_id), "its own job runs on");
+    scene.open_gate();
+    scene.both_completed().await;
+    scene.assert_ended_once_elsewhere().await;
+    std::fs::write(&gate, "").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +190,7 @@ async fn silenced_and_back(blow: Blow) {
     let mut scene = Scene::set(LEASE).await;
     let pool = &scene.db.pool;
     scene.struck.strike(blow);
-    scene.first_begun_elsewhere().await;
+    scene.both_begun_elsewhere().await;
     scene.open_gate();
     scene.both_completed().await;
     assert_eq!(scene.losses().await, [(scene.struck_id, "silent".to_owned())]);
@@ -196,10 +215,7 @@ async fn silenced_and_back(blow: Blow) {
 async fn a_terminated_worker_hands_its_jobs_over_and_no_try_is_used() {
     let mut scene = Scene::set(LEASE).await;
     scene.struck.strike(Blow::Terminate);
-    for job in scene.jobs {
-        // Both at once: nobody is suspected.
-        begun_at(&scene.db.pool, job, scene.other_id).await;
-    }
+    scene.both_begun_elsewhere().await;
     assert!(scene.struck.ended().await);
     scene.open_gate();
     scene.both_completed().await;

@@ -575,6 +575,31 @@ async fn pruning_keeps_what_is_still_needed_and_twice_is_as_good_as_once() {
 }
 
 #[tokio::test]
+async fn cleaning_up_goes_on_in_steps_until_nothing_is_left() {
+    let database = Database::new().await;
+    let pool = &database.pool;
+    sqlx::query(
+        "insert into idempotency_keys (principal, key, fingerprint, expires_at)
+         select 'shop', n::text, '', now() - interval '1 day' from generate_series(1, 4500) n",
+    )
+    .execute(pool)
+    .await
+    .expect("more keys than one step takes");
+    let job = queue::enqueue(
+        &mut pool.acquire().await.expect("a connection"),
+        &PruneIdempotencyKeys {},
+    )
+    .await
+    .expect("a job");
+    assert_eq!(run(pool).await.completed, 1);
+    let view = queue::inspect::job(&mut pool.acquire().await.expect("a connection"), job.id)
+        .await
+        .expect("a look")
+        .expect("the job");
+    assert_eq!(view.result, Some(serde_json::json!({ "pruned": 4500 })));
+}
+
+#[tokio::test]
 async fn the_history_is_kept_for_as_many_days_as_the_setting_says() {
     let database = Database::new().await;
     let pool = &database.pool;

@@ -38,7 +38,7 @@ use queue::runner::Settled;
 use queue::{Catalogue, JobId, testing};
 use serde_json::{Value, json};
 use simulator::{gateway, receiver};
-use sqlx::postgres::{PgPoolOptions, PgSslMode};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool};
 use testkit::{Blow, Database, Line, Template};
 use tokio::task::{JoinHandle, LocalSet};
@@ -534,17 +534,7 @@ impl<'a> Run<'a> {
     }
 
     async fn pool_over(&self, line: &Line) -> PgPool {
-        let server = self.db.pool.connect_options();
-        let host = match server.get_socket() {
-            Some(socket) => socket.display().to_string(),
-            None => server.get_host().to_owned(),
-        };
-        let addr = line.to_postgres(&host, server.get_port()).await;
-        let options = (*server)
-            .clone()
-            .host(&addr.ip().to_string())
-            .port(addr.port())
-            .ssl_mode(PgSslMode::Disable);
+        let options = line.to_postgres(&self.db.pool.connect_options()).await;
         PgPoolOptions::new()
             .max_connections(3)
             .test_before_acquire(false)

@@ -1,31 +1,15 @@
 //! `orderfleet limits`, as an operator types it.
 
-use std::process::{Command, Output};
-
 use testkit::Database;
 
-fn limits(db: &Database, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_orderfleet"))
-        .arg("limits")
-        .args(args)
-        .env_clear()
-        .env("DATABASE_URL", &db.url)
-        .env("USER", "ann")
-        .output()
-        .unwrap()
-}
+use crate::operator;
 
 fn said(db: &Database, args: &[&str]) -> String {
-    let output = limits(db, args);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    operator::said(db, &[&["limits"], args].concat())
 }
 
 fn refusal(db: &Database, args: &[&str]) -> String {
-    let output = limits(db, args);
-    assert!(!output.status.success(), "{args:?} was not refused");
-    String::from_utf8(output.stderr).unwrap()
+    operator::refusal(db, &[&["limits"], args].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,9 @@
 
 mod check_deploy;
 mod command_line;
+mod drain;
 mod limits;
+mod operator;
 mod schedule;
 mod spans;
 mod stopping;

@@ -1,8 +1,8 @@
 //! `orderfleet schedule`, as an operator types it.
 
-use std::process::{Command, Output};
-
 use testkit::Database;
+
+use crate::operator;
 
 async fn a_timetable() -> Database {
     let db = Database::new().await;
@@ -12,28 +12,12 @@ async fn a_timetable() -> Database {
     db
 }
 
-fn schedule(db: &Database, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_orderfleet"))
-        .arg("schedule")
-        .args(args)
-        .env_clear()
-        .env("DATABASE_URL", &db.url)
-        .env("USER", "ann")
-        .output()
-        .unwrap()
-}
-
 fn said(db: &Database, args: &[&str]) -> String {
-    let output = schedule(db, args);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    operator::said(db, &[&["schedule"], args].concat())
 }
 
 fn refusal(db: &Database, args: &[&str]) -> String {
-    let output = schedule(db, args);
-    assert!(!output.status.success(), "{args:?} was not refused");
-    String::from_utf8(output.stderr).unwrap()
+    operator::refusal(db, &[&["schedule"], args].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,5 @@
 //! `orderfleet why`, as an operator types it and pastes what it says.
 
-use std::process::{Command, Output};
-
 use clap::Parser;
 use orderfleet::cli::Cli;
 use queue::JobId;
@@ -9,28 +7,7 @@ use queue::limit::Limit;
 use queue::why::Remedy;
 use testkit::Database;
 
-fn orderfleet(db: &Database, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_orderfleet"))
-        .args(args)
-        .env_clear()
-        .env("DATABASE_URL", &db.url)
-        .env("USER", "ann")
-        .output()
-        .unwrap()
-}
-
-fn said(db: &Database, args: &[&str]) -> String {
-    let output = orderfleet(db, args);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn refusal(db: &Database, args: &[&str]) -> String {
-    let output = orderfleet(db, args);
-    assert!(!output.status.success(), "{args:?} was not refused");
-    String::from_utf8(output.stderr).unwrap()
-}
+use crate::operator::{refusal, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_says_can_be_pasted() {

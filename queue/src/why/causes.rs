@@ -77,6 +77,8 @@ codes! {
     InLine = "in_line", 4;
     /// Its worker stopped and handed it back.
     HandedBack = "handed_back", 5;
+    /// Its worker died, and others took it back.
+    Rescued = "rescued", 5;
     /// Somebody redrove it.
     Redriven = "redriven", 5;
     /// Those it waited for have ended, but not all well.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{Cause, Code, HOLDERS_SHOWN, Holder, PLACE_MAX, Prediction, Remedy, chain, moment, span};
+use super::{Cause, Code, HOLDERS_SHOWN, Holder, PLACE_MAX, Prediction, Remedy, chain, moment, moving, span};
 use crate::catalogue::KindInfo;
 use crate::fan_in;
 use crate::inspect::{self, JobView};
@@ -23,15 +23,15 @@ struct Facts {
     completed_per_second: Option<f64>,
 }
 
-/// Every cause, the decisive one first; none when the job has left the line meanwhile.
+/// Every cause, the decisive one first.
 pub(super) async fn causes(
     conn: &mut PgConnection,
     view: &JobView,
     kinds: &[KindInfo],
     depth: usize,
-) -> sqlx::Result<Option<Vec<Cause>>> {
+) -> sqlx::Result<Vec<Cause>> {
     let Some(facts) = facts(&mut *conn, view.id).await? else {
-        return Ok(None);
+        return Ok(moving());
     };
     let mut causes = pauses(&mut *conn, view).await?;
     match members(&mut *conn, view.id, kinds, depth).await? {
@@ -50,7 +50,7 @@ pub(super) async fn causes(
     }
     causes.extend(history(view, &facts));
     causes.sort_by_key(|cause| (cause.code.weight(), std::cmp::Reverse(cause.until)));
-    Ok(Some(causes))
+    Ok(causes)
 }
 
 async fn facts(conn: &mut PgConnection, id: JobId) -> sqlx::Result<Option<Facts>> {
@@ -603,7 +603,7 @@ async fn running_on(conn: &mut PgConnection, workers: &[&Server]) -> sqlx::Resul
 /// It runs with nothing beside it, so a worker has to be empty first.
 async fn suspect(conn: &mut PgConnection, view: &JobView, able: &[&Server]) -> sqlx::Result<Cause> {
     let running = running_on(conn, able).await?;
-    let said = view.waiting.as_deref().unwrap_or("a worker died over it");
+    let said = view.waiting.as_deref().unwrap_or("workers died over it");
     let (holders, texts): (Vec<_>, Vec<_>) = running.into_iter().unzip();
     let (waits_for, basis) = match texts.is_empty() {
         true => ("an empty worker is there".to_owned(), "at once: a worker is empty"),
@@ -707,6 +707,11 @@ fn history(view: &JobView, facts: &Facts) -> Vec<Cause> {
         causes.push(Cause::new(
             Code::HandedBack,
             format!("{waiting}, with its try and its place in line"),
+        ));
+    } else if waiting == "its worker died" {
+        causes.push(Cause::new(
+            Code::Rescued,
+            "its worker died, and it is back with its try and its place in line; if another dies over it, it runs alone",
         ));
     } else if waiting.starts_with("redriven by ") {
         causes.push(Cause::new(Code::Redriven, format!("it was a dead letter, {waiting}")));

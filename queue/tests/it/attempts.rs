@@ -3,14 +3,11 @@ use std::time::{Duration, Instant};
 
 use crate::kinds::*;
 use queue::Job;
-use queue::complete::Completer;
 use queue::operate::{self, Target};
-use queue::runner::{Runner, Settled};
+use queue::runner::Settled;
 use queue::testing::Ran;
 use sqlx::types::Json;
 use testkit::Database;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 #[tokio::test]
 async fn effects_and_completion_commit_together() {
@@ -174,30 +171,14 @@ async fn a_discarded_job_ends_for_the_reason_given() {
 #[tokio::test]
 async fn a_stale_worker_writes_nothing() {
     let db = Database::new().await;
-    let world = World::default();
     let id = enqueue(&db.pool, &act(Fate::DoneInEffects)).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let stale = worker.claim(&db.pool, 1).await.pop().unwrap();
+    let worker = worker(&db.pool).await;
+    let stale = worker.claim(Act::QUEUE, 1).await.unwrap().pop().unwrap();
     // The job passes to somebody else, who holds it now under a higher fence.
-    assert_eq!(
-        queue::finish::hand_back_all(&db.pool, worker.registration.id)
-            .await
-            .unwrap(),
-        1
-    );
-    let fresh = worker.claim(&db.pool, 1).await.pop().unwrap();
+    assert_eq!(worker.hand_back_all().await.unwrap(), 1);
+    let fresh = worker.claim(Act::QUEUE, 1).await.unwrap().pop().unwrap();
     assert!(fresh.fence > stale.fence);
 
-    let (catalogue, stop) = (catalogue(), CancellationToken::new());
-    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
-    let _work = AbortOnDropHandle::new(tokio::spawn(work));
-    let runner = Runner {
-        pool: &db.pool,
-        catalogue: &catalogue,
-        services: &world,
-        stop: &stop,
-        completer: &completer,
-    };
     for fate in [
         Fate::DoneInEffects,
         Fate::Done,
@@ -209,7 +190,7 @@ async fn a_stale_worker_writes_nothing() {
     ] {
         let mut stale = stale.clone();
         stale.args = Json(serde_json::value::to_raw_value(&act(fate.clone())).unwrap());
-        let settled = runner.run(stale, Arc::clone(&worker.registration)).await;
+        let settled = worker.run(stale).await;
         assert_eq!(settled, Settled::Lost, "{fate:?}");
     }
     let untouched = job(&db.pool, id).await;
@@ -221,10 +202,7 @@ async fn a_stale_worker_writes_nothing() {
         .unwrap();
     assert_eq!(pauses, 0);
 
-    assert_eq!(
-        runner.run(fresh, Arc::clone(&worker.registration)).await,
-        Settled::Completed
-    );
+    assert_eq!(worker.run(fresh).await, Settled::Completed);
 }
 
 #[tokio::test]
@@ -250,27 +228,13 @@ async fn a_handler_that_writes_without_the_fence_is_refused_by_the_database() {
 #[tokio::test]
 async fn a_stopped_attempt_is_handed_back_with_its_try_and_its_place() {
     let db = Database::new().await;
-    let world = World::default();
     let id = enqueue(&db.pool, &act(Fate::Hang)).await;
     let place = job(&db.pool, id).await.run_at;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 1).await.pop().unwrap();
-    let (catalogue, stop) = (catalogue(), CancellationToken::new());
-    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
-    let _work = AbortOnDropHandle::new(tokio::spawn(work));
-    stop.cancel();
-    let runner = Runner {
-        pool: &db.pool,
-        catalogue: &catalogue,
-        services: &world,
-        stop: &stop,
-        completer: &completer,
-    };
+    let worker = worker(&db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 1).await.unwrap().pop().unwrap();
+    worker.stop.cancel();
     let started = Instant::now();
-    assert_eq!(
-        runner.run(claimed, Arc::clone(&worker.registration)).await,
-        Settled::Postponed
-    );
+    assert_eq!(worker.run(claimed).await, Settled::Postponed);
     assert!(
         started.elapsed() < Duration::from_millis(250),
         "it did not wait for the handler"
@@ -285,23 +249,9 @@ async fn a_stopped_attempt_is_handed_back_with_its_try_and_its_place() {
 #[tokio::test]
 async fn a_lost_lease_cancels_its_attempts() {
     let db = Database::new().await;
-    let world = World::default();
     enqueue(&db.pool, &act(Fate::Hang)).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 1).await.pop().unwrap();
+    let worker = worker(&db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 1).await.unwrap().pop().unwrap();
     worker.registration.lost.cancel();
-    let (catalogue, stop) = (catalogue(), CancellationToken::new());
-    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
-    let _work = AbortOnDropHandle::new(tokio::spawn(work));
-    let runner = Runner {
-        pool: &db.pool,
-        catalogue: &catalogue,
-        services: &world,
-        stop: &stop,
-        completer: &completer,
-    };
-    assert_eq!(
-        runner.run(claimed, Arc::clone(&worker.registration)).await,
-        Settled::Lost
-    );
+    assert_eq!(worker.run(claimed).await, Settled::Lost);
 }

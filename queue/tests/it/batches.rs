@@ -291,9 +291,7 @@ async fn a_stale_batch_writes_nothing() {
     let (catalogue, desk) = (catalogue(), Arc::<Desk>::default());
     let stale = Worker::register(&db.pool, &catalogue, &desk).await.unwrap();
     let claimed = stale.claim("desk", 4).await.unwrap();
-    queue::finish::hand_back_all(&db.pool, stale.registration.id)
-        .await
-        .unwrap();
+    stale.hand_back_all().await.unwrap();
 
     let fresh = Worker::register(&db.pool, &catalogue, &desk).await.unwrap();
     let again = fresh.claim("desk", 4).await.unwrap();

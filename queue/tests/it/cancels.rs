@@ -1,19 +1,15 @@
 //! Jobs that somebody does not want any more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
-use queue::claim::{self, Known};
-use queue::complete::Completer;
-use queue::lease::{Heart, Identity};
 use queue::operate::{self, Cancelled, Error};
-use queue::runner::{Runner, Settled};
+use queue::runner::Settled;
+use queue::testing::Worker;
 use queue::{Attempt, Catalogue, Job, JobId, Outcome};
 use serde::{Deserialize, Serialize};
 use testkit::{Database, eventually};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 use crate::kinds::{self, Act, Fate, World, act, causes, job};
 
@@ -54,72 +50,46 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Runs so many of them as a worker with a beating heart does, cancels each by `cancel`, and says how they were settled.
-async fn perform(db: &Database, count: usize, cancel: impl AsyncFn(&Stage, &[JobId])) -> Vec<(JobId, Settled)> {
+static CATALOGUE: LazyLock<Catalogue<Stage>> = LazyLock::new(|| Catalogue::new().with::<WaitThenTell>());
+
+type StageWorker = Worker<'static, Stage>;
+
+/// Runs so many of them side by side, cancels each by `cancel`, and says how they were settled.
+async fn perform(
+    db: &Database,
+    count: usize,
+    cancel: impl AsyncFn(&Stage, &StageWorker, &[JobId]),
+) -> Vec<(JobId, Settled)> {
     let stage = Arc::new(Stage {
         gate: Semaphore::new(0),
         waiting: AtomicI64::new(0),
     });
-    let catalogue = Arc::new(Catalogue::new().with::<WaitThenTell>());
     let jobs = vec![WaitThenTell {}; count];
     queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
         .await
         .unwrap();
-    let identity = Identity {
-        name: "test".to_owned(),
-        pools: vec![Act::QUEUE.to_owned()],
-        kinds: catalogue.kinds(),
-        build: "test".to_owned(),
-        lease: Duration::from_secs(3600),
-        is_pooled: false,
-        slots: None,
-    };
-    let heart = Heart::start(identity, db.url.parse().unwrap()).unwrap();
-    let registration = heart
-        .registration()
-        .wait_for(Option::is_some)
-        .await
-        .unwrap()
-        .clone()
-        .unwrap();
-    let known = Known::of(&catalogue, WaitThenTell::QUEUE);
-    let claimed = claim::claim(&db.pool, &known, registration.id, count).await.unwrap();
+    let worker = Arc::new(Worker::register(&db.pool, &CATALOGUE, &stage).await.unwrap());
+    let claimed = worker.claim(WaitThenTell::QUEUE, count).await.unwrap();
     assert_eq!(claimed.len(), count);
-    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
-    let work = tokio::spawn(work);
-    completer.hold(&claimed);
     let ids: Vec<JobId> = claimed.iter().map(|job| job.id).collect();
     let attempts: Vec<_> = claimed
         .into_iter()
         .map(|job| {
-            let (pool, completer) = (db.pool.clone(), completer.clone());
-            let (stage, catalogue, registration) = (Arc::clone(&stage), Arc::clone(&catalogue), registration.clone());
-            tokio::spawn(async move {
-                let stop = CancellationToken::new();
-                let runner = Runner {
-                    pool: &pool,
-                    catalogue: &catalogue,
-                    services: stage.as_ref(),
-                    stop: &stop,
-                    completer: &completer,
-                };
-                runner.run(job, registration).await
-            })
+            let worker = Arc::clone(&worker);
+            tokio::spawn(async move { worker.run(job).await })
         })
         .collect();
     eventually("all to wait at the gate", async || {
         (stage.waiting.load(Ordering::SeqCst) == count as i64).then_some(())
     })
     .await;
-    cancel(&stage, &ids).await;
+    cancel(&stage, &worker, &ids).await;
     let mut settled = Vec::new();
     for (id, attempt) in ids.into_iter().zip(attempts) {
         settled.push((id, attempt.await.unwrap()));
     }
     assert_eq!(stage.waiting.load(Ordering::SeqCst), 0);
-    drop(completer);
-    work.await.unwrap();
-    heart.stop().await;
+    Arc::into_inner(worker).unwrap().leave().await.unwrap();
     settled
 }
 
@@ -173,7 +143,7 @@ async fn a_waiting_job_that_is_cancelled_ends_and_gives_its_key_and_its_turn_awa
 #[tokio::test]
 async fn a_running_job_that_is_cancelled_stops_and_is_not_tried_again() {
     let db = Database::new().await;
-    let settled = perform(&db, 3, async |stage, ids| {
+    let settled = perform(&db, 3, async |stage, worker, ids| {
         assert_eq!(cancel(&db, ids[1]).await.unwrap(), Cancelled::Asked);
         assert_eq!(
             cancel(&db, ids[1]).await.unwrap(),
@@ -185,6 +155,7 @@ async fn a_running_job_that_is_cancelled_stops_and_is_not_tried_again() {
             why.concat().contains("ann has asked it to stop: nobody needs it"),
             "{why:?}"
         );
+        assert!(worker.beat().await.unwrap());
         eventually("the one to be dropped", async || {
             (stage.waiting.load(Ordering::SeqCst) == 2).then_some(())
         })
@@ -208,16 +179,20 @@ async fn a_running_job_that_is_cancelled_stops_and_is_not_tried_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_cancel_and_a_completion_at_once_exactly_one_wins() {
     let db = Database::new().await;
-    let settled = perform(&db, 100, async |stage, ids| {
-        // Each is asked to stop and let through; the wishes are read whenever the heart beats.
-        for id in ids {
+    let settled = perform(&db, 100, async |stage, worker, ids| {
+        // Each is asked to stop and let through; now and then the wishes are read, sometimes before, sometimes after.
+        for (n, id) in ids.iter().enumerate() {
             let asked = cancel(&db, *id).await;
             assert!(
                 matches!(asked, Ok(Cancelled::Asked) | Err(Error::Ended { .. })),
                 "{asked:?}"
             );
+            if n % 7 == 0 {
+                assert!(worker.beat().await.unwrap());
+            }
             stage.gate.add_permits(1);
         }
+        assert!(worker.beat().await.unwrap());
     })
     .await;
     let mut completed = Vec::new();
@@ -251,15 +226,13 @@ async fn a_job_that_was_asked_to_stop_and_goes_back_in_line_ends_there() {
     let id = kinds::enqueue(&db.pool, &act(Fate::Done)).await;
     let ends = kinds::enqueue(&db.pool, &act(Fate::Done)).await;
     // A worker that never looks.
-    let worker = kinds::worker(&db.pool, Duration::from_secs(3600)).await;
-    assert_eq!(worker.claim(&db.pool, 2).await.len(), 2);
+    let worker = kinds::worker(&db.pool).await;
+    assert_eq!(worker.claim(Act::QUEUE, 2).await.unwrap().len(), 2);
     assert_eq!(cancel(&db, id).await.unwrap(), Cancelled::Asked);
     assert_eq!(cancel(&db, ends).await.unwrap(), Cancelled::Asked);
     operate::settle_cancels(&db.pool).await.unwrap();
     assert_eq!(job(&db.pool, id).await.state, "running");
-    queue::finish::hand_back_all(&db.pool, worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     operate::settle_cancels(&db.pool).await.unwrap();
     assert_eq!(job(&db.pool, id).await.state, "cancelled");
     assert_eq!(job(&db.pool, ends).await.state, "cancelled");

@@ -3,10 +3,8 @@ use std::time::Duration;
 
 use crate::kinds::*;
 use queue::Job;
-use queue::complete::Completer;
-use queue::runner::{Runner, Settled};
+use queue::runner::Settled;
 use testkit::Database;
-use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn a_group_runs_one_at_a_time_in_order() {
@@ -22,14 +20,12 @@ async fn a_group_runs_one_at_a_time_in_order() {
     queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
         .await
         .unwrap();
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 10).await;
+    let worker = worker(&db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 10).await.unwrap();
     assert_eq!(claimed.len(), 1, "the head of the group only");
     assert_eq!(order_id(&claimed[0]), "0");
-    assert!(worker.claim(&db.pool, 10).await.is_empty());
-    queue::finish::hand_back_all(&db.pool, worker.registration.id)
-        .await
-        .unwrap();
+    assert!(worker.claim(Act::QUEUE, 10).await.unwrap().is_empty());
+    worker.hand_back_all().await.unwrap();
     assert_eq!(run(&db.pool, &world).await.completed, 3);
     assert_eq!(*world.order.lock().unwrap(), ["0", "1", "2"]);
 }
@@ -45,12 +41,12 @@ async fn a_redriven_job_waits_for_the_one_of_its_group_that_runs() {
     let first = enqueue(&db.pool, &grouped(Fate::Permanent)).await;
     assert_eq!(run(&db.pool, &world).await.buried, 1);
     enqueue(&db.pool, &grouped(Fate::Done)).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    assert_eq!(worker.claim(&db.pool, 10).await.len(), 1);
+    let worker = worker(&db.pool).await;
+    assert_eq!(worker.claim(Act::QUEUE, 10).await.unwrap().len(), 1);
     queue::operate::redrive(&mut db.pool.acquire().await.unwrap(), first, "ann", "mended", None)
         .await
         .unwrap();
-    assert!(worker.claim(&db.pool, 10).await.is_empty());
+    assert!(worker.claim(Act::QUEUE, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -73,9 +69,9 @@ async fn priority_counts_but_nothing_starves() {
         .await
         .unwrap();
     }
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let worker = worker(&db.pool).await;
     let mut order = Vec::new();
-    while let Some(job) = worker.claim(&db.pool, 1).await.pop() {
+    while let Some(job) = worker.claim(Act::QUEUE, 1).await.unwrap().pop() {
         order.push(order_id(&job));
         if order.len() == 3 {
             break;
@@ -86,7 +82,7 @@ async fn priority_counts_but_nothing_starves() {
         .await
         .unwrap();
     assert_eq!(
-        worker.claim(&db.pool, 1).await.len(),
+        worker.claim(Act::QUEUE, 1).await.unwrap().len(),
         1,
         "thirty seconds later the idle one has its turn"
     );
@@ -106,7 +102,7 @@ async fn unknown_kinds_and_newer_versions_stay_in_line() {
     assert_eq!(queue::testing::enqueued(&db.pool, "dance").await.unwrap()[0].attempt, 0);
     let newer = queue::testing::enqueued(&db.pool, Act::KIND).await.unwrap().remove(0);
     assert_eq!(newer.attempt, 0);
-    let _worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let _worker = worker(&db.pool).await;
     let why = causes(&db.pool, newer.id).await;
     let expected = "no worker of the queue stage knows act version 2; start one of a build that does";
     assert!(why[0].starts_with(expected), "{why:?}");
@@ -119,21 +115,15 @@ async fn two_workers_never_claim_one_job() {
     queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
         .await
         .unwrap();
-    let (one, other) = (
-        worker(&db.pool, Duration::from_secs(3600)).await,
-        worker(&db.pool, Duration::from_secs(3600)).await,
-    );
-    let drain = |worker: Worker| {
-        let pool = db.pool.clone();
-        async move {
-            let mut ids = Vec::new();
-            loop {
-                let claimed = worker.claim(&pool, 7).await;
-                if claimed.is_empty() {
-                    return ids;
-                }
-                ids.extend(claimed.into_iter().map(|job| job.id));
+    let (one, other) = (worker(&db.pool).await, worker(&db.pool).await);
+    let drain = async |worker: Worker| {
+        let mut ids = Vec::new();
+        loop {
+            let claimed = worker.claim(Act::QUEUE, 7).await.unwrap();
+            if claimed.is_empty() {
+                return ids;
             }
+            ids.extend(claimed.into_iter().map(|job| job.id));
         }
     };
     let (mut ids, more) = tokio::join!(tokio::spawn(drain(one)), tokio::spawn(drain(other)));
@@ -149,13 +139,12 @@ async fn two_workers_never_claim_one_job() {
 async fn a_stopping_or_unknown_worker_claims_nothing() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let worker = worker(&db.pool).await;
     queue::lease::stopping(&db.pool, worker.registration.id).await.unwrap();
-    assert!(worker.claim(&db.pool, 1).await.is_empty());
-    queue::lease::deregister(&mut db.pool.acquire().await.unwrap(), worker.registration.id)
-        .await
-        .unwrap();
-    assert!(worker.claim(&db.pool, 1).await.is_empty());
+    assert!(worker.claim(Act::QUEUE, 1).await.unwrap().is_empty());
+    let conn = &mut *db.pool.acquire().await.unwrap();
+    queue::lease::deregister(conn, worker.registration.id).await.unwrap();
+    assert!(worker.claim(Act::QUEUE, 1).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -163,9 +152,9 @@ async fn a_claim_whose_answer_was_lost_is_handed_back() {
     let db = Database::new().await;
     let lost = enqueue(&db.pool, &act(Fate::Done)).await;
     let in_hand = enqueue(&db.pool, &act(Fate::Done)).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    worker.claim(&db.pool, 1).await;
-    let answered = worker.claim(&db.pool, 1).await;
+    let worker = worker(&db.pool).await;
+    worker.claim(Act::QUEUE, 1).await.unwrap();
+    let answered = worker.claim(Act::QUEUE, 1).await.unwrap();
     let strays = queue::finish::hand_back_strays(&db.pool, worker.registration.id, Act::QUEUE, &[answered[0].claim_id])
         .await
         .unwrap();
@@ -237,7 +226,6 @@ async fn a_redriven_job_is_the_next_of_its_group() {
 #[tokio::test]
 async fn the_jobs_of_one_claim_end_each_in_its_own_way() {
     let db = Database::new().await;
-    let world = Arc::new(World::default());
     let fates = [
         Fate::Done,
         Fate::DoneInEffects,
@@ -251,34 +239,19 @@ async fn the_jobs_of_one_claim_end_each_in_its_own_way() {
     queue::enqueue_many(&mut db.pool.acquire().await.unwrap(), &jobs)
         .await
         .unwrap();
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 10).await;
+    let worker = worker(&db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 10).await.unwrap();
     assert_eq!(claimed.len(), 7);
     assert_eq!(traces(&db.pool).await, [1, 0, 0, 0]);
 
-    let (catalogue, stop) = (catalogue(), CancellationToken::new());
-    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
-    let work = tokio::spawn(work);
-    completer.hold(&claimed);
-    let runner = Runner {
-        pool: &db.pool,
-        catalogue: &catalogue,
-        services: &*world,
-        stop: &stop,
-        completer: &completer,
-    };
-    let attempts = claimed
-        .into_iter()
-        .map(|job| runner.run(job, Arc::clone(&worker.registration)));
-    let settled = futures::future::join_all(attempts).await;
+    let settled = worker.run_all(claimed).await;
     use Settled::{Buried, Completed, Discarded, Postponed, Retried};
     assert_eq!(
         settled,
         [Completed, Completed, Retried, Buried, Discarded, Postponed, Completed]
     );
-    assert_eq!(completer.jobs_in_hand(), 0);
-    drop(completer);
-    work.await.unwrap();
+    assert_eq!(worker.jobs_in_hand(), 0);
+    worker.leave().await.unwrap();
     assert_eq!(traces(&db.pool).await, [0; 4]);
     let states: Vec<(String, i64)> = sqlx::query_as("select state, count(*) from queue.all_jobs group by 1 order by 1")
         .fetch_all(&db.pool)
@@ -300,33 +273,23 @@ async fn the_jobs_of_one_claim_end_each_in_its_own_way() {
 #[tokio::test]
 async fn a_stale_end_passes_no_turn_on() {
     let db = Database::new().await;
-    let world = World::default();
     let grouped = Act {
         group: Some("g".to_owned()),
         ..act(Fate::Done)
     };
     let first = enqueue(&db.pool, &grouped).await;
     enqueue(&db.pool, &grouped).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let stale = worker.claim(&db.pool, 10).await.pop().unwrap();
-    queue::finish::hand_back_all(&db.pool, worker.registration.id)
-        .await
-        .unwrap();
+    let worker = worker(&db.pool).await;
+    let stale = worker.claim(Act::QUEUE, 10).await.unwrap().pop().unwrap();
+    worker.hand_back_all().await.unwrap();
 
-    let (catalogue, stop) = (catalogue(), CancellationToken::new());
-    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
-    let work = tokio::spawn(work);
-    let runner = Runner {
-        pool: &db.pool,
-        catalogue: &catalogue,
-        services: &world,
-        stop: &stop,
-        completer: &completer,
-    };
-    let settled = runner.run(stale, Arc::clone(&worker.registration)).await;
-    assert_eq!(settled, Settled::Lost);
-    drop(completer);
-    work.await.unwrap();
-    let in_line: Vec<_> = worker.claim(&db.pool, 10).await.iter().map(|job| job.id).collect();
+    assert_eq!(worker.run(stale).await, Settled::Lost);
+    let in_line: Vec<_> = worker
+        .claim(Act::QUEUE, 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|job| job.id)
+        .collect();
     assert_eq!(in_line, [first]);
 }

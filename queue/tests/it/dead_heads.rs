@@ -235,13 +235,16 @@ async fn a_redriven_job_waits_for_a_younger_one_that_has_started() {
     enqueue(&db.pool, &scene("3", Fate::Done)).await;
     world.order.lock().unwrap().clear();
 
-    let holder = worker(&db.pool, Duration::from_secs(60)).await;
-    assert_eq!(holder.claim(&db.pool, 10).await[0].id, second);
+    let holder = worker(&db.pool).await;
+    assert_eq!(holder.claim(Act::QUEUE, 10).await.unwrap()[0].id, second);
     let conn = &mut *db.pool.acquire().await.unwrap();
     operate::redrive(conn, first, "ann", "written", mended("1"))
         .await
         .unwrap();
-    assert!(holder.claim(&db.pool, 10).await.is_empty(), "two of a group at once");
+    assert!(
+        holder.claim(Act::QUEUE, 10).await.unwrap().is_empty(),
+        "two of a group at once"
+    );
     let view = job(&db.pool, first).await;
     assert_eq!(view.state, "available");
     let why = causes(&db.pool, first).await;
@@ -251,10 +254,33 @@ async fn a_redriven_job_waits_for_a_younger_one_that_has_started() {
     );
 
     // The worker dies over it: what had started is still before what was redriven.
-    holder.die(&db.pool).await;
+    holder.die().await.unwrap();
     queue::rescue::rescue(&db.pool, false, Duration::from_secs(15))
         .await
         .unwrap();
     run(&db.pool, &world).await;
     assert_eq!(*world.order.lock().unwrap(), ["2", "1", "3"]);
+}
+
+#[tokio::test]
+async fn a_redriven_job_waits_for_a_younger_one_that_a_worker_has_died_over() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let first = enqueue(&db.pool, &scene("1", Fate::Permanent)).await;
+    run(&db.pool, &world).await;
+    let second = enqueue(&db.pool, &scene("2", Fate::Done)).await;
+    world.order.lock().unwrap().clear();
+
+    let holder = worker(&db.pool).await;
+    assert_eq!(holder.claim(Act::QUEUE, 10).await.unwrap()[0].id, second);
+    holder.die().await.unwrap();
+    queue::rescue::rescue(&db.pool, false, Duration::from_secs(15))
+        .await
+        .unwrap();
+    let conn = &mut *db.pool.acquire().await.unwrap();
+    operate::redrive(conn, first, "ann", "written", mended("1"))
+        .await
+        .unwrap();
+    run(&db.pool, &world).await;
+    assert_eq!(*world.order.lock().unwrap(), ["2", "1"]);
 }

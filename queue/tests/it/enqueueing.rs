@@ -14,6 +14,30 @@ async fn a_rolled_back_transaction_leaves_no_job() {
 }
 
 #[tokio::test]
+async fn a_job_enqueued_in_sql_lives_and_dies_with_its_transaction() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let args = serde_json::to_value(act(Fate::Done)).unwrap();
+    for is_committed in [false, true] {
+        let mut tx = db.pool.begin().await.unwrap();
+        let (id, is_new): (i64, bool) =
+            sqlx::query_as("select job_id, is_new from queue.enqueue('stage', 'act', $1, p_unique_key => 'k')")
+                .bind(&args)
+                .fetch_one(&mut *tx)
+                .await
+                .unwrap();
+        assert!(is_new);
+        assert_eq!(run(&db.pool, &world).await.completed, 0, "nobody sees it yet");
+        match is_committed {
+            true => tx.commit().await.unwrap(),
+            false => tx.rollback().await.unwrap(),
+        }
+        let ran = run(&db.pool, &world).await;
+        assert_eq!(ran.completed, u64::from(is_committed), "job {id}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_asserted_to_be_enqueued_is_found_or_said_to_be_something_else() {
     let db = Database::new().await;
     let world = Arc::new(World::default());

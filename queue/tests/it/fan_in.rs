@@ -3,13 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::*;
-use queue::complete::Completer;
 use queue::fan_in::{self, MEMBERS_MAX, OnFailure};
-use queue::runner::Runner;
 use queue::{Job, JobId};
 use sqlx::PgPool;
 use testkit::Database;
-use tokio_util::sync::CancellationToken;
 
 async fn waiter(pool: &PgPool, members: &[JobId], on_failure: OnFailure) -> JobId {
     let mut conn = pool.acquire().await.unwrap();
@@ -52,27 +49,6 @@ async fn traces(pool: &PgPool) -> i64 {
         .unwrap()
 }
 
-/// Runs what was claimed to its end, all of it at once.
-pub(crate) async fn run_claimed(pool: &PgPool, world: &World, worker: &Worker, claimed: Vec<queue::claim::Claimed>) {
-    let (catalogue, stop) = (catalogue(), CancellationToken::new());
-    let (completer, work) = Completer::new(pool.clone(), &catalogue);
-    let work = tokio::spawn(work);
-    completer.hold(&claimed);
-    let runner = Runner {
-        pool,
-        catalogue: &catalogue,
-        services: world,
-        stop: &stop,
-        completer: &completer,
-    };
-    let attempts = claimed
-        .into_iter()
-        .map(|job| runner.run(job, Arc::clone(&worker.registration)));
-    futures::future::join_all(attempts).await;
-    drop(completer);
-    work.await.unwrap();
-}
-
 #[tokio::test]
 async fn a_job_waits_for_every_way_in_which_others_end() {
     let db = Database::new().await;
@@ -90,10 +66,10 @@ async fn a_job_waits_for_every_way_in_which_others_end() {
     let ids = members(&db.pool, jobs).await;
     let waiter = waiter(&db.pool, &ids, OnFailure::Run).await;
 
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 10).await;
+    let worker = worker_of(&world, &db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 10).await.unwrap();
     assert_eq!(claimed.len(), 6, "the waiter is not in line");
-    run_claimed(&db.pool, &world, &worker, claimed).await;
+    worker.run_all(claimed).await;
     assert_eq!(
         outcomes(&db.pool, waiter).await,
         [
@@ -132,9 +108,9 @@ async fn a_waiter_can_read_what_its_members_left_behind() {
     let world = Arc::new(World::default());
     let ids = members(&db.pool, vec![act(Fate::DoneInEffects), act(Fate::DoneInEffects)]).await;
     let waiter = waiter(&db.pool, &ids, OnFailure::Run).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 10).await;
-    run_claimed(&db.pool, &world, &worker, claimed).await;
+    let worker = worker_of(&world, &db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 10).await.unwrap();
+    worker.run_all(claimed).await;
     let mut conn = db.pool.acquire().await.unwrap();
     let first = fan_in::members(&mut conn, waiter, None, 1).await.unwrap();
     assert_eq!(first[0].id, ids[0]);
@@ -209,15 +185,15 @@ async fn members_in_flight_or_ended_count_from_the_beginning() {
     let dead = enqueue(&db.pool, &act(Fate::Permanent)).await;
     run(&db.pool, &world).await;
     let in_flight = enqueue(&db.pool, &act(Fate::Done)).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 1).await;
+    let worker = worker_of(&world, &db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 1).await.unwrap();
     let waiting = waiter(&db.pool, &[ended, dead, in_flight, ended], OnFailure::Run).await;
     assert_eq!(
         outcomes(&db.pool, waiting).await,
         [Some("completed".to_owned()), Some("dead".to_owned()), None]
     );
     // It ends without knowing that it is waited for: the sweep finds out.
-    run_claimed(&db.pool, &world, &worker, claimed).await;
+    worker.run_all(claimed).await;
     assert_eq!(pending(&db.pool, waiting).await, 1);
     assert_eq!(fan_in::sweep(&db.pool, false).await.unwrap(), 1);
     assert_eq!(run(&db.pool, &world).await.completed, 1);
@@ -243,12 +219,10 @@ async fn a_member_that_went_back_in_line_is_marked_by_the_sweep() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
     let member = enqueue(&db.pool, &act(Fate::Done)).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    worker.claim(&db.pool, 1).await;
+    let worker = worker(&db.pool).await;
+    worker.claim(Act::QUEUE, 1).await.unwrap();
     let waiter = waiter(&db.pool, &[member], OnFailure::Run).await;
-    queue::finish::hand_back_all(&db.pool, worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     assert_eq!(fan_in::sweep(&db.pool, false).await.unwrap(), 0);
     // One is enough now: the member tells it itself.
     assert_eq!(run(&db.pool, &world).await.completed, 2);
@@ -262,16 +236,16 @@ async fn a_member_that_ends_while_its_waiter_is_being_created_is_not_missed() {
     let [in_flight, in_line] = members(&db.pool, vec![act(Fate::Done), act(Fate::Done)]).await[..] else {
         panic!("two");
     };
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 1).await;
+    let worker = worker_of(&world, &db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 1).await.unwrap();
     let mut creating = db.pool.begin().await.unwrap();
     let waiter = queue::enqueue_after_all(&mut creating, &act(Fate::Done), &[in_flight, in_line], OnFailure::Run)
         .await
         .unwrap()
         .id;
-    run_claimed(&db.pool, &world, &worker, claimed).await;
+    worker.run_all(claimed).await;
     assert!(
-        worker.claim(&db.pool, 10).await.is_empty(),
+        worker.claim(Act::QUEUE, 10).await.unwrap().is_empty(),
         "a member in line cannot overtake the transaction that waits for it"
     );
     creating.commit().await.unwrap();
@@ -302,13 +276,13 @@ async fn run_side_by_side(pool: &PgPool, world: &Arc<World>, workers: usize, cla
     for _ in 0..workers {
         let (pool, world) = (pool.clone(), Arc::clone(world));
         running.spawn(async move {
-            let worker = worker(&pool, Duration::from_secs(3600)).await;
+            let worker = worker_of(&world, &pool).await;
             loop {
-                let claimed = worker.claim(&pool, claim).await;
+                let claimed = worker.claim(Act::QUEUE, claim).await.unwrap();
                 if claimed.is_empty() {
                     return;
                 }
-                run_claimed(&pool, &world, &worker, claimed).await;
+                worker.run_all(claimed).await;
             }
         });
     }
@@ -362,9 +336,9 @@ async fn the_waiter_of_a_crashed_workers_last_member_runs_after_the_rescue() {
     let world = Arc::new(World::default());
     let member = enqueue(&db.pool, &act(Fate::Done)).await;
     let waiter = waiter(&db.pool, &[member], OnFailure::Bury).await;
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    assert!(worker.claim(&db.pool, 1).await[0].is_awaited);
-    worker.die(&db.pool).await;
+    let worker = worker(&db.pool).await;
+    assert!(worker.claim(Act::QUEUE, 1).await.unwrap()[0].is_awaited);
+    worker.die().await.unwrap();
     assert_eq!(pending(&db.pool, waiter).await, 1);
     let rescued = queue::rescue::rescue(&db.pool, false, Duration::ZERO).await.unwrap();
     assert_eq!(rescued.jobs, 1);
@@ -476,9 +450,9 @@ async fn the_deadline_of_a_waiter_counts_from_its_release() {
         "select deadline_at is null, deadline_at > now() + interval '59 minutes' from queue.jobs where id = $1";
     let (is_open, _): (bool, Option<bool>) = sqlx::query_as(deadline).bind(waiter).fetch_one(&db.pool).await.unwrap();
     assert!(is_open);
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = worker.claim(&db.pool, 1).await;
-    run_claimed(&db.pool, &world, &worker, claimed).await;
+    let worker = worker_of(&world, &db.pool).await;
+    let claimed = worker.claim(Act::QUEUE, 1).await.unwrap();
+    worker.run_all(claimed).await;
     let (_, is_later): (bool, Option<bool>) = sqlx::query_as(deadline).bind(waiter).fetch_one(&db.pool).await.unwrap();
     assert_eq!(is_later, Some(true));
 }

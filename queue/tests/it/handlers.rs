@@ -56,8 +56,29 @@ impl Job for Pack {
     }
 }
 
+/// Packs a box, and asks for the next in the same transaction.
+#[derive(Clone, Serialize, Deserialize)]
+struct PackOn {
+    more: u32,
+}
+
+impl Job for PackOn {
+    type Services = ();
+    const KIND: &'static str = "pack_on";
+    const QUEUE: &'static str = "packing";
+
+    async fn run(self, attempt: &Attempt, _services: &()) -> anyhow::Result<Outcome> {
+        let mut tx = attempt.begin().await?;
+        sqlx::query("insert into packed values (1)").execute(&mut *tx).await?;
+        if let Some(more) = self.more.checked_sub(1) {
+            queue::enqueue(&mut tx, &Self { more }).await?;
+        }
+        tx.done().await
+    }
+}
+
 fn catalogue() -> Catalogue<()> {
-    Catalogue::new().with::<Pack>()
+    Catalogue::new().with::<Pack>().with::<PackOn>()
 }
 
 async fn a_packing_hall() -> Database {
@@ -122,9 +143,7 @@ async fn a_handler_ends_its_job_in_the_transaction_of_its_effects() {
         // A worker that lost the job ends nothing, and what it packed is gone with it.
         let lost = enqueue(&db.pool, ends).await;
         let job = worker.claim("packing", 1).await.unwrap().pop().unwrap();
-        queue::finish::hand_back_all(&db.pool, worker.registration.id)
-            .await
-            .unwrap();
+        worker.hand_back_all().await.unwrap();
         assert_eq!(worker.run(job).await, Settled::Lost);
         assert_eq!(
             (view(&db.pool, lost).await.state.as_str(), packed(&db.pool).await),
@@ -135,6 +154,29 @@ async fn a_handler_ends_its_job_in_the_transaction_of_its_effects() {
             .unwrap();
     }
     worker.leave().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_follows_exists_if_and_only_if_the_job_before_it_completed() {
+    let db = a_packing_hall().await;
+    let (catalogue, services) = (catalogue(), Arc::new(()));
+    let first = queue::enqueue(&mut db.connect().await, &PackOn { more: 2 })
+        .await
+        .unwrap()
+        .id;
+    let worker = Worker::register(&db.pool, &catalogue, &services).await.unwrap();
+    let job = worker.claim(PackOn::QUEUE, 1).await.unwrap().remove(0);
+    worker.hand_back_all().await.unwrap();
+    assert_eq!(worker.run(job).await, Settled::Lost);
+    let left = queue::testing::enqueued(&db.pool, PackOn::KIND).await.unwrap();
+    let left: Vec<JobId> = left.iter().map(|job| job.id).collect();
+    assert_eq!((left, packed(&db.pool).await), (vec![first], 0));
+    worker.leave().await.unwrap();
+
+    let ran = queue::testing::run_until_idle(&db.pool, &catalogue, &services)
+        .await
+        .unwrap();
+    assert_eq!((ran.completed, packed(&db.pool).await), (3, 3));
 }
 
 #[tokio::test]
@@ -197,9 +239,7 @@ async fn progress_is_seen_while_the_job_runs_and_only_its_holder_shows_any() {
             (view(&db.pool, id).await.progress == Some(json!({ "metres": 800 }))).then_some(())
         })
         .await;
-        queue::finish::hand_back_all(&db.pool, worker.registration.id)
-            .await
-            .unwrap();
+        worker.hand_back_all().await.unwrap();
         mountain.is_seen.notify_one();
         mountain.is_refused.notified().await;
     };

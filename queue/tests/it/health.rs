@@ -1,7 +1,6 @@
 //! Depth, speed, bloat and the horizon: what an operator and an autoscaler go by.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::kinds::*;
 use queue::inspect::{self, Measure};
@@ -30,7 +29,7 @@ async fn a_queue_tells_how_fast_it_moves_and_when_it_will_be_empty() {
     let jobs: Vec<_> = (0..10).map(|_| act(Fate::Done)).collect();
     let mut conn = db.pool.acquire().await.unwrap();
     queue::enqueue_many(&mut conn, &jobs).await.unwrap();
-    let _worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let _worker = worker(&db.pool).await;
     let first = measured(&db.pool).await;
     assert_eq!(
         (first.available, first.completed_per_second, first.drain_seconds),

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use queue::inspect::{JobFilter, JobView};
-use queue::testing::fast_forward;
+use queue::testing::{Worker, fast_forward};
 use queue::{Attempt, Catalogue, Enqueued, Error, Job, JobId, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use testkit::{Database, eventually};
 
-use crate::kinds::{Act, Fate, World, act, job, worker};
+use crate::kinds::{Act, Fate, World, act, job};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -236,11 +236,9 @@ async fn a_debounced_job_that_runs_keeps_its_payload_and_a_new_one_is_made() {
     let world = Arc::new(World::default());
     let first = debounce(&db.pool, &say("mumble")).await;
     fast_forward(&db.pool, 10 * MINUTE).await.unwrap();
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
-    let known = queue::claim::Known::of(&catalogue(), Say::QUEUE);
-    let claimed = queue::claim::claim(&db.pool, &known, worker.registration.id, 1)
-        .await
-        .unwrap();
+    let catalogue = catalogue();
+    let worker = Worker::register(&db.pool, &catalogue, &world).await.unwrap();
+    let claimed = worker.claim(Say::QUEUE, 1).await.unwrap();
     assert_eq!(claimed[0].id, first.id);
     let second = debounce(&db.pool, &say("snow")).await;
     assert!(second.is_new && second.id != first.id);
@@ -249,9 +247,7 @@ async fn a_debounced_job_that_runs_keeps_its_payload_and_a_new_one_is_made() {
     assert_eq!(job(&db.pool, first.id).await.args["word"], "mumble");
 
     // What ran goes back in line, and the key stays with the new one.
-    queue::finish::hand_back_all(&db.pool, worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     run(&db.pool, &world).await;
     assert_eq!(*world.order.lock().unwrap(), ["mumble"]);
     assert_eq!(debounce(&db.pool, &say("sun")).await.id, second.id);
@@ -305,7 +301,8 @@ async fn a_claim_at_the_same_moment_loses_no_payload() {
     let db = Database::new().await;
     let first = debounce(&db.pool, &say("rain")).await;
     fast_forward(&db.pool, 10 * MINUTE).await.unwrap();
-    let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+    let (catalogue, world) = (catalogue(), Arc::new(World::default()));
+    let worker = Worker::register(&db.pool, &catalogue, &world).await.unwrap();
 
     // The new payload is first: the claim passes the job over, and finds it later.
     let mut replacing = db.pool.begin().await.unwrap();
@@ -313,18 +310,15 @@ async fn a_claim_at_the_same_moment_loses_no_payload() {
         .await
         .unwrap();
     assert_eq!((replaced.id, replaced.is_new), (first.id, false));
-    let known = queue::claim::Known::of(&catalogue(), Say::QUEUE);
-    let claim = async || {
-        queue::claim::claim(&db.pool, &known, worker.registration.id, 1)
-            .await
-            .unwrap()
-    };
-    assert!(claim().await.is_empty());
+    assert!(worker.claim(Say::QUEUE, 1).await.unwrap().is_empty());
     replacing.commit().await.unwrap();
-    assert!(claim().await[0].args.get().contains("hail"));
-    queue::finish::hand_back_all(&db.pool, worker.registration.id)
-        .await
-        .unwrap();
+    assert!(
+        worker.claim(Say::QUEUE, 1).await.unwrap()[0]
+            .args
+            .get()
+            .contains("hail")
+    );
+    worker.hand_back_all().await.unwrap();
 
     // The claim is first: whoever waited for it makes a job of its own.
     let mut claiming = db.pool.begin().await.unwrap();

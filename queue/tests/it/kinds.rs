@@ -1,14 +1,14 @@
 //! The kinds of job these tests run. Each says in its payload what is to become of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use queue::claim::{self, Claimed, Known};
-use queue::lease::{self, Identity, Registration};
+use queue::claim::Claimed;
+use queue::testing;
 use queue::{Attempt, Catalogue, DeadLetter, Failure, Job, JobId, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 
 /// What the jobs did.
 #[derive(Default)]
@@ -122,12 +122,10 @@ impl Job for Act {
     }
 }
 
-pub(crate) fn catalogue() -> Catalogue<World> {
-    Catalogue::new().with::<Act>()
-}
+static CATALOGUE: LazyLock<Catalogue<World>> = LazyLock::new(|| Catalogue::new().with::<Act>());
 
-pub(crate) fn known() -> Known {
-    Known::of(&catalogue(), Act::QUEUE)
+pub(crate) fn catalogue() -> &'static Catalogue<World> {
+    &CATALOGUE
 }
 
 pub(crate) async fn enqueue(pool: &PgPool, job: &Act) -> JobId {
@@ -137,8 +135,8 @@ pub(crate) async fn enqueue(pool: &PgPool, job: &Act) -> JobId {
         .id
 }
 
-pub(crate) async fn run(pool: &PgPool, world: &Arc<World>) -> queue::testing::Ran {
-    queue::testing::run_until_idle(pool, &catalogue(), world).await.unwrap()
+pub(crate) async fn run(pool: &PgPool, world: &Arc<World>) -> testing::Ran {
+    testing::run_until_idle(pool, catalogue(), world).await.unwrap()
 }
 
 pub(crate) async fn job(pool: &PgPool, id: JobId) -> queue::inspect::JobView {
@@ -154,69 +152,15 @@ pub(crate) async fn causes(pool: &PgPool, id: JobId) -> Vec<String> {
     why.unwrap().texts()
 }
 
-/// A worker of the test's own, with the session that proves its life.
-pub(crate) struct Worker {
-    pub(crate) session: PgConnection,
-    pub(crate) registration: Arc<Registration>,
+pub(crate) type Worker = testing::Worker<'static, World>;
+
+/// A worker whose world nobody looks at.
+pub(crate) async fn worker(pool: &PgPool) -> Worker {
+    worker_of(&Arc::default(), pool).await
 }
 
-pub(crate) async fn worker(pool: &PgPool, lease: Duration) -> Worker {
-    registered(pool, lease, false).await
-}
-
-/// One that came through a proxy.
-pub(crate) async fn pooled_worker(pool: &PgPool, lease: Duration) -> Worker {
-    registered(pool, lease, true).await
-}
-
-async fn registered(pool: &PgPool, lease: Duration, is_pooled: bool) -> Worker {
-    let mut session = PgConnection::connect_with(&pool.connect_options()).await.unwrap();
-    let identity = Identity {
-        name: "test".to_owned(),
-        pools: vec![Act::QUEUE.to_owned()],
-        build: "test".to_owned(),
-        lease,
-        kinds: catalogue().kinds(),
-        is_pooled,
-        slots: None,
-    };
-    let registration = Arc::new(lease::register(&mut session, &identity).await.unwrap());
-    Worker { session, registration }
-}
-
-impl Worker {
-    pub(crate) async fn claim(&self, pool: &PgPool, limit: usize) -> Vec<Claimed> {
-        claim::claim(pool, &known(), self.registration.id, limit).await.unwrap()
-    }
-
-    pub(crate) async fn claim_suspect(&self, pool: &PgPool) -> Option<Claimed> {
-        claim::claim_suspect(pool, &known(), self.registration.id)
-            .await
-            .unwrap()
-    }
-
-    /// The process is gone, and with it its session; its last heartbeat was a while ago.
-    pub(crate) async fn die(mut self, pool: &PgPool) {
-        sqlx::query("update queue.workers set beat_at = beat_at - interval '5 s' where id = $1")
-            .bind(self.registration.id)
-            .execute(pool)
-            .await
-            .unwrap();
-        let pid: i32 = sqlx::query_scalar("select pg_backend_pid()")
-            .fetch_one(&mut self.session)
-            .await
-            .unwrap();
-        self.session.close().await.unwrap();
-        testkit::eventually("the dead worker's session to be gone", || async {
-            let left: i64 = sqlx::query_scalar("select count(*) from pg_stat_activity where pid = $1")
-                .bind(pid)
-                .fetch_one(pool)
-                .await
-                .unwrap();
-            (left == 0).then_some(())
-        })
-        .await;
-    }
+pub(crate) async fn worker_of(world: &Arc<World>, pool: &PgPool) -> Worker {
+    Worker::register(pool, catalogue(), world).await.unwrap()
 }
 
 /// What the payload of a claimed job says.

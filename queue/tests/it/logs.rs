@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use queue::complete::Completer;
 use queue::log::{LINE_BYTES_MAX, LINES_MAX, Log};
-use queue::runner::{Runner, Settled};
+use queue::runner::Settled;
+use queue::testing::Worker;
 use queue::{Attempt, Catalogue, Failure, Job, JobId, Outcome};
 use serde::{Deserialize, Serialize};
 use testkit::Database;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::kinds::{self, Act, World};
 
@@ -100,29 +98,11 @@ async fn a_log_keeps_its_last_lines_and_says_how_many_are_gone() {
 #[tokio::test]
 async fn a_stale_worker_logs_nothing() {
     let db = Database::new().await;
-    let world = World::default();
+    let (catalogue, world) = (catalogue(), Arc::new(World::default()));
     let id = enqueue(&db, 1, true).await;
-    let worker = kinds::worker(&db.pool, Duration::from_secs(3600)).await;
-    let known = queue::claim::Known::of(&catalogue(), Chatter::QUEUE);
-    let stale = queue::claim::claim(&db.pool, &known, worker.registration.id, 1)
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
-    queue::finish::hand_back_all(&db.pool, worker.registration.id)
-        .await
-        .unwrap();
-    let (catalogue, stop) = (catalogue(), CancellationToken::new());
-    let (completer, work) = Completer::new(db.pool.clone(), &catalogue);
-    let _work = AbortOnDropHandle::new(tokio::spawn(work));
-    let runner = Runner {
-        pool: &db.pool,
-        catalogue: &catalogue,
-        services: &world,
-        stop: &stop,
-        completer: &completer,
-    };
-    let settled = runner.run(stale, Arc::clone(&worker.registration)).await;
-    assert_eq!((settled, world.runs()), (Settled::Lost, 1));
+    let worker = Worker::register(&db.pool, &catalogue, &world).await.unwrap();
+    let stale = worker.claim(Chatter::QUEUE, 1).await.unwrap().remove(0);
+    worker.hand_back_all().await.unwrap();
+    assert_eq!((worker.run(stale).await, world.runs()), (Settled::Lost, 1));
     assert_eq!(log(&db, id).await, Log::default());
 }

@@ -1,34 +1,54 @@
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::*;
-use queue::rescue::{Rescued, rescue};
+use queue::lease::Identity;
+use queue::operate;
+use queue::rescue::{CRASHES_ALONE_MAX, CRASHES_IN_COMPANY_MAX, Rescued, rescue};
 use queue::runner::Settled;
-use queue::{Job, testing};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use queue::testing::fast_forward;
+use queue::{Job, JobId, testing};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use testkit::{Blow, Database, Line};
 
 /// The server of the tests may be younger than any real lease.
 const LEASE: Duration = Duration::from_millis(1);
 
+async fn worker_as(identity: Identity, pool: &PgPool) -> Worker {
+    Worker::register_as(identity, pool, catalogue(), &Arc::default())
+        .await
+        .unwrap()
+}
+
+fn with_lease(lease: Duration) -> Identity {
+    Identity {
+        lease,
+        ..testing::identity(catalogue())
+    }
+}
+
+/// How long anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[tokio::test]
-async fn a_killed_workers_jobs_run_again_alone_with_their_try() {
+async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
     let db = Database::new().await;
-    let world = Arc::new(World::default());
     let ids = [
         enqueue(&db.pool, &act(Fate::Done)).await,
         enqueue(&db.pool, &act(Fate::Done)).await,
     ];
-    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
-    assert_eq!(dead.claim(&db.pool, 10).await.len(), 2);
+    let dead = worker(&db.pool).await;
+    assert_eq!(dead.claim(Act::QUEUE, 10).await.unwrap().len(), 2);
+    let younger = enqueue(&db.pool, &act(Fate::Done)).await;
     assert_eq!(
         rescue(&db.pool, true, LEASE).await.unwrap(),
         Rescued::default(),
         "it lives"
     );
-    dead.die(&db.pool).await;
+    let mut listener = PgListener::connect_with(&db.pool).await.unwrap();
+    listener.listen("queue_jobs").await.unwrap();
+    dead.die().await.unwrap();
 
     assert_eq!(
         rescue(&db.pool, false, LEASE).await.unwrap(),
@@ -36,22 +56,73 @@ async fn a_killed_workers_jobs_run_again_alone_with_their_try() {
     );
     for id in ids {
         let job = job(&db.pool, id).await;
-        assert_eq!((job.attempt, job.crashes, job.suspect), (0, 1, true));
+        assert_eq!((job.attempt, job.crashes, job.suspect), (0, 1, false));
     }
-    let other = worker(&db.pool, Duration::from_secs(3600)).await;
-    assert!(
-        other.claim(&db.pool, 10).await.is_empty(),
-        "suspects are not claimed with others"
-    );
-    assert_eq!(run(&db.pool, &world).await.completed, 2);
+    let hint = tokio::time::timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
+    assert_eq!(hint.payload(), Act::QUEUE, "idle workers are told");
+    let other = worker(&db.pool).await;
+    let mut claimed = other.claim(Act::QUEUE, 10).await.unwrap();
+    claimed.sort_by_key(|job| job.rank);
+    let claimed: Vec<_> = claimed.iter().map(|job| job.id).collect();
+    assert_eq!(claimed, [ids[0], ids[1], younger]);
+}
+
+#[tokio::test]
+async fn what_two_deaths_have_in_common_runs_alone_and_nobody_else() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let common = enqueue(&db.pool, &act(Fate::Done)).await;
+    let mut neighbours = Vec::new();
+    for crashes in 1..=2 {
+        neighbours.push(enqueue(&db.pool, &act(Fate::Done)).await);
+        let dead = worker(&db.pool).await;
+        let claimed: Vec<_> = dead
+            .claim(Act::QUEUE, 10)
+            .await
+            .unwrap()
+            .iter()
+            .map(|job| job.id)
+            .collect();
+        assert_eq!(claimed, [common, *neighbours.last().unwrap()]);
+        dead.die().await.unwrap();
+        assert_eq!(rescue(&db.pool, false, LEASE).await.unwrap().jobs, 2);
+        let view = job(&db.pool, common).await;
+        assert_eq!((view.crashes, view.suspect), (crashes, crashes == 2));
+        // The neighbour of the first death goes on while the other two meet their second.
+        if crashes == 1 {
+            let alive = worker(&db.pool).await;
+            let claimed = alive.claim(Act::QUEUE, 10).await.unwrap();
+            assert_eq!(claimed.len(), 2, "nobody is a suspect yet");
+            alive.hand_back_all().await.unwrap();
+            sqlx::query("update queue.jobs set run_at = clock_timestamp() + interval '1 h' where id = $1")
+                .bind(neighbours[0])
+                .execute(&db.pool)
+                .await
+                .unwrap();
+        }
+    }
+    fast_forward(&db.pool, Duration::from_secs(3600)).await.unwrap();
+    let alive = worker(&db.pool).await;
+    let mut claimed: Vec<_> = alive
+        .claim(Act::QUEUE, 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|job| job.id)
+        .collect();
+    claimed.sort();
+    assert_eq!(claimed, neighbours, "suspects are not claimed with others");
+    alive.hand_back_all().await.unwrap();
+    let ran = run(&db.pool, &world).await;
+    assert_eq!((ran.completed, ran.buried), (3, 0));
 }
 
 #[tokio::test]
 async fn a_silent_worker_is_lost_only_to_somebody_with_long_contact() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;
-    let silent = worker(&db.pool, Duration::ZERO).await;
-    silent.claim(&db.pool, 10).await;
+    let silent = worker_as(with_lease(Duration::ZERO), &db.pool).await;
+    silent.claim(Act::QUEUE, 10).await.unwrap();
     assert_eq!(rescue(&db.pool, false, LEASE).await.unwrap(), Rescued::default());
     assert_eq!(
         rescue(&db.pool, true, LEASE).await.unwrap(),
@@ -63,10 +134,14 @@ async fn a_silent_worker_is_lost_only_to_somebody_with_long_contact() {
 async fn a_worker_without_a_session_of_its_own_is_lost_by_its_lease_only() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;
-    let pooled = pooled_worker(&db.pool, Duration::from_secs(3600)).await;
+    let identity = Identity {
+        is_pooled: true,
+        ..testing::identity(catalogue())
+    };
+    let pooled = worker_as(identity, &db.pool).await;
     let id = pooled.registration.id;
-    pooled.claim(&db.pool, 10).await;
-    pooled.die(&db.pool).await;
+    pooled.claim(Act::QUEUE, 10).await.unwrap();
+    pooled.die().await.unwrap();
     assert_eq!(rescue(&db.pool, true, LEASE).await.unwrap(), Rescued::default());
     sqlx::query("update queue.workers set lease_until = clock_timestamp() where id = $1")
         .bind(id)
@@ -90,9 +165,9 @@ async fn a_worker_without_a_session_of_its_own_is_lost_by_its_lease_only() {
 async fn a_missing_session_means_nothing_while_the_server_is_younger_than_a_lease() {
     let db = Database::new().await;
     enqueue(&db.pool, &act(Fate::Done)).await;
-    let dead = worker(&db.pool, Duration::from_secs(3600)).await;
-    dead.claim(&db.pool, 10).await;
-    dead.die(&db.pool).await;
+    let dead = worker(&db.pool).await;
+    dead.claim(Act::QUEUE, 10).await.unwrap();
+    dead.die().await.unwrap();
     let decade = Duration::from_secs(10 * 365 * 24 * 3600);
     assert_eq!(rescue(&db.pool, false, decade).await.unwrap(), Rescued::default());
 }
@@ -103,28 +178,21 @@ async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neigh
     let world = Arc::new(World::default());
     let poison = enqueue(&db.pool, &act(Fate::Done)).await;
     let innocent = enqueue(&db.pool, &act(Fate::Done)).await;
-    let first = worker(&db.pool, Duration::from_secs(3600)).await;
-    first.claim(&db.pool, 10).await;
-    first.die(&db.pool).await;
-    rescue(&db.pool, false, LEASE).await.unwrap();
+    die_together(&db, 2).await;
+    die_together(&db, 2).await;
     for crash in 1..=3 {
-        let next = worker(&db.pool, Duration::from_secs(3600)).await;
-        let suspect = next.claim_suspect(&db.pool).await.unwrap();
+        let next = worker(&db.pool).await;
+        let suspect = next.claim_suspect(Act::QUEUE).await.unwrap().unwrap();
         assert_eq!(suspect.id, poison, "crash {crash}");
-        next.die(&db.pool).await;
+        next.die().await.unwrap();
         rescue(&db.pool, false, LEASE).await.unwrap();
         let view = job(&db.pool, poison).await;
         assert_eq!(
             (view.attempt, view.crashes),
-            (crash, crash + 1),
+            (crash, crash + 2),
             "a crash alone uses its try"
         );
-        // Its pause after the crash is over, and it is first in line again.
-        sqlx::query("update queue.jobs set run_at = run_at - interval '1 h' where id = $1")
-            .bind(poison.0)
-            .execute(&db.pool)
-            .await
-            .unwrap();
+        first_in_line(&db, poison).await;
     }
     let ran = run(&db.pool, &world).await;
     assert_eq!((ran.buried, ran.completed), (1, 1));
@@ -133,18 +201,99 @@ async fn a_job_that_crashes_its_worker_alone_three_times_is_poison_and_its_neigh
 }
 
 #[tokio::test]
+async fn only_the_culprit_is_dead_lettered_after_five_deaths_whoever_its_neighbours_are() {
+    for slots in [1, 2, 5, 20] {
+        let db = Database::new().await;
+        let world = Arc::new(World::default());
+        let mut ids = Vec::new();
+        for _ in 0..11 {
+            ids.push(enqueue(&db.pool, &act(Fate::Done)).await);
+        }
+        let culprit = ids[4];
+        let mut deaths = 0;
+        loop {
+            let worker = worker_of(&world, &db.pool).await;
+            let mut held = worker.claim(Act::QUEUE, slots).await.unwrap();
+            if held.is_empty() {
+                held.extend(worker.claim_suspect(Act::QUEUE).await.unwrap());
+            }
+            if held
+                .iter()
+                .any(|job| job.id == culprit && job.crashes_alone < CRASHES_ALONE_MAX)
+            {
+                worker.die().await.unwrap();
+                rescue(&db.pool, false, LEASE).await.unwrap();
+                deaths += 1;
+                fast_forward(&db.pool, Duration::from_secs(60)).await.unwrap();
+                continue;
+            }
+            let is_over = held.is_empty();
+            worker.run_all(held).await;
+            worker.leave().await.unwrap();
+            if is_over {
+                break;
+            }
+        }
+        assert_eq!(deaths, CRASHES_IN_COMPANY_MAX + CRASHES_ALONE_MAX, "with {slots} slots");
+        let buried: Vec<_> = world.buried.lock().unwrap().iter().map(|letter| letter.id).collect();
+        assert_eq!(buried, [culprit]);
+        let tries: Vec<i32> = sqlx::query_scalar("select attempt from queue.finished_jobs")
+            .fetch_all(&db.pool)
+            .await
+            .unwrap();
+        assert_eq!(tries, [1; 10], "no neighbour has lost a try");
+    }
+}
+
+#[tokio::test]
+async fn a_redriven_poison_job_runs_alone_from_the_start() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let poison = enqueue(&db.pool, &act(Fate::Done)).await;
+    sqlx::query("update queue.jobs set suspect = true, crashes_alone = 3")
+        .execute(&db.pool)
+        .await
+        .unwrap();
+    let failed = enqueue(&db.pool, &act(Fate::Permanent)).await;
+    assert_eq!(run(&db.pool, &world).await.buried, 2);
+    let conn = &mut *db.pool.acquire().await.unwrap();
+    for id in [poison, failed] {
+        operate::redrive(conn, id, "ann", "mended", None).await.unwrap();
+    }
+    assert!(job(&db.pool, poison).await.suspect);
+    assert!(!job(&db.pool, failed).await.suspect, "it harmed nobody");
+    let ran = run(&db.pool, &world).await;
+    assert_eq!((ran.completed, ran.buried), (1, 1), "it is poison no more");
+}
+
+/// A worker claims all that is due, so many jobs, and dies.
+async fn die_together(db: &Database, jobs: usize) {
+    let dead = worker(&db.pool).await;
+    assert_eq!(dead.claim(Act::QUEUE, 10).await.unwrap().len(), jobs);
+    dead.die().await.unwrap();
+    rescue(&db.pool, false, LEASE).await.unwrap();
+}
+
+/// Its pause after a crash is over, and it is before all others.
+async fn first_in_line(db: &Database, id: JobId) {
+    sqlx::query("update queue.jobs set run_at = run_at - interval '1 h' where id = $1")
+        .bind(id)
+        .execute(&db.pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_death_alone_proves_nothing_while_other_workers_are_being_killed() {
     let db = Database::new().await;
     let innocent = enqueue(&db.pool, &act(Fate::Done)).await;
-    let first = worker(&db.pool, Duration::from_secs(3600)).await;
-    first.claim(&db.pool, 10).await;
-    first.die(&db.pool).await;
-    rescue(&db.pool, false, LEASE).await.unwrap();
-    let bystander = worker(&db.pool, Duration::from_secs(3600)).await;
-    bystander.die(&db.pool).await;
-    let alone = worker(&db.pool, Duration::from_secs(3600)).await;
-    alone.claim_suspect(&db.pool).await.unwrap();
-    alone.die(&db.pool).await;
+    die_together(&db, 1).await;
+    die_together(&db, 1).await;
+    let bystander = worker(&db.pool).await;
+    bystander.die().await.unwrap();
+    let alone = worker(&db.pool).await;
+    alone.claim_suspect(Act::QUEUE).await.unwrap().unwrap();
+    alone.die().await.unwrap();
     rescue(&db.pool, false, LEASE).await.unwrap();
     let crashes_alone: i32 = sqlx::query_scalar("select crashes_alone from queue.jobs where id = $1")
         .bind(innocent.0)
@@ -158,8 +307,8 @@ async fn a_death_alone_proves_nothing_while_other_workers_are_being_killed() {
 async fn a_frozen_workers_open_transaction_neither_keeps_its_job_nor_commits() {
     let db = Database::new().await;
     let id = enqueue(&db.pool, &act(Fate::Done)).await;
-    let frozen = worker(&db.pool, Duration::ZERO).await;
-    let claimed = frozen.claim(&db.pool, 1).await.pop().unwrap();
+    let frozen = worker_as(with_lease(Duration::ZERO), &db.pool).await;
+    let claimed = frozen.claim(Act::QUEUE, 1).await.unwrap().pop().unwrap();
     // It has asserted its fence and written something, and then it stands still.
     let mut session = PgConnection::connect(&db.url).await.unwrap();
     sqlx::raw_sql("begin").execute(&mut session).await.unwrap();
@@ -201,7 +350,7 @@ async fn a_settlement_that_is_frozen_at_any_step_neither_loses_its_job_nor_doubl
 /// Each attempt is frozen one step later than the one before, until one gets through; returns how many were.
 async fn frozen_at_every_step_of_its_settlement(fate: &Fate) -> u32 {
     const STEPS_MAX: u32 = 50;
-    let (catalogue, world) = (catalogue(), Arc::new(World::default()));
+    let world = Arc::new(World::default());
     let db = Database::new().await;
     for step in 1..=STEPS_MAX {
         // The only job of its claim is taken out of it in another way than one of several.
@@ -216,7 +365,7 @@ async fn frozen_at_every_step_of_its_settlement(fate: &Fate) -> u32 {
             }
             let line = Line::default();
             let pool = pool_over(&line, &db).await;
-            let frozen = testing::Worker::register(&pool, &catalogue, &world).await.unwrap();
+            let frozen = worker_of(&world, &pool).await;
             let mut claimed = frozen.claim(Act::QUEUE, jobs).await.unwrap();
             assert_eq!((claimed.len(), claimed[0].id), (jobs, id));
             line.strike_at(step, Blow::Freeze);
@@ -264,12 +413,7 @@ async fn everywhere(pool: &PgPool) -> Vec<(i64, String, i64)> {
 }
 
 async fn pool_over(line: &Line, db: &Database) -> PgPool {
-    let server = PgConnectOptions::from_str(&db.url).unwrap();
-    let addr = line.to_postgres(server.get_host(), server.get_port()).await;
-    let options = server
-        .host(&addr.ip().to_string())
-        .port(addr.port())
-        .ssl_mode(PgSslMode::Disable);
+    let options = line.to_postgres(&db.pool.connect_options()).await;
     PgPoolOptions::new()
         .max_connections(3)
         .test_before_acquire(false)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::kinds::*;
-use queue::JobId;
 use queue::operate;
 use queue::saga::{self, Begun, STEPS_MAX, Saga, SagaFilter, Steps};
+use queue::{Job, JobId};
 use sqlx::PgPool;
 use testkit::Database;
 
@@ -128,16 +128,14 @@ async fn a_worker_killed_at_any_step_leaves_each_step_and_compensation_done_once
         let id = begin(&db.pool, steps(Fate::Permanent, Fate::Done)).await;
         let mut at = 0;
         while let Some(job) = current(&look(&db.pool, id).await) {
-            let worker = worker(&db.pool, Duration::from_secs(3600)).await;
+            let worker = worker(&db.pool).await;
             if at == victim {
-                assert_eq!(worker.claim(&db.pool, 10).await[0].id, job);
-                worker.die(&db.pool).await;
+                assert_eq!(worker.claim(Act::QUEUE, 10).await.unwrap()[0].id, job);
+                worker.die().await.unwrap();
                 let rescued = queue::rescue::rescue(&db.pool, false, Duration::ZERO).await.unwrap();
                 assert_eq!(rescued.jobs, 1);
             } else {
-                queue::lease::deregister(&mut db.pool.acquire().await.unwrap(), worker.registration.id)
-                    .await
-                    .unwrap();
+                worker.leave().await.unwrap();
             }
             run_one(&db.pool, &world).await;
             at += 1;
@@ -154,14 +152,11 @@ async fn a_worker_killed_at_any_step_leaves_each_step_and_compensation_done_once
 
 /// Runs the one job that is due, and nothing that follows from it.
 async fn run_one(pool: &PgPool, world: &Arc<World>) {
-    let worker = worker(pool, Duration::from_secs(3600)).await;
-    let mut claimed = worker.claim(pool, 10).await;
-    claimed.extend(worker.claim_suspect(pool).await);
+    let worker = worker_of(world, pool).await;
+    let claimed = worker.claim(Act::QUEUE, 10).await.unwrap();
     assert_eq!(claimed.len(), 1);
-    crate::fan_in::run_claimed(pool, world, &worker, claimed).await;
-    queue::lease::deregister(&mut pool.acquire().await.unwrap(), worker.registration.id)
-        .await
-        .unwrap();
+    worker.run_all(claimed).await;
+    worker.leave().await.unwrap();
 }
 
 #[tokio::test]
@@ -169,12 +164,10 @@ async fn a_stale_worker_moves_no_saga() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
     let id = begin(&db.pool, steps(Fate::Done, Fate::Done)).await;
-    let stale = worker(&db.pool, Duration::from_secs(3600)).await;
-    let claimed = stale.claim(&db.pool, 1).await;
-    queue::finish::hand_back_all(&db.pool, stale.registration.id)
-        .await
-        .unwrap();
-    crate::fan_in::run_claimed(&db.pool, &world, &stale, claimed).await;
+    let stale = worker_of(&world, &db.pool).await;
+    let claimed = stale.claim(Act::QUEUE, 1).await.unwrap();
+    stale.hand_back_all().await.unwrap();
+    stale.run_all(claimed).await;
     let saga = look(&db.pool, id).await;
     assert_eq!(saga.jobs.iter().filter(|job| job.job_id.is_some()).count(), 1);
     run(&db.pool, &world).await;

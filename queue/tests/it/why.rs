@@ -1,22 +1,23 @@
 //! Every cause for which a job is not running: brought about, explained, and ended by the remedy it names.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::kinds::{Worker, causes};
+use crate::kinds::causes;
 use chrono::{DateTime, Utc};
 use queue::campaign::{self, Plan, Selection};
-use queue::claim::{self, Claimed, Known};
 use queue::lease::{self, Identity, Slots};
 use queue::limit::{self, Limit};
 use queue::operate::{self, Cancelled, Target};
 use queue::saga::{self, Steps};
+use queue::testing;
 use queue::why::{Code, PLACE_MAX, Remedy, Why};
 use queue::{Attempt, Catalogue, DeadHead, Failure, Job, JobId, OnFailure, Outcome, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use testkit::{Database, eventually};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -94,13 +95,9 @@ fn limited(fate: &str) -> Errand {
     }
 }
 
-fn catalogue() -> Catalogue<()> {
-    Catalogue::new().with::<Errand>()
-}
+static CATALOGUE: LazyLock<Catalogue<()>> = LazyLock::new(|| Catalogue::new().with::<Errand>());
 
-fn known() -> Known {
-    Known::of(&catalogue(), Errand::QUEUE)
-}
+type Worker = testing::Worker<'static, ()>;
 
 struct Town {
     db: Database,
@@ -133,7 +130,7 @@ impl Town {
 
     /// Runs all that is due; nobody is there afterwards.
     async fn run(&self) {
-        queue::testing::run_until_idle(self.pool(), &catalogue(), &Arc::new(()))
+        testing::run_until_idle(self.pool(), &CATALOGUE, &Arc::new(()))
             .await
             .unwrap();
     }
@@ -143,28 +140,23 @@ impl Town {
     }
 
     async fn worker_with(&self, slots: Option<i32>) -> Worker {
-        let mut session = PgConnection::connect_with(&self.pool().connect_options())
-            .await
-            .unwrap();
         let identity = Identity {
             name: "errand-boy".to_owned(),
-            pools: vec![Errand::QUEUE.to_owned()],
             build: "v1".to_owned(),
-            lease: HOUR,
-            kinds: catalogue().kinds(),
-            is_pooled: false,
             slots: slots.map(|each| Slots {
                 pool_names: vec![Errand::QUEUE.to_owned()],
                 each,
             }),
+            ..testing::identity(&CATALOGUE)
         };
-        let registration = Arc::new(lease::register(&mut session, &identity).await.unwrap());
-        Worker { session, registration }
+        Worker::register_as(identity, self.pool(), &CATALOGUE, &Arc::new(()))
+            .await
+            .unwrap()
     }
 
     async fn why(&self, id: JobId) -> Why {
         let mut conn = self.pool().acquire().await.unwrap();
-        queue::why::why(&mut conn, id, &catalogue().kinds()).await.unwrap()
+        queue::why::why(&mut conn, id, &CATALOGUE.kinds()).await.unwrap()
     }
 
     /// The job's causes, of which this is the decisive one.
@@ -209,14 +201,8 @@ impl Town {
     }
 
     async fn claim(&self, worker: &Worker, limit: usize) -> Vec<JobId> {
-        let claimed = claim::claim(self.pool(), &known(), worker.registration.id, limit).await;
+        let claimed = worker.claim(Errand::QUEUE, limit).await;
         claimed.unwrap().iter().map(|job| job.id).collect()
-    }
-
-    async fn claim_suspect(&self, worker: &Worker) -> Option<Claimed> {
-        claim::claim_suspect(self.pool(), &known(), worker.registration.id)
-            .await
-            .unwrap()
     }
 
     async fn set_limit(&self, name: &str, limit: Limit) {
@@ -413,10 +399,7 @@ async fn what_is_put_off_tells_until_when_and_what_for_and_can_be_run_now() {
 impl Town {
     /// Runs one job once; what it does to itself is an hour away afterwards.
     async fn run_once(&self, id: JobId) {
-        let (catalogue, services) = (catalogue(), Arc::new(()));
-        let worker = queue::testing::Worker::register(self.pool(), &catalogue, &services)
-            .await
-            .unwrap();
+        let worker = self.worker().await;
         let job = worker.claim(Errand::QUEUE, 1).await.unwrap().remove(0);
         assert_eq!(job.id, id);
         worker.run(job).await;
@@ -563,9 +546,7 @@ async fn behind_an_older_job_of_its_group_it_tells_what_that_one_waits_for() {
     assert_eq!((head.state.as_str(), head.causes[0].code), ("running", Code::Running));
     assert_eq!(why.remedy(), Some(&Remedy::Cancel(ids[0])));
     town.heal(&why).await;
-    queue::finish::hand_back_all(town.pool(), worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     operate::settle_cancels(town.pool()).await.unwrap();
     assert_eq!(town.claim(&worker, 9).await, [ids[1]]);
 }
@@ -594,9 +575,7 @@ async fn a_group_behind_a_dead_letter_names_it_and_goes_on_when_it_is_redriven()
     town.heal(&why).await;
     assert_eq!(town.claim(&worker, 9).await, [ids[0]]);
     // What is given up is out of the way as well.
-    queue::finish::hand_back_all(town.pool(), worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     let conn = &mut *town.pool().acquire().await.unwrap();
     operate::discard(conn, ids[0], "ann", "let it be").await.unwrap();
     assert_eq!(town.claim(&worker, 9).await, [ids[1]]);
@@ -716,9 +695,7 @@ async fn a_job_that_waits_for_others_tells_why_the_first_has_not_ended() {
     assert_eq!(why.causes.len(), 1, "it is not scheduled for the year 9999: {why:#?}");
     town.heal(&why).await;
     assert_eq!(town.claim(&worker, 9).await, [ids[0]]);
-    queue::finish::hand_back_all(town.pool(), worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     operate::discard(conn, ids[0], "ann", "enough").await.unwrap();
     let released = town.because(waiter, Code::InLine).await;
     assert_eq!(released.causes[1].code, Code::Released);
@@ -782,7 +759,7 @@ async fn a_suspect_says_what_has_to_end_before_it_runs_alone() {
 
     // Nobody is there to take the jobs of a dead worker back.
     let worker_id = victim.registration.id;
-    victim.die(town.pool()).await;
+    victim.die().await.unwrap();
     let why = town.because(ids[0], Code::WorkerSilent).await;
     assert!(
         why.causes[0]
@@ -799,13 +776,30 @@ async fn a_suspect_says_what_has_to_end_before_it_runs_alone() {
         .unwrap();
     assert_eq!(rescued.jobs, 2);
 
+    // Once is nobody's fault.
+    let why = town.because(ids[0], Code::InLine).await;
+    assert_eq!(why.causes[1].code, Code::Rescued);
+    assert!(
+        why.causes[1].text.starts_with("its worker died, and it is back"),
+        "{why:#?}"
+    );
+    assert_eq!(town.claim(&busy, 9).await, ids);
+    busy.die().await.unwrap();
+    let busy = town.worker().await;
+    let rescued = queue::rescue::rescue(town.pool(), false, Duration::from_secs(15))
+        .await
+        .unwrap();
+    assert_eq!(rescued.jobs, 2);
+
     let why = town.because(ids[0], Code::Suspect).await;
     assert!(why.causes[0].text.ends_with("an empty worker is there"), "{why:#?}");
     let beside = town.one(errand("done")).await;
     assert_eq!(town.claim(&busy, 9).await, [beside]);
     let why = town.because(ids[0], Code::Suspect).await;
     assert!(
-        why.causes[0].text.contains("its worker died; it runs alone next"),
+        why.causes[0]
+            .text
+            .contains("2 workers died while they held it; it runs alone next"),
         "{why:#?}"
     );
     assert!(
@@ -816,10 +810,10 @@ async fn a_suspect_says_what_has_to_end_before_it_runs_alone() {
     );
     assert_eq!(why.remedy(), Some(&Remedy::StartWorker("errands".to_owned())));
     let empty = town.worker().await;
-    assert_eq!(town.claim_suspect(&empty).await.unwrap().id, ids[0]);
+    assert_eq!(empty.claim_suspect(Errand::QUEUE).await.unwrap().unwrap().id, ids[0]);
 
     // It takes that one down as well.
-    empty.die(town.pool()).await;
+    empty.die().await.unwrap();
     queue::rescue::rescue(town.pool(), false, Duration::from_secs(15))
         .await
         .unwrap();
@@ -834,11 +828,14 @@ async fn a_suspect_says_what_has_to_end_before_it_runs_alone() {
     );
     town.heal(&why).await;
     let other = town.worker().await;
-    let next: Vec<_> = [town.claim_suspect(&other).await, town.claim_suspect(&other).await]
-        .into_iter()
-        .flatten()
-        .map(|job| job.id)
-        .collect();
+    let next: Vec<_> = [
+        other.claim_suspect(Errand::QUEUE).await.unwrap(),
+        other.claim_suspect(Errand::QUEUE).await.unwrap(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|job| job.id)
+    .collect();
     assert!(next.contains(&ids[0]), "{next:?}");
 }
 
@@ -846,18 +843,13 @@ async fn a_suspect_says_what_has_to_end_before_it_runs_alone() {
 async fn a_running_job_tells_its_worker_its_progress_and_its_end_and_can_be_stopped() {
     let town = Town::new().await;
     let id = town.one(errand("hang")).await;
-    let (catalogue, services) = (catalogue(), Arc::new(()));
-    let worker = queue::testing::Worker::register(town.pool(), &catalogue, &services)
-        .await
-        .unwrap();
+    let worker = town.worker().await;
     let job = worker.claim(Errand::QUEUE, 1).await.unwrap().remove(0);
     let why = tokio::select! {
         settled = worker.run(job) => panic!("it ended: {settled:?}"),
         why = eventually("the job to have said something", async || {
             let why = town.because(id, Code::Running).await;
-            // The log is read after the job's row, which may then be older by its progress.
-            let text = &why.causes[0].text;
-            (text.contains("it last said") && text.contains("its progress")).then_some(why)
+            why.causes[0].text.contains("it last said").then_some(why)
         }) => why,
     };
     let text = &why.causes[0].text;
@@ -877,9 +869,7 @@ async fn a_running_job_tells_its_worker_its_progress_and_its_end_and_can_be_stop
     );
     assert_eq!(why.remedy(), None);
     // Back in line, it ends there.
-    queue::finish::hand_back_all(town.pool(), worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     operate::settle_cancels(town.pool()).await.unwrap();
     let why = town.because(id, Code::Cancelled).await;
     assert!(
@@ -895,12 +885,43 @@ async fn a_job_that_was_handed_back_is_next_in_line_again() {
     let id = town.one(errand("done")).await;
     let worker = town.worker().await;
     assert_eq!(town.claim(&worker, 1).await, [id]);
-    queue::finish::hand_back_all(town.pool(), worker.registration.id)
-        .await
-        .unwrap();
+    worker.hand_back_all().await.unwrap();
     let why = town.because(id, Code::InLine).await;
     assert_eq!(why.causes[1].code, Code::HandedBack);
     assert_eq!(town.claim(&worker, 1).await, [id]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_is_of_one_moment() {
+    let town = Town::new().await;
+    let id = town.one(errand("done")).await;
+    let worker = town.worker().await;
+    let is_over = AtomicBool::new(false);
+    // From hand to hand, as fast as it goes.
+    let moves = async {
+        while !is_over.load(Ordering::Relaxed) {
+            assert_eq!(town.claim(&worker, 1).await, [id]);
+            worker.hand_back_all().await.unwrap();
+        }
+    };
+    let looks = async {
+        let mut seen = BTreeSet::new();
+        for _ in 0..200 {
+            let why = town.why(id).await;
+            let expected = match why.state.as_str() {
+                "running" => Code::Running,
+                "available" => Code::InLine,
+                other => panic!("it is {other}"),
+            };
+            assert_eq!(why.causes[0].code, expected, "{why:#?}");
+            assert!(!why.causes[0].text.contains("ask again"), "{why:#?}");
+            seen.insert(why.state);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        seen
+    };
+    let ((), seen) = tokio::join!(moves, looks);
+    assert_eq!(seen.len(), 2, "{seen:?}");
 }
 
 #[tokio::test]
@@ -928,7 +949,7 @@ async fn a_dead_job_is_redriven_as_it_says_or_waits_for_its_campaign() {
         canary: 1,
         ..Plan::default()
     };
-    let campaign = campaign::start(conn, &catalogue(), &plan, "ann", "rebuilt")
+    let campaign = campaign::start(conn, &CATALOGUE, &plan, "ann", "rebuilt")
         .await
         .unwrap();
     town.because(ids[2], Code::CampaignRunning).await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use queue::{Attempt, Catalogue, Job, JobId, Outcome};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgPool};
 use testkit::{Line, eventually, eventually_within};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +23,9 @@ const DATABASE: &str = "HOLDER_DATABASE";
 const NAME: &str = "HOLDER_NAME";
 /// How long its lease is, in milliseconds.
 const LEASE: &str = "HOLDER_LEASE_MS";
+
+/// How many jobs a worker process runs at once.
+pub(crate) const SLOTS: usize = 4;
 
 /// How long anything here may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -94,7 +97,7 @@ pub(crate) async fn work() {
     let config = Config {
         name: std::env::var(NAME).unwrap(),
         pools: vec![Pool::of(Hold::QUEUE)],
-        slots: 4,
+        slots: SLOTS,
         lease: Duration::from_millis(lease),
         shutdown_grace: Duration::ZERO,
         build: "test".to_owned(),
@@ -145,11 +148,7 @@ impl Holder {
     ) -> Self {
         let database: PgConnectOptions = url.parse().unwrap();
         let line = Line::default();
-        let addr = line.to_postgres(database.get_host(), database.get_port()).await;
-        let through = database
-            .host(&addr.ip().to_string())
-            .port(addr.port())
-            .ssl_mode(PgSslMode::Disable);
+        let through = line.to_postgres(&database).await;
         command
             .env(DATABASE, through.to_url_lossy().as_str())
             .env(NAME, name)
@@ -212,6 +211,26 @@ pub(crate) async fn enqueue(pool: &PgPool, gate: &Path, is_in_transaction: bool)
     };
     let mut conn = pool.acquire().await.unwrap();
     queue::enqueue(&mut conn, &job).await.unwrap().id
+}
+
+/// Gives a worker a job of its own, which holds on until there is a file. One that another worker takes instead holds on there.
+pub(crate) async fn keep_busy(pool: &PgPool, worker: i64, gate: &Path) -> JobId {
+    const WORKERS_MAX: usize = 2;
+    for _ in 0..WORKERS_MAX * SLOTS {
+        let job = enqueue(pool, gate, false).await;
+        let at = eventually_within(PATIENCE, "the job to begin", async || {
+            sqlx::query_scalar::<_, i64>("select worker_id from begun where job_id = $1")
+                .bind(job)
+                .fetch_optional(pool)
+                .await
+                .unwrap()
+        })
+        .await;
+        if at == worker {
+            return job;
+        }
+    }
+    panic!("the other workers have more jobs than slots");
 }
 
 /// Waits until a job has begun at a worker.
