@@ -235,10 +235,7 @@ async fn a_stopped_attempt_is_handed_back_with_its_try_and_its_place() {
     worker.stop.cancel();
     let started = Instant::now();
     assert_eq!(worker.run(claimed).await, Settled::Postponed);
-    assert!(
-        started.elapsed() < Duration::from_millis(250),
-        "it did not wait for the handler"
-    );
+    assert!(started.elapsed() < Act::TIMEOUT, "it did not wait for the handler");
     let back = job(&db.pool, id).await;
     assert_eq!(
         (back.state.as_str(), back.attempt, back.fence, back.run_at),

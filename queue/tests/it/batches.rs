@@ -54,7 +54,8 @@ impl Job for Note {
     type Services = Desk;
     const KIND: &'static str = "note";
     const QUEUE: &'static str = "desk";
-    const TIMEOUT: Duration = Duration::from_millis(300);
+    /// Several batches hang in turn until the culprit is found.
+    const TIMEOUT: Duration = Duration::from_secs(1);
     const RETRY: Retry = Retry::new(Duration::from_secs(60), Duration::from_secs(3600), 3);
 
     fn group(&self) -> Option<String> {

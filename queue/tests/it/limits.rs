@@ -383,7 +383,7 @@ async fn room_whose_claim_is_gone_is_mended() {
     let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
     let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
     let jobs = worker.claim("calls", 2).await.unwrap();
-    run_all(&worker, jobs).await;
+    worker.run_all(jobs).await;
     // As a process leaves it that dies between the end of a job and the release of its room.
     sqlx::query("insert into queue.limit_holds (claim_id, key, jobs) values (0, 'endpoint/1', 1)")
         .execute(&db.pool)
