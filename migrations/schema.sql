@@ -1169,6 +1169,14 @@ CREATE FUNCTION queue.place_parked(p_job bigint, p_key text, p_max bigint) RETUR
     ) e
 $$;
 
+CREATE FUNCTION queue.put_back(p_jobs queue.jobs[]) RETURNS bigint
+    LANGUAGE sql
+    AS $$
+    select pg_notify('queue_jobs', q.name)
+    from (select distinct j.queue from unnest(p_jobs) j where not j.suspect) q (name);
+    select queue.line_up(p_jobs)
+$$;
+
 CREATE FUNCTION queue.redrive(p_ids bigint[], p_args jsonb[], p_actor text, p_reason text, p_campaign_id bigint DEFAULT NULL::bigint) RETURNS TABLE(id bigint, taken_by bigint, edited_fields jsonb)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_custom_plan'

@@ -263,7 +263,7 @@ pub async fn postpone(conn: &mut PgConnection, held: &Held, wait: Duration, wait
 /// Untouched, and back to its place in line with its try: the worker stops.
 pub async fn hand_back(conn: &mut PgConnection, held: &Held) -> sqlx::Result<bool> {
     let lined_up = sqlx::query_scalar!(
-        r#"select queue.line_up(array_agg(jsonb_populate_record(t.job, jsonb_build_object(
+        r#"select queue.put_back(array_agg(jsonb_populate_record(t.job, jsonb_build_object(
                       'fence', (t.job).fence + 1,
                       'waiting', 'its worker stopped and handed it back'
                   )))) as "count!"
@@ -312,7 +312,7 @@ async fn hand_back_claims(pool: &PgPool, claims: &[i64], waiting: &str) -> sqlx:
         return Ok(0);
     }
     let lined_up = sqlx::query_scalar!(
-        r#"select queue.line_up(array_agg(jsonb_populate_record(s.job, jsonb_build_object(
+        r#"select queue.put_back(array_agg(jsonb_populate_record(s.job, jsonb_build_object(
                       'fence', (s.job).fence + 1,
                       'waiting', $2::text
                   )))) as "count!"

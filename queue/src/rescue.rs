@@ -156,45 +156,38 @@ async fn take_back(pool: &PgPool) -> sqlx::Result<u64> {
         return Ok(0);
     }
     let mut tx = pool.begin().await?;
-    let lined_up = sqlx::query!(
-        r#"with rescued as materialized (
-               select jsonb_populate_record(s.job, jsonb_build_object(
-                          'fence', (s.job).fence + 1,
-                          'suspect', is_suspect,
-                          'crashes', crashes,
-                          'crashes_alone', (s.job).crashes_alone + case when is_clear then 1 else 0 end,
-                          'attempt', (s.job).attempt + case when is_alone then 1 else 0 end,
-                          'run_at', case when is_alone
-                                         then clock_timestamp() + make_interval(secs => least(2 ^ (s.job).crashes_alone, 60))
-                                         else (s.job).run_at end,
-                          'waiting', case when is_alone then 'its worker died while it ran alone; it runs alone again'
-                                          when is_suspect then crashes || ' workers died while they held it; it runs alone next'
-                                          else 'its worker died' end
-                      )) as job, not is_suspect as is_for_all
-               from queue.seize($1, false) s
-               left join queue.losses l on l.worker_id = s.worker_id and (s.job).id = any(l.jobs)
-               cross join lateral (
-                   select (s.job).crashes + 1 as crashes,
-                          (s.job).suspect or (s.job).crashes + 1 >= $3 as is_suspect,
-                          coalesce(l.alone, false) as is_alone,
-                          coalesce(l.alone, false) and not exists (
-                              select from queue.losses o
-                              where o.lost_at > clock_timestamp() - make_interval(secs => $2)
-                                and not o.alone and not l.jobs <@ o.jobs
-                          ) as is_clear
-               ) evidence
-           )
-           select queue.line_up(array_agg(r.job)) as "count!",
-                  (select count(pg_notify('queue_jobs', q.name))
-                   from (select distinct (f.job).queue as name from rescued f where f.is_for_all) q) as "hints!"
-           from rescued r"#,
+    let lined_up = sqlx::query_scalar!(
+        r#"select queue.put_back(array_agg(jsonb_populate_record(s.job, jsonb_build_object(
+                      'fence', (s.job).fence + 1,
+                      'suspect', is_suspect,
+                      'crashes', crashes,
+                      'crashes_alone', (s.job).crashes_alone + case when is_clear then 1 else 0 end,
+                      'attempt', (s.job).attempt + case when is_alone then 1 else 0 end,
+                      'run_at', case when is_alone
+                                     then clock_timestamp() + make_interval(secs => least(2 ^ (s.job).crashes_alone, 60))
+                                     else (s.job).run_at end,
+                      'waiting', case when is_alone then 'its worker died while it ran alone; it runs alone again'
+                                      when is_suspect then crashes || ' workers died while they held it; it runs alone next'
+                                      else 'its worker died' end
+                  )))) as "count!"
+           from queue.seize($1, false) s
+           left join queue.losses l on l.worker_id = s.worker_id and (s.job).id = any(l.jobs)
+           cross join lateral (
+               select (s.job).crashes + 1 as crashes,
+                      (s.job).suspect or (s.job).crashes + 1 >= $3 as is_suspect,
+                      coalesce(l.alone, false) as is_alone,
+                      coalesce(l.alone, false) and not exists (
+                          select from queue.losses o
+                          where o.lost_at > clock_timestamp() - make_interval(secs => $2)
+                            and not o.alone and not l.jobs <@ o.jobs
+                      ) as is_clear
+           ) evidence"#,
         &orphans,
         QUIET_SECS,
         CRASHES_IN_COMPANY_MAX,
     )
     .fetch_one(&mut *tx)
-    .await?
-    .count;
+    .await?;
     tx.commit().await?;
     let ended = sqlx::query_scalar!(
         "select pg_terminate_backend(l.pid)

@@ -8,6 +8,7 @@ use queue::claim::Claimed;
 use queue::testing;
 use queue::{Attempt, Catalogue, DeadLetter, Failure, Job, JobId, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgListener;
 use sqlx::{PgConnection, PgPool};
 
 /// What the jobs did.
@@ -162,6 +163,24 @@ pub(crate) async fn worker(pool: &PgPool) -> Worker {
 
 pub(crate) async fn worker_of(world: &Arc<World>, pool: &PgPool) -> Worker {
     Worker::register(pool, catalogue(), world).await.unwrap()
+}
+
+/// What workers are told between their polls.
+pub(crate) struct Hints(PgListener);
+
+impl Hints {
+    pub(crate) async fn hear(pool: &PgPool) -> Self {
+        let mut listener = PgListener::connect_with(pool).await.unwrap();
+        listener.listen("queue_jobs").await.unwrap();
+        Self(listener)
+    }
+
+    /// The queue that the next one is about.
+    pub(crate) async fn next(&mut self) -> String {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let hint = tokio::time::timeout(PATIENCE, self.0.recv()).await.unwrap().unwrap();
+        hint.payload().to_owned()
+    }
 }
 
 /// What the payload of a claimed job says.

@@ -8,7 +8,7 @@ use queue::rescue::{CRASHES_ALONE_MAX, CRASHES_IN_COMPANY_MAX, Rescued, rescue};
 use queue::runner::Settled;
 use queue::testing::fast_forward;
 use queue::{Job, JobId, testing};
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 use testkit::{Blow, Database, Line};
 
@@ -28,9 +28,6 @@ fn with_lease(lease: Duration) -> Identity {
     }
 }
 
-/// How long anything here may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 #[tokio::test]
 async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
     let db = Database::new().await;
@@ -46,8 +43,7 @@ async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
         Rescued::default(),
         "it lives"
     );
-    let mut listener = PgListener::connect_with(&db.pool).await.unwrap();
-    listener.listen("queue_jobs").await.unwrap();
+    let mut hints = Hints::hear(&db.pool).await;
     dead.die().await.unwrap();
 
     assert_eq!(
@@ -58,8 +54,7 @@ async fn a_killed_workers_jobs_run_again_with_their_try_and_their_place() {
         let job = job(&db.pool, id).await;
         assert_eq!((job.attempt, job.crashes, job.suspect), (0, 1, false));
     }
-    let hint = tokio::time::timeout(PATIENCE, listener.recv()).await.unwrap().unwrap();
-    assert_eq!(hint.payload(), Act::QUEUE, "idle workers are told");
+    assert_eq!(hints.next().await, Act::QUEUE, "idle workers are told");
     let other = worker(&db.pool).await;
     let mut claimed = other.claim(Act::QUEUE, 10).await.unwrap();
     claimed.sort_by_key(|job| job.rank);
