@@ -677,7 +677,7 @@ impl Book {
         let answer = answer.filter(|_| by.scope.is_some());
         let place = self.ledger.append(with_answer(&line, answer));
         let created = by.now.timestamp();
-        for event in events_of(&intent.id, entry.op, outcome, intent.status, (self.n, created), place) {
+        for event in events_of(intent, entry.op, outcome, (self.n, created), place) {
             // The post is gone only when the gateway stops.
             let _ = self.outbox.send(event.clone());
             self.events.push(event);
@@ -737,6 +737,20 @@ impl Book {
         at.ok_or_else(|| Error::no_such("webhook endpoint", id, "id"))
     }
 
+    /// The amount of the intent that something is to be done to, if it is about one that there is.
+    pub(super) fn amount_of(&self, act: &Act) -> Option<i64> {
+        let at = match act {
+            Act::Create(new) => return Some(new.amount),
+            Act::Confirm { intent, .. } | Act::Capture { intent, .. } | Act::Cancel { intent, .. } => {
+                self.intent_index.get(intent)?
+            }
+            Act::Refund { of: RefundOf::Intent(id), .. } => self.intent_index.get(id)?,
+            Act::Refund { of: RefundOf::Charge(id), .. } => self.charge_index.get(id)?,
+            Act::CreateEndpoint(_) | Act::ChangeEndpoint { .. } | Act::DeleteEndpoint { .. } => return None,
+        };
+        Some(self.intents[*at].amount)
+    }
+
     pub(super) fn intent_at(&self, id: &str, param: &str) -> Result<usize, Error> {
         let at = self.intent_index.get(id).copied();
         at.ok_or_else(|| Error::no_such("payment_intent", id, param))
@@ -765,18 +779,19 @@ fn derived_id(prefix: &str, intent: &str, n: u64, what: &str) -> String {
 
 /// The events that a line causes.
 fn events_of(
-    intent: &str,
+    intent: &Intent,
     op: &str,
     outcome: &str,
-    status: Status,
     (n, created): (u64, i64),
     place: Place,
 ) -> impl Iterator<Item = Event> {
-    events::kinds_of(op, outcome, status).iter().map(move |kind| Event {
-        id: derived_id("evt", intent, n, kind),
+    let (id, amount) = (&intent.id, intent.amount);
+    events::kinds_of(op, outcome, intent.status).iter().map(move |kind| Event {
+        id: derived_id("evt", id, n, kind),
         kind,
         created,
         place,
+        amount,
         pending: 0,
     })
 }
@@ -887,14 +902,7 @@ impl Memory {
         self.last_at = self.last_at.max(Some(line.at));
         if let Some(mut intent) = line.intent_after {
             let created = line.at.timestamp();
-            let told = events_of(
-                &intent.id,
-                &line.op,
-                &line.outcome,
-                line.intent_status,
-                (line.n, created),
-                place,
-            );
+            let told = events_of(&intent, &line.op, &line.outcome, (line.n, created), place);
             self.events.extend(told);
             if line.outcome == "ok" {
                 self.transactions
