@@ -31,8 +31,8 @@ use domain::services::Settings;
 use domain::webhooks::{self, Sender, store::NewEndpoint};
 use futures::future::join_all;
 use jobs::{
-    ExpireOrder, ExpireReservations, PlanDueRoutes, ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs,
-    PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayments, SweepLedger, intake,
+    ExpireOrder, ExpireReservations, PaySeller, PaySellers, PlanDueRoutes, ProcessGatewayEvent, ProcessInbound,
+    PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayments, SweepLedger, intake,
 };
 use queue::runner::Settled;
 use queue::{Catalogue, JobId, testing};
@@ -89,6 +89,16 @@ async fn set_up(kind: &str, world: &World) {
             world.run().await;
             world.db.fast_forward(Duration::from_secs(86_400)).await;
             world.enqueue(&ExpireOrder { order_id }).await;
+        }
+        "pay_seller" => {
+            let seller = world.seller().await;
+            captured(world).await;
+            world.enqueue(&PaySeller { seller_id: seller }).await;
+        }
+        "pay_sellers" => {
+            world.seller().await;
+            captured(world).await;
+            world.enqueue(&PaySellers::default()).await;
         }
         "plan_due_routes" => {
             captured(world).await;

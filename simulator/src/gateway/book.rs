@@ -30,6 +30,7 @@ use super::form;
 use super::intents::{ChargeOutcome, Intent, Refund, Status};
 use super::methods::{self, Fault, Step};
 use super::requests::{Act, Command, NewIntent, RefundOf};
+use super::transfers::Transfer;
 use crate::journal::{Durable, Journal, Lines, Place};
 
 /// How long an answer is kept under its key.
@@ -45,6 +46,7 @@ pub(super) struct Book {
     pub(super) charge_index: HashMap<String, usize>,
     pub(super) refunds: Vec<Refund>,
     pub(super) refund_index: HashMap<String, usize>,
+    pub(super) transfers: Vec<Transfer>,
     pub(super) transactions: Vec<Transaction>,
     pub(super) events: Vec<Event>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -134,19 +136,29 @@ struct Line {
     request_id: String,
     key: Option<String>,
     op: String,
-    intent: String,
+    #[serde(default)]
+    intent: Option<String>,
+    #[serde(default)]
     refund: Option<String>,
     amount: i64,
     currency: String,
     outcome: String,
+    #[serde(default)]
     code: Option<String>,
-    intent_status: Status,
+    #[serde(default)]
+    intent_status: Option<Status>,
+    #[serde(default)]
     amount_received: i64,
     params_sha256: String,
     metadata: BTreeMap<String, String>,
     path: Option<String>,
+    #[serde(default)]
     intent_after: Option<Intent>,
+    #[serde(default)]
     refund_after: Option<Refund>,
+    #[serde(default)]
+    transfer_after: Option<Transfer>,
+    #[serde(default)]
     answer: Option<KeptAnswer>,
 }
 
@@ -228,6 +240,7 @@ impl Book {
             refund_index: index(&memory.refunds, |refund| &refund.id),
             intents: memory.intents,
             refunds: memory.refunds,
+            transfers: memory.transfers,
             transactions: memory.transactions,
             events: memory.events,
             endpoints: memory.endpoints,
@@ -401,6 +414,7 @@ impl Book {
                 reason,
                 metadata,
             } => self.refund(call, of, *amount, *reason, metadata),
+            Act::Transfer(new) => self.transfer(call, new),
             Act::CreateEndpoint(new) => {
                 if self.endpoints.iter().filter(|one| !one.is_deleted).count() >= ENDPOINTS_MAX {
                     let message = format!("You have reached the maximum of {ENDPOINTS_MAX} webhook endpoints.");
@@ -531,7 +545,7 @@ impl Book {
 
     /// Books what the charge of an intent has taken, if it has.
     fn settle(&mut self, at: usize, now: i64) {
-        let id = self.transaction_id(at);
+        let id = self.transaction_id(&self.intents[at].id);
         let intent = &mut self.intents[at];
         if let Some(charge) = intent.charges.last_mut()
             && charge.outcome == ChargeOutcome::Captured
@@ -572,7 +586,7 @@ impl Book {
             }
         };
         let id = self.new_id("re");
-        let transaction = self.transaction_id(at);
+        let transaction = self.transaction_id(&self.intents[at].id);
         let now = call.now.timestamp();
         let refund = Refund {
             id: id.clone(),
@@ -641,6 +655,24 @@ impl Book {
             answer,
             durable: self.ledger.durable(),
             fault,
+        }
+    }
+
+    /// Writes the ledger line of an operation on no intent, with its answer, and keeps the key.
+    pub(super) fn record_line(&mut self, call: &Call, mut line: Value, answer: Answer) -> Outcome {
+        self.n += 1;
+        line["n"] = json!(self.n);
+        let answer = match call.stored {
+            Some(Stored::After) => ordered_error(),
+            _ => answer,
+        };
+        let kept = call.scope.is_some().then_some(&answer);
+        let place = self.ledger.append(with_answer(&line, kept));
+        self.keep(call, File::Ledger, place);
+        Outcome::Executed {
+            answer,
+            durable: self.ledger.durable(),
+            fault: None,
         }
     }
 
@@ -744,8 +776,15 @@ impl Book {
             Act::Confirm { intent, .. } | Act::Capture { intent, .. } | Act::Cancel { intent, .. } => {
                 self.intent_index.get(intent)?
             }
-            Act::Refund { of: RefundOf::Intent(id), .. } => self.intent_index.get(id)?,
-            Act::Refund { of: RefundOf::Charge(id), .. } => self.charge_index.get(id)?,
+            Act::Refund {
+                of: RefundOf::Intent(id),
+                ..
+            } => self.intent_index.get(id)?,
+            Act::Refund {
+                of: RefundOf::Charge(id),
+                ..
+            } => self.charge_index.get(id)?,
+            Act::Transfer(new) => return Some(new.amount),
             Act::CreateEndpoint(_) | Act::ChangeEndpoint { .. } | Act::DeleteEndpoint { .. } => return None,
         };
         Some(self.intents[*at].amount)
@@ -757,7 +796,7 @@ impl Book {
     }
 
     /// With a seed, the ids of a new ledger are the same in every run; without one (0) they are random.
-    fn new_id(&self, prefix: &str) -> String {
+    pub(super) fn new_id(&self, prefix: &str) -> String {
         let hash = match self.seed {
             0 => Sha256::digest(uuid::Uuid::new_v4()),
             seed => Sha256::digest(format!("{seed} {prefix} {}", self.n)),
@@ -766,8 +805,8 @@ impl Book {
     }
 
     /// The id of the movement of money that the line to be written next tells of.
-    fn transaction_id(&self, intent: usize) -> String {
-        derived_id("txn", &self.intents[intent].id, self.n + 1, "")
+    pub(super) fn transaction_id(&self, of: &str) -> String {
+        derived_id("txn", of, self.n + 1, "")
     }
 }
 
@@ -786,14 +825,16 @@ fn events_of(
     place: Place,
 ) -> impl Iterator<Item = Event> {
     let (id, amount) = (&intent.id, intent.amount);
-    events::kinds_of(op, outcome, intent.status).iter().map(move |kind| Event {
-        id: derived_id("evt", id, n, kind),
-        kind,
-        created,
-        place,
-        amount,
-        pending: 0,
-    })
+    events::kinds_of(op, outcome, intent.status)
+        .iter()
+        .map(move |kind| Event {
+            id: derived_id("evt", id, n, kind),
+            kind,
+            created,
+            place,
+            amount,
+            pending: 0,
+        })
 }
 
 /// Reads an event back from its line.
@@ -881,6 +922,7 @@ struct Memory {
     intents: Vec<Intent>,
     index: HashMap<String, usize>,
     refunds: Vec<Refund>,
+    transfers: Vec<Transfer>,
     transactions: Vec<Transaction>,
     events: Vec<Event>,
     endpoints: Vec<Endpoint>,
@@ -918,6 +960,9 @@ impl Memory {
             }
         }
         self.refunds.extend(line.refund_after);
+        self.transactions
+            .extend(line.transfer_after.as_ref().map(Transfer::moved));
+        self.transfers.extend(line.transfer_after);
         if line.answer.is_some() {
             self.key(line.key, line.path, line.params_sha256, line.at, (File::Ledger, place));
         }
