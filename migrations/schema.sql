@@ -12,6 +12,104 @@ CREATE TYPE queue.room AS (
 	open_until timestamp with time zone
 );
 
+CREATE FUNCTION public.book_payout() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+    booked_as bigint;
+    amount bigint := case when new.state = 'failed' then -new.amount_minor else new.amount_minor end;
+begin
+    insert into ledger_transactions (cause, payout_id)
+    values (format('payout:%s%s', new.id, case when new.state = 'failed' then ':failed' else '' end), new.id)
+    returning id into booked_as;
+    insert into ledger_entries (transaction_id, account, seller_id, amount_minor)
+    values (booked_as, 'seller', new.seller_id, -amount), (booked_as, 'payouts', new.seller_id, amount);
+    return null;
+end $$;
+
+CREATE FUNCTION public.book_sales() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+    sale record;
+    booked_as bigint;
+begin
+    if old.captured_minor = 0 then
+        insert into sales (payment_id, seller_id, gross_minor, commission_minor)
+        select new.id, s.id, g.gross, floor(g.gross * s.commission_bp / 10000)::bigint
+        from (
+            select p.seller_id, sum(l.qty * l.unit_price_minor)::bigint as gross
+            from order_lines l
+            join products p on p.id = l.product_id
+            where l.order_id = new.order_id and p.seller_id is not null
+            group by p.seller_id
+        ) g
+        join sellers s on s.id = g.seller_id
+        where g.gross > 0
+        on conflict do nothing;
+    end if;
+    for sale in
+        select f.seller_id, f.gross - f.gross_kept_minor as gross, f.commission - f.commission_kept_minor as commission
+        from (
+            select s.seller_id, s.gross_kept_minor, s.commission_kept_minor,
+                   floor(s.gross_minor::numeric * (new.captured_minor - new.refunded_minor) / new.captured_minor)::bigint as gross,
+                   floor(s.commission_minor::numeric * (new.captured_minor - new.refunded_minor) / new.captured_minor)::bigint
+                       as commission
+            from sales s
+            where s.payment_id = new.id
+        ) f
+        where f.gross <> f.gross_kept_minor or f.commission <> f.commission_kept_minor
+        order by f.seller_id
+    loop
+        if booked_as is null then
+            insert into ledger_transactions (cause, payment_id)
+            values (format('payment:%s:%s:%s', new.id, new.captured_minor, new.refunded_minor), new.id)
+            returning id into booked_as;
+        end if;
+        update sales s
+        set gross_kept_minor = s.gross_kept_minor + sale.gross,
+            commission_kept_minor = s.commission_kept_minor + sale.commission
+        where s.payment_id = new.id and s.seller_id = sale.seller_id;
+        insert into ledger_entries (transaction_id, account, seller_id, amount_minor)
+        select booked_as, e.account, sale.seller_id, e.amount
+        from (values ('sales', -sale.gross), ('commission', sale.commission), ('seller', sale.gross - sale.commission))
+            e (account, amount)
+        where e.amount <> 0;
+    end loop;
+    return null;
+end $$;
+
+CREATE FUNCTION public.check_ledger_transaction() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    if exists (
+        select from ledger_entries e where e.transaction_id = new.transaction_id
+        group by e.seller_id having sum(e.amount_minor) <> 0
+    ) then
+        raise exception 'the entries of ledger transaction % do not sum to zero', new.transaction_id
+            using errcode = 'check_violation', constraint = 'ledger_transactions_sum_to_zero';
+    end if;
+    return null;
+end $$;
+
+CREATE FUNCTION public.count_ledger_entry() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+declare
+    balance bigint;
+begin
+    update sellers set balance_minor = balance_minor + new.amount_minor where id = new.seller_id
+    returning balance_minor into balance;
+    if balance < 0 and new.amount_minor < 0 and exists (
+        select from ledger_transactions t where t.id = new.transaction_id and t.payout_id is not null
+    ) then
+        raise exception 'seller % is not owed that much', new.seller_id
+            using errcode = 'check_violation', constraint = 'payouts_take_only_what_is_owed';
+    end if;
+    return null;
+end $$;
+
 CREATE FUNCTION public.note_payment() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -139,6 +237,13 @@ CREATE FUNCTION public.refuse_change() RETURNS trigger
     AS $$
 begin
     raise exception '% is only ever added to', tg_table_name using errcode = 'restrict_violation';
+end $$;
+
+CREATE FUNCTION public.refuse_change_of_payout() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    raise exception 'payout % is %, and stays so', old.id, old.state using errcode = 'restrict_violation';
 end $$;
 
 CREATE FUNCTION public.webhook_public_keys(secrets text[]) RETURNS text[]
@@ -1581,6 +1686,44 @@ CREATE TABLE public.inbound_webhooks (
     CONSTRAINT inbound_webhooks_type_check CHECK ((length(type) <= 100))
 );
 
+CREATE TABLE public.ledger_entries (
+    id bigint NOT NULL,
+    transaction_id bigint NOT NULL,
+    account text NOT NULL,
+    seller_id uuid NOT NULL,
+    amount_minor bigint NOT NULL,
+    CONSTRAINT ledger_entries_account_check CHECK ((account = ANY (ARRAY['sales'::text, 'commission'::text, 'seller'::text, 'payouts'::text]))),
+    CONSTRAINT ledger_entries_amount_minor_check CHECK ((amount_minor <> 0))
+);
+
+COMMENT ON TABLE public.ledger_entries IS 'Double entry: those of one transaction sum to zero for each seller. Only ever added to.';
+
+ALTER TABLE public.ledger_entries ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.ledger_entries_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.ledger_transactions (
+    id bigint NOT NULL,
+    cause text NOT NULL,
+    payment_id uuid,
+    payout_id uuid,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE public.ledger_transactions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.ledger_transactions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.order_history (
     order_id uuid NOT NULL,
     version integer NOT NULL,
@@ -1624,7 +1767,12 @@ CREATE TABLE public.orphan_charges (
     currency text NOT NULL,
     moved_at timestamp with time zone NOT NULL,
     seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT orphan_charges_amount_minor_check CHECK ((amount_minor <> 0))
+    resolved_at timestamp with time zone,
+    resolved_by text,
+    resolution text,
+    CONSTRAINT orphan_charges_amount_minor_check CHECK ((amount_minor <> 0)),
+    CONSTRAINT orphan_charges_resolution_check CHECK (((resolution <> ''::text) AND (length(resolution) <= 500))),
+    CONSTRAINT resolved_says_by_whom_and_how CHECK ((((resolved_at IS NULL) = (resolved_by IS NULL)) AND ((resolved_at IS NULL) = (resolution IS NULL))))
 );
 
 COMMENT ON TABLE public.orphan_charges IS 'Movements on the gateway''s balance that belong to no payment of ours: each needs a person.';
@@ -1730,6 +1878,28 @@ CREATE TABLE public.payments (
     CONSTRAINT payments_state_check CHECK ((state = ANY (ARRAY['authorizing'::text, 'authorized'::text, 'declined'::text, 'failed'::text, 'capturing'::text, 'captured'::text, 'voiding'::text, 'voided'::text, 'refunding'::text, 'refunded'::text, 'unknown'::text])))
 );
 
+CREATE TABLE public.payouts (
+    id uuid NOT NULL,
+    seller_id uuid NOT NULL,
+    seq integer NOT NULL,
+    idem_key text NOT NULL,
+    amount_minor bigint NOT NULL,
+    currency character(3) NOT NULL,
+    destination text NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    sends integer DEFAULT 0 NOT NULL,
+    gateway_ref text,
+    error_code text,
+    message text,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    settled_at timestamp with time zone,
+    CONSTRAINT paid_names_the_transfer CHECK (((state <> 'paid'::text) OR (gateway_ref IS NOT NULL))),
+    CONSTRAINT payouts_amount_minor_check CHECK ((amount_minor > 0)),
+    CONSTRAINT payouts_sends_check CHECK ((sends >= 0)),
+    CONSTRAINT payouts_seq_check CHECK ((seq > 0)),
+    CONSTRAINT payouts_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'paid'::text, 'failed'::text])))
+);
+
 CREATE TABLE public.products (
     id uuid NOT NULL,
     sku text NOT NULL,
@@ -1744,6 +1914,7 @@ CREATE TABLE public.products (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     retired_at timestamp with time zone,
+    seller_id uuid,
     CONSTRAINT products_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT products_name_check CHECK (((name <> ''::text) AND (length(name) <= 300))),
     CONSTRAINT products_price_minor_check CHECK (((price_minor >= 0) AND (price_minor <= '100000000000'::bigint))),
@@ -1819,6 +1990,38 @@ CREATE TABLE public.routes (
     load_cm3 bigint NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT routes_state_check CHECK ((state = ANY (ARRAY['planned'::text, 'dispatched'::text, 'superseded'::text])))
+);
+
+CREATE TABLE public.sales (
+    payment_id uuid NOT NULL,
+    seller_id uuid NOT NULL,
+    gross_minor bigint NOT NULL,
+    commission_minor bigint NOT NULL,
+    gross_kept_minor bigint DEFAULT 0 NOT NULL,
+    commission_kept_minor bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT sales_check CHECK (((commission_minor >= 0) AND (commission_minor <= gross_minor))),
+    CONSTRAINT sales_check1 CHECK (((gross_kept_minor >= 0) AND (gross_kept_minor <= gross_minor))),
+    CONSTRAINT sales_check2 CHECK (((commission_kept_minor >= 0) AND (commission_kept_minor <= commission_minor))),
+    CONSTRAINT sales_gross_minor_check CHECK ((gross_minor > 0))
+);
+
+CREATE TABLE public.sellers (
+    id uuid NOT NULL,
+    name text NOT NULL,
+    destination text NOT NULL,
+    currency character(3) NOT NULL,
+    commission_bp integer NOT NULL,
+    payout_min_minor bigint DEFAULT 100 NOT NULL,
+    payouts_paused boolean DEFAULT false NOT NULL,
+    balance_minor bigint DEFAULT 0 NOT NULL,
+    version integer DEFAULT 1 NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT sellers_commission_bp_check CHECK (((commission_bp >= 0) AND (commission_bp <= 10000))),
+    CONSTRAINT sellers_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT sellers_destination_check CHECK ((destination ~ '^acct_[A-Za-z0-9_]{1,200}$'::text)),
+    CONSTRAINT sellers_name_check CHECK (((name <> ''::text) AND (length(name) <= 200))),
+    CONSTRAINT sellers_payout_min_minor_check CHECK ((payout_min_minor > 0))
 );
 
 CREATE TABLE public.shipments (
@@ -2715,6 +2918,18 @@ ALTER TABLE ONLY public.inbound_rejections
 ALTER TABLE ONLY public.inbound_webhooks
     ADD CONSTRAINT inbound_webhooks_pkey PRIMARY KEY (partner_id, event_id);
 
+ALTER TABLE ONLY public.ledger_transactions
+    ADD CONSTRAINT ledger_books_a_cause_once UNIQUE (cause);
+
+ALTER TABLE ONLY public.ledger_entries
+    ADD CONSTRAINT ledger_entries_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.ledger_entries
+    ADD CONSTRAINT ledger_entries_transaction_id_account_seller_id_key UNIQUE (transaction_id, account, seller_id);
+
+ALTER TABLE ONLY public.ledger_transactions
+    ADD CONSTRAINT ledger_transactions_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.stock_movements
     ADD CONSTRAINT movements_happen_once UNIQUE (cause_key);
 
@@ -2754,6 +2969,18 @@ ALTER TABLE ONLY public.payments
 ALTER TABLE ONLY public.payments
     ADD CONSTRAINT payments_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.payouts
+    ADD CONSTRAINT payouts_gateway_ref_is_unique UNIQUE (gateway_ref);
+
+ALTER TABLE ONLY public.payouts
+    ADD CONSTRAINT payouts_have_their_own_key UNIQUE (idem_key);
+
+ALTER TABLE ONLY public.payouts
+    ADD CONSTRAINT payouts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.payouts
+    ADD CONSTRAINT payouts_seller_id_seq_key UNIQUE (seller_id, seq);
+
 ALTER TABLE ONLY public.products
     ADD CONSTRAINT products_pkey PRIMARY KEY (id);
 
@@ -2777,6 +3004,15 @@ ALTER TABLE ONLY public.route_stops
 
 ALTER TABLE ONLY public.routes
     ADD CONSTRAINT routes_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.sales
+    ADD CONSTRAINT sales_pkey PRIMARY KEY (payment_id, seller_id);
+
+ALTER TABLE ONLY public.sellers
+    ADD CONSTRAINT sellers_have_their_own_name UNIQUE (name);
+
+ALTER TABLE ONLY public.sellers
+    ADD CONSTRAINT sellers_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.shipments
     ADD CONSTRAINT shipments_order_id_warehouse_id_key UNIQUE (order_id, warehouse_id);
@@ -2926,6 +3162,8 @@ CREATE INDEX inbound_webhooks_by_partner ON public.inbound_webhooks USING btree 
 
 CREATE INDEX inbound_webhooks_by_time ON public.inbound_webhooks USING btree (received_at);
 
+CREATE INDEX ledger_entries_of_seller ON public.ledger_entries USING btree (seller_id, id);
+
 CREATE INDEX orders_by_customer ON public.orders USING btree (customer_id, created_at, id);
 
 CREATE INDEX orders_by_status ON public.orders USING btree (status, created_at, id);
@@ -2935,6 +3173,10 @@ CREATE INDEX orders_expiring ON public.orders USING btree (expires_at) WHERE (st
 CREATE INDEX orders_in_order ON public.orders USING btree (created_at, id);
 
 CREATE UNIQUE INDEX orders_reference_is_unique ON public.orders USING btree (created_by, reference) WHERE (reference IS NOT NULL);
+
+CREATE INDEX orphan_charges_in_order ON public.orphan_charges USING btree (seen_at, movement);
+
+CREATE INDEX orphan_charges_open ON public.orphan_charges USING btree (seen_at, movement) WHERE (resolved_at IS NULL);
 
 CREATE INDEX partners_in_order ON public.partners USING btree (created_at, id);
 
@@ -2947,6 +3189,14 @@ CREATE INDEX payments_in_order ON public.payments USING btree (created_at, id);
 CREATE UNIQUE INDEX payments_one_live_per_order ON public.payments USING btree (order_id) WHERE (state <> ALL (ARRAY['declined'::text, 'failed'::text, 'voided'::text]));
 
 CREATE INDEX payments_unsettled ON public.payments USING btree (updated_at) WHERE (state = ANY (ARRAY['authorizing'::text, 'capturing'::text, 'voiding'::text, 'refunding'::text, 'unknown'::text]));
+
+CREATE INDEX payouts_by_seller ON public.payouts USING btree (seller_id, created_at, id);
+
+CREATE INDEX payouts_in_order ON public.payouts USING btree (created_at, id);
+
+CREATE UNIQUE INDEX payouts_one_open_per_seller ON public.payouts USING btree (seller_id) WHERE (state = 'pending'::text);
+
+CREATE INDEX products_by_seller ON public.products USING btree (seller_id) WHERE (seller_id IS NOT NULL);
 
 CREATE INDEX products_in_order ON public.products USING btree (created_at, id);
 
@@ -2965,6 +3215,10 @@ CREATE INDEX routes_by_plan ON public.routes USING btree (plan_id);
 CREATE INDEX routes_in_order ON public.routes USING btree (created_at, id);
 
 CREATE UNIQUE INDEX routes_one_per_vehicle_and_day ON public.routes USING btree (vehicle_id, date) WHERE (state <> 'superseded'::text);
+
+CREATE INDEX sales_by_seller ON public.sales USING btree (seller_id);
+
+CREATE INDEX sellers_in_order ON public.sellers USING btree (created_at, id);
 
 CREATE INDEX shipments_to_plan ON public.shipments USING btree (warehouse_id, delivery_date) WHERE (state = ANY (ARRAY['unplanned'::text, 'planned'::text]));
 
@@ -3052,15 +3306,31 @@ ALTER INDEX queue.finished_jobs_by_time ATTACH PARTITION queue.finished_jobs_oth
 
 ALTER INDEX queue.finished_jobs_by_id ATTACH PARTITION queue.finished_jobs_other_id_idx;
 
+CREATE TRIGGER ledger_entries_counted AFTER INSERT ON public.ledger_entries FOR EACH ROW WHEN ((new.account = 'seller'::text)) EXECUTE FUNCTION public.count_ledger_entry();
+
+CREATE TRIGGER ledger_entries_stay BEFORE DELETE OR UPDATE ON public.ledger_entries FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER ledger_transactions_stay BEFORE DELETE OR UPDATE ON public.ledger_transactions FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE CONSTRAINT TRIGGER ledger_transactions_sum_to_zero AFTER INSERT ON public.ledger_entries DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.check_ledger_transaction();
+
 CREATE TRIGGER payment_attempts_noted_when_changed AFTER UPDATE ON public.payment_attempts FOR EACH ROW WHEN (((((old.state IS DISTINCT FROM new.state) OR (old.sends IS DISTINCT FROM new.sends)) OR (old.http_status IS DISTINCT FROM new.http_status)) OR (old.error_code IS DISTINCT FROM new.error_code))) EXECUTE FUNCTION public.note_payment_attempt();
 
 CREATE TRIGGER payment_attempts_noted_when_made AFTER INSERT ON public.payment_attempts FOR EACH ROW EXECUTE FUNCTION public.note_payment_attempt();
 
 CREATE TRIGGER payment_events_stay BEFORE UPDATE ON public.payment_events FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
+CREATE TRIGGER payments_book_sales AFTER UPDATE ON public.payments FOR EACH ROW WHEN (((new.captured_minor > 0) AND ((old.captured_minor IS DISTINCT FROM new.captured_minor) OR (old.refunded_minor IS DISTINCT FROM new.refunded_minor)))) EXECUTE FUNCTION public.book_sales();
+
 CREATE TRIGGER payments_noted_when_changed AFTER UPDATE ON public.payments FOR EACH ROW WHEN ((((old.state IS DISTINCT FROM new.state) OR (old.captured_minor IS DISTINCT FROM new.captured_minor)) OR (old.refunded_minor IS DISTINCT FROM new.refunded_minor))) EXECUTE FUNCTION public.note_payment();
 
 CREATE TRIGGER payments_noted_when_made AFTER INSERT ON public.payments FOR EACH ROW EXECUTE FUNCTION public.note_payment();
+
+CREATE TRIGGER payouts_booked_when_failed AFTER UPDATE ON public.payouts FOR EACH ROW WHEN (((old.state = 'pending'::text) AND (new.state = 'failed'::text))) EXECUTE FUNCTION public.book_payout();
+
+CREATE TRIGGER payouts_booked_when_made AFTER INSERT ON public.payouts FOR EACH ROW EXECUTE FUNCTION public.book_payout();
+
+CREATE TRIGGER settled_payouts_stay BEFORE UPDATE ON public.payouts FOR EACH ROW WHEN ((old.state <> 'pending'::text)) EXECUTE FUNCTION public.refuse_change_of_payout();
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
@@ -3079,6 +3349,18 @@ ALTER TABLE ONLY public.inbound_rejections
 
 ALTER TABLE ONLY public.inbound_webhooks
     ADD CONSTRAINT inbound_webhooks_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);
+
+ALTER TABLE ONLY public.ledger_entries
+    ADD CONSTRAINT ledger_entries_seller_id_fkey FOREIGN KEY (seller_id) REFERENCES public.sellers(id);
+
+ALTER TABLE ONLY public.ledger_entries
+    ADD CONSTRAINT ledger_entries_transaction_id_fkey FOREIGN KEY (transaction_id) REFERENCES public.ledger_transactions(id);
+
+ALTER TABLE ONLY public.ledger_transactions
+    ADD CONSTRAINT ledger_transactions_payment_id_fkey FOREIGN KEY (payment_id) REFERENCES public.payments(id);
+
+ALTER TABLE ONLY public.ledger_transactions
+    ADD CONSTRAINT ledger_transactions_payout_id_fkey FOREIGN KEY (payout_id) REFERENCES public.payouts(id);
 
 ALTER TABLE ONLY public.order_history
     ADD CONSTRAINT order_history_order_id_fkey FOREIGN KEY (order_id) REFERENCES public.orders(id);
@@ -3100,6 +3382,12 @@ ALTER TABLE ONLY public.payment_events
 
 ALTER TABLE ONLY public.payments
     ADD CONSTRAINT payments_order_id_fkey FOREIGN KEY (order_id) REFERENCES public.orders(id);
+
+ALTER TABLE ONLY public.payouts
+    ADD CONSTRAINT payouts_seller_id_fkey FOREIGN KEY (seller_id) REFERENCES public.sellers(id);
+
+ALTER TABLE ONLY public.products
+    ADD CONSTRAINT products_seller_id_fkey FOREIGN KEY (seller_id) REFERENCES public.sellers(id);
 
 ALTER TABLE ONLY public.reservations
     ADD CONSTRAINT reservations_order_line_id_fkey FOREIGN KEY (order_line_id) REFERENCES public.order_lines(id);
@@ -3124,6 +3412,12 @@ ALTER TABLE ONLY public.routes
 
 ALTER TABLE ONLY public.routes
     ADD CONSTRAINT routes_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);
+
+ALTER TABLE ONLY public.sales
+    ADD CONSTRAINT sales_payment_id_fkey FOREIGN KEY (payment_id) REFERENCES public.payments(id);
+
+ALTER TABLE ONLY public.sales
+    ADD CONSTRAINT sales_seller_id_fkey FOREIGN KEY (seller_id) REFERENCES public.sellers(id);
 
 ALTER TABLE ONLY public.shipments
     ADD CONSTRAINT shipments_order_id_fkey FOREIGN KEY (order_id) REFERENCES public.orders(id);

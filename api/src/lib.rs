@@ -38,6 +38,7 @@ mod router;
 mod routes;
 mod sagas;
 mod schedules;
+mod sellers;
 mod serve;
 mod site;
 mod telemetry;

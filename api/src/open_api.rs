@@ -41,6 +41,7 @@ answer waits up to ten seconds for the outcome.";
         (name = "catalogue", description = "What is sold, and where it lies"),
         (name = "inventory", description = "How much there is"),
         (name = "payments", description = "Money"),
+        (name = "sellers", description = "Whose goods are sold, and how they are paid"),
         (name = "webhooks", description = "Who is told"),
         (name = "partners", description = "Whom we exchange webhooks with"),
         (name = "routes", description = "Vans and their days"),

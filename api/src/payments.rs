@@ -4,6 +4,7 @@ use axum::extract;
 use chrono::{DateTime, Utc};
 use domain::ids::{AttemptId, OrderId, PaymentId};
 use domain::money::Cents;
+use domain::payments::audit::{self, OrphanCharge};
 use domain::payments::{self, AttemptState, Op, Payment, PaymentAttempt, PaymentEvent, State as PaymentState};
 use jobs::intake;
 use serde::Serialize;
@@ -279,6 +280,108 @@ pub(crate) async fn refund(extract::State(state): extract::State<State>, call: C
             &format!("/api/v1/payments/{id}"),
             &detail(conn, id).await?,
         ))
+    })
+    .await
+}
+
+/// Money that moved at the gateway for nothing of ours.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct OrphanView {
+    /// The gateway's id of the movement.
+    movement: String,
+    /// The intent it belongs to, if it belongs to one.
+    intent: Option<String>,
+    /// What came in, in minor units; negative when it went out.
+    amount_minor: i64,
+    /// Lower-case letters.
+    currency: String,
+    /// When it moved, by the gateway's clock.
+    moved_at: DateTime<Utc>,
+    /// When the sweep of the gateway's ledger found it.
+    seen_at: DateTime<Utc>,
+    /// Why it is nobody's.
+    why: String,
+    /// What to do about it.
+    remedy: String,
+    /// When somebody said what became of it; it is open until then.
+    resolved_at: Option<DateTime<Utc>>,
+    /// Who.
+    resolved_by: Option<String>,
+    /// What.
+    resolution: Option<String>,
+}
+
+impl From<OrphanCharge> for OrphanView {
+    fn from(orphan: OrphanCharge) -> OrphanView {
+        OrphanView {
+            why: orphan.why(),
+            remedy: orphan.remedy(),
+            movement: orphan.movement,
+            intent: orphan.intent,
+            amount_minor: orphan.amount.0,
+            currency: orphan.currency,
+            moved_at: orphan.moved_at,
+            seen_at: orphan.seen_at,
+            resolved_at: orphan.resolved_at,
+            resolved_by: orphan.resolved_by,
+            resolution: orphan.resolution,
+        }
+    }
+}
+
+/// What became of an orphan charge.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `resolve_orphan` reads it")]
+pub(crate) struct NewResolution {
+    /// 1 to 500 characters.
+    resolution: String,
+}
+
+/// Lists orphan charges, newest first: money that moved at the gateway for no payment and no payout of ours, as the daily sweep
+/// of its ledger finds it.
+#[utoipa::path(
+    get, path = "/orphan-charges", tag = "payments",
+    params(
+        ("state" = Option<String>, Query, description = "open, or all; open without"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("limit" = Option<i64>, Query, description = "1 to 100; 20 without"),
+    ),
+    responses((status = 200, description = "A page of orphan charges", body = Page<OrphanView>)),
+    security(("api_key" = ["payments:read"])),
+)]
+pub(crate) async fn orphans(
+    extract::State(state): extract::State<State>,
+    mut params: Params,
+) -> Result<Answer, Problem> {
+    let is_open = params.word("state", &["open", "all"]).as_deref() != Some("all");
+    let window = params.window::<(DateTime<Utc>, String)>()?;
+    let mut conn = state.pool.acquire().await?;
+    let orphans = audit::orphans(&mut conn, is_open, window.after.clone(), window.fetch()).await?;
+    Ok(Answer::ok(&window.page(
+        orphans,
+        |orphan| (orphan.seen_at, orphan.movement.clone()),
+        OrphanView::from,
+    )))
+}
+
+/// Says what became of an orphan charge, which is not open from then on. One that is resolved stays as it is.
+#[utoipa::path(
+    post, path = "/orphan-charges/{id}/resolve", tag = "payments",
+    params(("id" = String, Path, description = "The gateway's id of the movement")),
+    request_body = NewResolution,
+    responses((status = 200, description = "Resolved", body = OrphanView)),
+    security(("api_key" = ["payments:write"])),
+)]
+pub(crate) async fn resolve_orphan(
+    extract::State(state): extract::State<State>,
+    call: Call,
+) -> Result<Answer, Problem> {
+    let movement: String = call.path("id", "orphan charge")?;
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        let resolution = fields::read(&call.body, |f| f.required("resolution", text(1..=500)))?;
+        let orphan = audit::resolve_orphan(conn, &movement, &resolution, &call.principal.name).await?;
+        let orphan = orphan.ok_or_else(|| Problem::not_found("orphan charge"))?;
+        Ok(Answer::ok(&OrphanView::from(orphan)))
     })
     .await
 }

@@ -9,8 +9,8 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inbound, inventory, layers, limits, open_api, orders,
-    partners, payments, products, queues, redrives, routes as vans, sagas, schedules, site, telemetry, vehicles,
-    warehouses, webhooks, why, work,
+    partners, payments, products, queues, redrives, routes as vans, sagas, schedules, sellers, site, telemetry,
+    vehicles, warehouses, webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -35,6 +35,14 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(payments::timeline))
         .routes(routes!(payments::refund))
         .routes(routes!(payments::void))
+        .routes(routes!(payments::orphans))
+        .routes(routes!(payments::resolve_orphan))
+        .routes(routes!(sellers::create, sellers::list))
+        .routes(routes!(sellers::get, sellers::update))
+        .routes(routes!(sellers::set_product))
+        .routes(routes!(sellers::entries))
+        .routes(routes!(sellers::pay))
+        .routes(routes!(sellers::payouts))
         .routes(routes!(webhooks::create, webhooks::list))
         .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::rotate_secret))

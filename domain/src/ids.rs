@@ -78,4 +78,8 @@ ids! {
     RouteId
     /// A key to the API.
     ApiKeyId
+    /// Whose goods are sold.
+    SellerId
+    /// One payout to a seller.
+    PayoutId
 }

@@ -3,6 +3,9 @@
 //!
 //! Capture and cancel decide under the same lock on the order: the capture's row is only written while the order is
 //! confirmed and the database's clock is past the window, and a cancel is only accepted before it.
+//!
+//! A hold that the bank has let go is asked for once more. The intent is cancelled first where the gateway has not done that
+//! itself: then no capture that is still on its way can take anything by it, and there are never two.
 
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use domain::{
     orders::{PaymentStatus, Status},
     payments::{self, AttemptState, Class, Intent, IntentStatus, Op, Payment, PaymentAttempt, Reply, State},
 };
-use queue::{Attempt, DeadLetter, Job, Outcome, Retry, Unique};
+use queue::{Attempt, DeadLetter, Failure, Job, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -73,6 +76,9 @@ impl Job for CapturePayment {
             _ => None,
         };
         match truth {
+            Some(intent) if class == Class::Expired && intent.status == IntentStatus::RequiresCapture => {
+                self.seal(attempt, services, &capture, &reply).await
+            }
             Some(intent) => {
                 self.apply(attempt, services, &payment, &capture, &reply, class, &intent)
                     .await
@@ -161,6 +167,9 @@ impl CapturePayment {
         let is_over = intent.status == IntentStatus::Canceled;
         payment.state = if is_over { State::Voided } else { State::Authorized };
         payments::store::save(&mut tx, &mut payment).await?;
+        if payment_outcome::authorize_again(&mut tx, &mut order, &payment, &by).await? {
+            return tx.done_with(json!({ "became": "authorization" })).await;
+        }
         let to = if is_over {
             PaymentStatus::Voided
         } else {
@@ -169,5 +178,39 @@ impl CapturePayment {
         payment_outcome::set_axis_and_hold(&mut tx, &mut order, to, hold_code, &reply.code(), &reply.message(), &by)
             .await?;
         tx.done_with(json!({ "held": hold_code })).await
+    }
+
+    /// The bank has let the hold go and the intent is still open: it is cancelled before anything else is decided.
+    async fn seal(
+        &self,
+        attempt: &Attempt,
+        services: &Services,
+        capture: &PaymentAttempt,
+        reply: &Reply,
+    ) -> anyhow::Result<Outcome> {
+        let by = cause(attempt);
+        let mut tx = attempt.begin().await?;
+        let (order, payment) = payment_call::lock(&mut tx, self.payment_id).await?;
+        payments::store::settle(&mut tx, capture.id, AttemptState::Failed, Some(reply)).await?;
+        let attempts = payments::store::attempts(&mut tx, payment.id).await?;
+        let (true, Next::Send(seq)) = (payment_outcome::stands(&order), payment_call::next(&attempts, Op::Void)) else {
+            tx.commit().await?;
+            return Err(Failure::permanent("authorization_expired", reply.message()).into());
+        };
+        let void = payments::store::open_attempt(&mut tx, &payment, Op::Void, seq, payment.amount, &by).await?;
+        tx.commit().await?;
+        let (reply, _) = payment_call::send(attempt, services, &payment, &void).await?;
+        let intent = payment_call::look(attempt, services, &payment).await?;
+        if intent.status != IntentStatus::Canceled {
+            // The cancel stays in doubt, so that the next try begins with finding out.
+            return Err(Failure::unknown(reply.code(), "the expired intent is not cancelled yet").into());
+        }
+        let mut tx = attempt.begin().await?;
+        let (mut order, mut payment) = payment_call::lock(&mut tx, self.payment_id).await?;
+        payments::store::settle(&mut tx, void.id, AttemptState::Succeeded, Some(&reply)).await?;
+        if !payment.state.is_over() {
+            payment_outcome::voided(&mut tx, &mut order, &mut payment, &by).await?;
+        }
+        tx.done_with(json!({ "expired": payment.id })).await
     }
 }

@@ -13,6 +13,8 @@ pub mod expire_reservations;
 mod in_steps;
 pub mod intake;
 mod limits;
+pub mod pay_seller;
+pub mod pay_sellers;
 mod payment_call;
 mod payment_outcome;
 pub mod plan_due_routes;
@@ -40,6 +42,8 @@ pub use deliver_webhook::DeliverWebhook;
 pub use expire_order::ExpireOrder;
 pub use expire_reservations::ExpireReservations;
 pub use limits::{limit_endpoint, limits, unlimit_endpoint};
+pub use pay_seller::PaySeller;
+pub use pay_sellers::PaySellers;
 pub use plan_due_routes::PlanDueRoutes;
 pub use plan_routes::PlanRoutes;
 pub use process_gateway_event::ProcessGatewayEvent;
@@ -77,6 +81,8 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<DeliverWebhook>()
         .with_batch::<ExpireOrder>()
         .with::<ExpireReservations>()
+        .with::<PaySeller>()
+        .with::<PaySellers>()
         .with::<PlanDueRoutes>()
         .with::<PlanRoutes>()
         .with::<ProcessGatewayEvent>()

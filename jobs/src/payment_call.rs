@@ -131,6 +131,15 @@ fn under_way(op: Op) -> Option<(State, orders::PaymentStatus, &'static str)> {
     }
 }
 
+/// How long a request may take; a failure when its answer could no longer be recorded.
+pub(crate) fn time_to_send(attempt: &Attempt) -> anyhow::Result<Duration> {
+    let left = attempt.time_left();
+    match left < TIME_TO_SEND {
+        true => Err(Failure::transient("no_time_left", "too little of the lease is left to send anything").into()),
+        false => Ok(left),
+    }
+}
+
 /// Sends one operation whose row is committed. The last thing before the wire is to look at the clock.
 pub(crate) async fn send(
     attempt: &Attempt,
@@ -138,10 +147,7 @@ pub(crate) async fn send(
     payment: &Payment,
     call: &PaymentAttempt,
 ) -> anyhow::Result<(Reply, Class)> {
-    let left = attempt.time_left();
-    if left < TIME_TO_SEND {
-        return Err(Failure::transient("no_time_left", "too little of the lease is left to send anything").into());
-    }
+    let left = time_to_send(attempt)?;
     let reply = services
         .gateway
         .send(call.op, payment, call.amount, &call.idem_key, left)
@@ -344,7 +350,7 @@ fn jitter(bound: Duration) -> Duration {
     bound.mul_f64(rand::rng().random::<f64>())
 }
 
-fn name(class: &Class) -> &'static str {
+pub(crate) fn name(class: &Class) -> &'static str {
     match class {
         Class::Ok => "ok",
         Class::Transient => "transient",

@@ -15,7 +15,8 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use crate::{
-    CapturePayment, RefundPayment, ReleaseStock, VoidPayment, announce, follow_with, payment_call, plan_routes,
+    AuthorizePayment, CapturePayment, RefundPayment, ReleaseStock, VoidPayment, announce, follow_with, payment_call,
+    plan_routes,
 };
 
 /// True while an order still wants its payment. One on hold waits for a person: nothing is continued, nothing undone.
@@ -51,8 +52,22 @@ pub(crate) async fn authorized(
             follow_with(conn, &VoidPayment { payment_id: payment.id }).await?;
             Ok(())
         }
+        // The first hold ran out, this is the second one: the capture it was for is due.
+        Status::Confirmed => {
+            move_axis(conn, order, PaymentStatus::Authorized, "payment_authorized", None, by).await?;
+            capture_when_due(conn, order, payment).await
+        }
         _ => move_axis(conn, order, PaymentStatus::Authorized, "payment_authorized", None, by).await,
     }
+}
+
+async fn capture_when_due(conn: &mut PgConnection, order: &Order, payment: &Payment) -> anyhow::Result<()> {
+    let capture = CapturePayment { payment_id: payment.id };
+    match order.cancel_until {
+        Some(due) => queue::enqueue_at(conn, &capture, due).await?,
+        None => queue::enqueue(conn, &capture).await?,
+    };
+    Ok(())
 }
 
 async fn confirm(
@@ -73,11 +88,7 @@ async fn confirm(
     let announced = orders::store::change(conn, order, change, by).await?;
     orders::store::commit_reservations(conn, order.id, by).await?;
     let days = routes::store::create_shipments(conn, order, by).await?;
-    let capture = CapturePayment { payment_id: payment.id };
-    match order.cancel_until {
-        Some(due) => queue::enqueue_at(conn, &capture, due).await?,
-        None => queue::enqueue(conn, &capture).await?,
-    };
+    capture_when_due(conn, order, payment).await?;
     plan_routes::request(conn, &days).await?;
     announce(conn, announced).await?;
     Ok(())
@@ -112,6 +123,12 @@ pub(crate) async fn declined(
         Status::Cancelling => {
             move_axis(conn, order, PaymentStatus::Voided, "payment_declined", None, by).await?;
             give_stock_back(conn, order).await
+        }
+        // It was asked for once more after the hold ran out: the goods are promised, so a person decides.
+        Status::Confirmed => {
+            let message = "the bank refuses to hold the money a second time";
+            let to = PaymentStatus::Declined;
+            set_axis_and_hold(conn, order, to, "reauthorization_declined", decline_code, message, by).await
         }
         _ => move_axis(conn, order, PaymentStatus::Declined, "payment_declined", None, by).await,
     }
@@ -168,6 +185,27 @@ pub(crate) async fn refund_all(
     move_axis(conn, order, PaymentStatus::Refunding, "refund_asked", None, by).await
 }
 
+/// Asks for the money once more after a hold has ended, unless that was the second one; false then.
+///
+/// The intent that ended can take no money any more, so this is a payment of its own, with an intent and keys of its own:
+/// nothing that was sent for the first one, however late it arrives, can meet it.
+pub(crate) async fn authorize_again(
+    conn: &mut PgConnection,
+    order: &mut Order,
+    ended: &Payment,
+    by: &Cause,
+) -> anyhow::Result<bool> {
+    let is_first = payments::store::count_of_order(conn, order.id).await? == 1;
+    let was_held = ended.authorized_at.is_some() && ended.captured == Cents::ZERO;
+    if order.status != Status::Confirmed || ended.state != State::Voided || !is_first || !was_held {
+        return Ok(false);
+    }
+    let payment_id = payments::store::create(conn, order, &ended.payment_method, by).await?;
+    follow_with(conn, &AuthorizePayment { payment_id }).await?;
+    move_axis(conn, order, PaymentStatus::Authorizing, "authorization_ended", None, by).await?;
+    Ok(true)
+}
+
 /// Nothing is held and nothing can be taken any more.
 pub(crate) async fn voided(
     conn: &mut PgConnection,
@@ -177,6 +215,9 @@ pub(crate) async fn voided(
 ) -> anyhow::Result<()> {
     payment.state = State::Voided;
     payments::store::save(conn, payment).await?;
+    if authorize_again(conn, order, payment, by).await? {
+        return Ok(());
+    }
     if stands(order) {
         let message = "the authorization ended at the gateway while the order still stands";
         return payment_call::hold(conn, order, "authorization_ended", "canceled", message, by).await;

@@ -4,14 +4,15 @@
 use queue::schedule::Entry;
 
 use crate::{
-    ExpireReservations, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks,
-    ReconcilePayments, SweepLedger,
+    ExpireReservations, PaySellers, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys,
+    PurgeWebhooks, ReconcilePayments, SweepLedger,
 };
 
 /// All that the clock starts.
 pub fn timetable() -> Vec<Entry> {
     vec![
         Entry::new("expire_reservations", "* * * * *", &ExpireReservations {}),
+        Entry::new("pay_sellers", "0 5 * * *", &PaySellers::default()),
         Entry::new("plan_due_routes", "* * * * *", &PlanDueRoutes {}),
         Entry::new("prune_finished_jobs", "10 3 * * *", &PruneFinishedJobs {}),
         Entry::new("prune_idempotency_keys", "20 * * * *", &PruneIdempotencyKeys {}),

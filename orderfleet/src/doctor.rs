@@ -22,6 +22,8 @@ const POSTGRES_MIN: i32 = 150_000;
 const SKEW_MAX: TimeDelta = TimeDelta::seconds(2);
 /// A job that is due for longer waits for workers that are not there, or too few.
 const LAG_MAX: f64 = 60.0;
+/// So many orphan charges are counted, so that asking stays cheap.
+const ORPHANS_MAX: i64 = 1_000;
 /// How long an address may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
@@ -132,6 +134,7 @@ pub async fn examine(conn: &mut PgConnection) -> anyhow::Result<Vec<Finding>> {
     ));
     if is_current {
         findings.extend(fleet(conn).await.context("asking about the fleet")?);
+        findings.push(orphans(conn).await.context("asking about orphan charges")?);
         findings.extend(tables(conn).await.context("asking about the tables")?);
     }
     Ok(findings)
@@ -249,6 +252,14 @@ async fn fleet(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
         }
     }
     Ok(findings)
+}
+
+/// Money that moved at the gateway for nothing of ours.
+async fn orphans(conn: &mut PgConnection) -> sqlx::Result<Finding> {
+    let open = domain::payments::audit::open_orphans(conn, ORPHANS_MAX).await?;
+    let seen = format!("{open} orphan charges");
+    let to_do = "`orderfleet orphans` says why each is nobody's, and what to do";
+    Ok(Finding::of("gateway's books", open == 0, seen, to_do))
 }
 
 /// Whether the queue's tables stay small, and who keeps them from it.

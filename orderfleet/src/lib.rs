@@ -11,7 +11,7 @@
 //! 6. [`check_deploy`] is the gate of a new build; [`verify`] checks the invariants from outside; [`doctor`] says what is wrong
 //!    with an installation.
 //! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
-//!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`limits`]. [`table`] prints.
+//!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`sellers`]; [`limits`]. [`table`] prints.
 //! 8. [`routes`] plans published problems.
 
 pub mod check_deploy;
@@ -30,6 +30,7 @@ pub mod redrive;
 pub mod roles;
 pub mod routes;
 pub mod sagas;
+pub mod sellers;
 pub mod settings;
 pub mod signals;
 pub mod spans;
@@ -60,6 +61,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Jobs(args) => operator::jobs(args).await?,
         Command::Dead(args) => operator::dead(args).await?,
         Command::Sagas(args) => sagas::sagas(args).await?,
+        Command::Sellers(args) => sellers::sellers(args).await?,
+        Command::Orphans(args) => sellers::orphans(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
         Command::Limits(args) => limits::limits(args).await?,
         Command::Routes(args) => routes::routes(args)?,

@@ -13,5 +13,6 @@ mod partners;
 mod redrives;
 mod sagas;
 mod schedules;
+mod sellers;
 mod snapshot;
 mod why;

@@ -172,8 +172,9 @@ impl PaymentStatus {
         match self {
             None => &[Authorizing],
             Authorizing => &[Authorized, Declined, Voiding, Voided, Captured, Refunding, Unknown],
-            Authorized => &[Capturing, Captured, Voiding, Voided, Refunding, Unknown],
-            Capturing => &[Captured, Authorized, Voiding, Voided, Refunding, Unknown],
+            // Back to authorizing: the hold ran out before the capture, and is asked for once more.
+            Authorized => &[Capturing, Captured, Authorizing, Voiding, Voided, Refunding, Unknown],
+            Capturing => &[Captured, Authorized, Authorizing, Voiding, Voided, Refunding, Unknown],
             Captured => &[Refunding, Refunded],
             Voiding => &[Voided, Captured, Refunding, Unknown],
             Refunding => &[Refunded, Captured, Unknown],
@@ -250,7 +251,7 @@ pub fn check(from: Axes, held_from: Option<Status>, to: Axes) -> Result<(), Ille
             to: to.fulfilment.as_str(),
         });
     }
-    if !is_status_kept && !to.status.suits(to.payment, to.fulfilment) {
+    if !is_status_kept && !to.status.suits(from.status, to.payment, to.fulfilment) {
         return Err(Illegal {
             axis: "the order with its payment",
             from: to.payment.as_str(),
@@ -269,11 +270,12 @@ pub fn check(from: Axes, held_from: Option<Status>, to: Axes) -> Result<(), Ille
 
 impl Status {
     /// Whether an order may enter this status with its money and goods where they are: an order that ended without
-    /// being sent holds no money, a confirmed one has it promised, a closed one has left.
-    fn suits(self, payment: PaymentStatus, fulfilment: FulfilmentStatus) -> bool {
+    /// being sent holds no money, a confirmed one has it promised or, after a hold, is asking once more; a closed one has left.
+    fn suits(self, from: Status, payment: PaymentStatus, fulfilment: FulfilmentStatus) -> bool {
         match self {
             Status::Rejected | Status::Expired | Status::Cancelled => payment.is_settled(),
-            Status::Confirmed => !payment.is_settled() && payment != PaymentStatus::Authorizing,
+            Status::Confirmed if payment == PaymentStatus::Authorizing => from == Status::OnHold,
+            Status::Confirmed => !payment.is_settled(),
             Status::Closed => !matches!(fulfilment, FulfilmentStatus::None | FulfilmentStatus::Partial),
             Status::Pending | Status::Reserved | Status::Cancelling | Status::OnHold => true,
         }
@@ -305,9 +307,9 @@ mod tests {
     const PAYMENT: &str = "
         none > authorizing
         authorizing > authorized declined voiding voided captured refunding unknown
-        authorized > capturing captured voiding voided refunding unknown
+        authorized > capturing captured authorizing voiding voided refunding unknown
         declined >
-        capturing > captured authorized voiding voided refunding unknown
+        capturing > captured authorized authorizing voiding voided refunding unknown
         captured > refunding refunded
         voiding > voided captured refunding unknown
         voided >

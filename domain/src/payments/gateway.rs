@@ -17,7 +17,11 @@ use serde_json::Value;
 use url::Url;
 
 use super::{Op, Payment, STORED_FAILURE};
-use crate::{ids::PaymentId, money::Cents};
+use crate::{
+    ids::{PaymentId, PayoutId},
+    money::Cents,
+    sellers::Payout,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that one call may take; a call made close to its job's deadline gets less.
@@ -205,6 +209,11 @@ impl Reply {
         }
     }
 
+    /// The transfer in the answer, if it is one.
+    pub fn transfer(&self) -> Option<Transfer> {
+        Transfer::of(&self.answer()?.body)
+    }
+
     /// What to say about it to a person.
     pub fn message(&self) -> String {
         match self {
@@ -333,6 +342,41 @@ impl Refund {
     }
 }
 
+/// A transfer to a seller's account, as far as we use it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Transfer {
+    /// The gateway's id.
+    pub id: String,
+    /// What was paid.
+    pub amount: i64,
+    /// Lower-case letters.
+    pub currency: String,
+    /// The account that was paid.
+    pub destination: String,
+    /// Ours: `payout_id`.
+    #[serde(default)]
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+impl Transfer {
+    fn of(body: &Value) -> Option<Self> {
+        if body["object"] != "transfer" {
+            return None;
+        }
+        Self::deserialize(body)
+            .ok()
+            .filter(|transfer: &Self| transfer.id.starts_with("tr_"))
+    }
+
+    /// True when it is the transfer of this payout and no other.
+    pub fn belongs_to(&self, payout: &Payout) -> bool {
+        self.amount == payout.amount.0
+            && self.currency.eq_ignore_ascii_case(payout.currency.as_str())
+            && self.destination == payout.destination
+            && self.metadata.get("payout_id") == Some(&payout.id.to_string())
+    }
+}
+
 /// A movement of money on the gateway's own books.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Movement {
@@ -348,6 +392,8 @@ pub struct Movement {
     pub intent: Option<String>,
     /// The payment that its mark names: ours, unless somebody else uses the same mark.
     pub mark: Option<PaymentId>,
+    /// Of a transfer: the payout that its mark names.
+    pub payout: Option<PayoutId>,
 }
 
 impl Movement {
@@ -362,6 +408,9 @@ impl Movement {
             at: DateTime::from_timestamp(body["created"].as_i64()?, 0)?,
             intent: body["source"]["payment_intent"].as_str().map(str::to_owned),
             mark: mark(&body["source"]["metadata"]),
+            payout: body["source"]["metadata"]["payout_id"]
+                .as_str()
+                .and_then(|id| id.parse().ok()),
         })
     }
 }
@@ -471,6 +520,28 @@ impl Gateway {
             .await?;
         let found = items(&found, Intent::of).into_iter();
         Ok(found.filter(|intent| intent.belongs_to(payment)).collect())
+    }
+
+    /// Sends a payout under its key: a transfer to the seller's account.
+    pub async fn transfer(&self, payout: &Payout, timeout: Duration) -> Reply {
+        let form: Form<'_> = vec![
+            ("amount", payout.amount.to_string()),
+            ("currency", payout.currency.as_str().to_ascii_lowercase()),
+            ("destination", payout.destination.clone()),
+            ("transfer_group", payout.idem_key.clone()),
+            ("metadata[payout_id]", payout.id.to_string()),
+        ];
+        let body = Some((form, payout.idem_key.as_str()));
+        self.call(Method::POST, "v1/transfers", &[], body, timeout).await
+    }
+
+    /// The transfer that was made for a payout, if one was. `Err` holds a reply that is no list.
+    pub async fn transfer_of(&self, payout: &Payout, timeout: Duration) -> Result<Option<Transfer>, Reply> {
+        let query = [("transfer_group", payout.idem_key.as_str())];
+        let page = self.page("v1/transfers", &query, None, timeout).await?;
+        Ok(items(&page, Transfer::of)
+            .into_iter()
+            .find(|transfer| transfer.belongs_to(payout)))
     }
 
     /// All refunds of an intent. `Err` holds a reply that is no list.

@@ -16,7 +16,9 @@ use crate::{
     money::Cents,
 };
 
-pub use gateway::{Answer, Class, Gateway, Intent, IntentStatus, Movement, Refund, Reply, Unusable, classify, mark};
+pub use gateway::{
+    Answer, Class, Gateway, Intent, IntentStatus, Movement, Refund, Reply, Transfer, Unusable, classify, mark,
+};
 
 /// The error code of an attempt whose key the gateway answers with a stored failure: it replays that for ever.
 pub const STORED_FAILURE: &str = "stored_failure";

@@ -134,6 +134,16 @@ pub async fn of_order(conn: &mut PgConnection, order_id: OrderId) -> Result<Opti
     .await
 }
 
+/// How many payments an order has had.
+pub async fn count_of_order(conn: &mut PgConnection, order_id: OrderId) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from payments where order_id = $1"#,
+        order_id.0
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// Writes what changed in a locked payment, and raises its version.
 pub async fn save(conn: &mut PgConnection, payment: &mut Payment) -> Result<(), sqlx::Error> {
     let saved = sqlx::query!(

@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use domain::ids::{DeliveryId, EndpointId, OrderId, PartnerId, PaymentId, ShipmentId, WarehouseId};
+use domain::ids::{DeliveryId, EndpointId, OrderId, PartnerId, PaymentId, SellerId, ShipmentId, WarehouseId};
 use jobs::{
-    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireOrder, ExpireReservations, PlanDueRoutes, PlanRoutes,
-    ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks,
-    ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock, ShipShipment, SweepLedger,
-    VoidPayment, catalogue,
+    AuthorizePayment, CapturePayment, DeliverWebhook, ExpireOrder, ExpireReservations, PaySeller, PaySellers,
+    PlanDueRoutes, PlanRoutes, ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys,
+    PruneUniqueKeys, PurgeWebhooks, ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock,
+    ShipShipment, SweepLedger, VoidPayment, catalogue,
 };
 use queue::Job;
 use serde_json::{Value, json};
@@ -28,6 +28,12 @@ fn samples() -> Vec<(&'static str, Value)> {
         }),
         sample(&ExpireOrder { order_id }),
         sample(&ExpireReservations {}),
+        sample(&PaySeller {
+            seller_id: SellerId(some_id()),
+        }),
+        sample(&PaySellers {
+            after: Some(SellerId(some_id())),
+        }),
         sample(&PlanDueRoutes {}),
         sample(&PlanRoutes {
             warehouse_id: WarehouseId(some_id()),

@@ -181,11 +181,8 @@ async fn the_sweep_goes_on_in_another_job_after_many_pages() {
     assert_eq!(world.count(sweeps).await, 2);
 }
 
-#[tokio::test]
-async fn an_authorisation_that_runs_out_leaves_the_order_on_hold_and_says_so() {
-    let world = World::new().await;
-    let order = world.submit("pm_card_visa").await;
-    world.run().await;
+/// A week passes at the gateway, and it tells.
+async fn a_week_passes(world: &World) {
     let url = format!("{}/_simulator/clock", world.gateway.url());
     let week = json!({ "advance_s": 7 * 24 * 60 * 60 + 1 });
     reqwest::Client::new().post(url).json(&week).send().await.unwrap();
@@ -193,8 +190,87 @@ async fn an_authorisation_that_runs_out_leaves_the_order_on_hold_and_says_so() {
         world.take_in(&event).await;
     }
     world.run().await;
+}
+
+/// The states of an order's payments, oldest first.
+async fn payment_states(world: &World) -> Vec<String> {
+    sqlx::query_scalar("select state from payments order by created_at")
+        .fetch_all(&world.db.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_hold_that_runs_out_is_asked_for_once_more_and_captured_once() {
+    let world = World::new().await;
+    let order = world.submit("pm_card_visa").await;
+    world.run().await;
+    a_week_passes(&world).await;
+    assert_eq!(world.axes(order).await, "confirmed authorized none");
+    assert_eq!(payment_states(&world).await, ["voided", "authorized"]);
+    world.db.fast_forward(WINDOW).await;
+    world.run().await;
+    assert_eq!(world.axes(order).await, "confirmed captured none");
+    assert_eq!(payment_states(&world).await, ["voided", "captured"]);
+    assert_eq!(
+        world.ledger(order),
+        [
+            "create ok",
+            "confirm ok",
+            "expire ok",
+            "create ok",
+            "confirm ok",
+            "capture ok"
+        ]
+    );
+    world.assert_settled().await;
+}
+
+#[tokio::test]
+async fn a_second_hold_that_runs_out_leaves_the_order_on_hold_and_says_so() {
+    let world = World::new().await;
+    let order = world.submit("pm_card_visa").await;
+    world.run().await;
+    a_week_passes(&world).await;
+    a_week_passes(&world).await;
     assert_eq!(world.order(order).await.reason.unwrap()["code"], "authorization_ended");
-    assert_eq!(world.payment(order).await.state, State::Voided);
+    assert_eq!(payment_states(&world).await, ["voided", "voided"]);
+    let asked = world.ledger(order).iter().filter(|line| *line == "confirm ok").count();
+    assert_eq!(asked, 2);
+    world.assert_settled().await;
+}
+
+#[tokio::test]
+async fn a_hold_that_the_bank_let_go_is_cancelled_before_it_is_asked_for_again() {
+    for fault in [
+        json!(null),
+        json!("answer_lost"),
+        json!("reset"),
+        json!("error_stored_after"),
+    ] {
+        let world = World::new().await;
+        if fault.is_string() {
+            let route = "POST /v1/payment_intents/{id}/cancel";
+            order_fault(&world, json!({ "route": route, "fault": fault, "count": 1 })).await;
+        }
+        // Each capture by this card is told that the authorization is over, and its intent stays open.
+        let order = world.submit("pm_card_capture_expired").await;
+        world.run().await;
+        world.db.fast_forward(WINDOW).await;
+        world.run_on(12, SOON).await;
+        let ledger = world.ledger(order);
+        let of = |op: &str| ledger.iter().position(|line| line == op);
+        let (cancelled, again) = (of("cancel ok"), ledger.iter().rposition(|line| line == "create ok"));
+        assert!(cancelled.is_some() && cancelled < again, "{fault}: {ledger:?}");
+        let created = ledger.iter().filter(|line| *line == "create ok").count();
+        assert_eq!(created, 2, "{fault}: {ledger:?}");
+        assert_eq!(of("capture ok"), None, "{fault}");
+        // The second one is over as well, and there is no third.
+        let reason = world.order(order).await.reason.unwrap();
+        assert_eq!(reason["code"], "authorization_ended", "{fault}");
+        assert_eq!(payment_states(&world).await, ["voided", "voided"], "{fault}");
+        world.assert_settled().await;
+    }
 }
 
 /// Lets the n-th and all further requests of a route go wrong.

@@ -9,6 +9,7 @@ mod limits;
 mod orders;
 mod payments;
 mod routes;
+mod sellers;
 mod standardwebhooks;
 mod webhooks;
 #[expect(dead_code, reason = "tests/steps needs more of it")]

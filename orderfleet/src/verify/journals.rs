@@ -23,15 +23,23 @@ pub struct LedgerEntry {
     pub n: u64,
     /// The idempotency key it came with.
     pub key: Option<String>,
-    /// create, confirm, capture, cancel, refund; or expire, which nobody asks for.
+    /// create, confirm, capture, cancel, refund or transfer; or expire, which nobody asks for.
     pub op: String,
-    /// The payment intent.
+    /// The payment intent; of a transfer, nothing.
+    #[serde(default)]
     pub intent: String,
+    /// Of a transfer: its id.
+    #[serde(default)]
+    pub transfer: Option<String>,
+    /// Of a transfer: the account that is paid.
+    #[serde(default)]
+    pub destination: Option<String>,
     /// The amount moved, or asked for.
     pub amount: i64,
     /// ok, declined or refused.
     pub outcome: String,
     /// What the intent was afterwards.
+    #[serde(default)]
     pub intent_status: String,
     /// The hash of the request's parameters.
     pub params_sha256: String,
@@ -53,10 +61,22 @@ impl Ledger {
         Ok(Ledger { entries: lines(path)? })
     }
 
+    /// The entries that are about payments.
+    pub fn of_payments(&self) -> impl Iterator<Item = &LedgerEntry> {
+        self.entries.iter().filter(|entry| entry.op != "transfer")
+    }
+
+    /// The transfers to sellers that were made.
+    pub fn transfers(&self) -> impl Iterator<Item = &LedgerEntry> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.op == "transfer" && entry.is_ok())
+    }
+
     /// The entries of each intent, in order.
     pub fn by_intent(&self) -> HashMap<&str, Vec<&LedgerEntry>> {
         let mut by_intent: HashMap<&str, Vec<&LedgerEntry>> = HashMap::new();
-        for entry in &self.entries {
+        for entry in self.of_payments() {
             by_intent.entry(&entry.intent).or_default().push(entry);
         }
         by_intent

@@ -10,6 +10,7 @@ mod journals;
 mod orders;
 mod payments;
 mod routes;
+mod sellers;
 mod stock;
 mod webhooks;
 
@@ -136,6 +137,11 @@ pub async fn verify(conn: &mut PgConnection, records: &Records) -> anyhow::Resul
         payments::check(&mut snapshot, records.ledger.as_ref())
             .await
             .context("checking payments")?,
+    );
+    checks.extend(
+        sellers::check(&mut snapshot, records.ledger.as_ref())
+            .await
+            .context("checking sellers")?,
     );
     checks.extend(
         webhooks::check(&mut snapshot, records.receiver.as_ref())

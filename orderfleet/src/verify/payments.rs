@@ -302,7 +302,7 @@ fn keys(book: &Book, ledger: &Ledger) -> Vec<String> {
     let mut params_of: HashMap<&str, &str> = HashMap::new();
     let mut executed: HashSet<&str> = HashSet::new();
     // An authorisation ends by itself: nobody asked for that.
-    for entry in ledger.entries.iter().filter(|entry| entry.op != "expire") {
+    for entry in ledger.of_payments().filter(|entry| entry.op != "expire") {
         let Some(key) = entry.key.as_deref() else {
             offenders.push(format!("entry {} has no key", entry.n));
             continue;

@@ -16,5 +16,6 @@ mod stopping;
 mod verify;
 mod verify_payments;
 mod verify_routes;
+mod verify_sellers;
 mod verify_webhooks;
 mod why;

@@ -86,8 +86,8 @@ async fn a_sound_world_violates_nothing_and_says_what_it_skipped() {
     assert_eq!(
         ids,
         [
-            "S1", "S2", "S3", "S4", "O1", "O2", "O3", "C2", "P1", "P2", "P3", "P4", "P5", "P6", "W1", "W2", "W3", "J1",
-            "J2", "J3", "R1", "R2", "R3", "R4", "R5"
+            "S1", "S2", "S3", "S4", "O1", "O2", "O3", "C2", "P1", "P2", "P3", "P4", "P5", "P6", "L1", "L2", "L3", "W1",
+            "W2", "W3", "J1", "J2", "J3", "R1", "R2", "R3", "R4", "R5"
         ]
     );
 }

@@ -8,7 +8,7 @@ pub(super) struct Transaction {
     pub(super) id: String,
     pub(super) created: i64,
     pub(super) kind: Kind,
-    /// The charge or the refund that moved it.
+    /// The charge, the refund or the transfer that moved it.
     pub(super) source: String,
     amount: i64,
     currency: String,
@@ -19,6 +19,7 @@ pub(super) struct Transaction {
 pub(super) enum Kind {
     Charge,
     Refund,
+    Transfer,
 }
 
 impl Kind {
@@ -26,6 +27,7 @@ impl Kind {
         match self {
             Self::Charge => "charge",
             Self::Refund => "refund",
+            Self::Transfer => "transfer",
         }
     }
 }

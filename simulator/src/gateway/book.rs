@@ -30,6 +30,7 @@ use super::form;
 use super::intents::{ChargeOutcome, Intent, Refund, Status};
 use super::methods::{self, Fault, Step};
 use super::requests::{Act, Command, NewIntent, RefundOf};
+use super::transfers::Transfer;
 use crate::journal::{Durable, Journal, Lines, Place};
 
 /// How long an answer is kept under its key.
@@ -45,6 +46,7 @@ pub(super) struct Book {
     pub(super) charge_index: HashMap<String, usize>,
     pub(super) refunds: Vec<Refund>,
     pub(super) refund_index: HashMap<String, usize>,
+    pub(super) transfers: Vec<Transfer>,
     pub(super) transactions: Vec<Transaction>,
     pub(super) events: Vec<Event>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -134,19 +136,29 @@ struct Line {
     request_id: String,
     key: Option<String>,
     op: String,
-    intent: String,
+    #[serde(default)]
+    intent: Option<String>,
+    #[serde(default)]
     refund: Option<String>,
     amount: i64,
     currency: String,
     outcome: String,
+    #[serde(default)]
     code: Option<String>,
-    intent_status: Status,
+    #[serde(default)]
+    intent_status: Option<Status>,
+    #[serde(default)]
     amount_received: i64,
     params_sha256: String,
     metadata: BTreeMap<String, String>,
     path: Option<String>,
+    #[serde(default)]
     intent_after: Option<Intent>,
+    #[serde(default)]
     refund_after: Option<Refund>,
+    #[serde(default)]
+    transfer_after: Option<Transfer>,
+    #[serde(default)]
     answer: Option<KeptAnswer>,
 }
 
@@ -228,6 +240,7 @@ impl Book {
             refund_index: index(&memory.refunds, |refund| &refund.id),
             intents: memory.intents,
             refunds: memory.refunds,
+            transfers: memory.transfers,
             transactions: memory.transactions,
             events: memory.events,
             endpoints: memory.endpoints,
@@ -401,6 +414,7 @@ impl Book {
                 reason,
                 metadata,
             } => self.refund(call, of, *amount, *reason, metadata),
+            Act::Transfer(new) => self.transfer(call, new),
             Act::CreateEndpoint(new) => {
                 if self.endpoints.iter().filter(|one| !one.is_deleted).count() >= ENDPOINTS_MAX {
                     let message = format!("You have reached the maximum of {ENDPOINTS_MAX} webhook endpoints.");
@@ -531,7 +545,7 @@ impl Book {
 
     /// Books what the charge of an intent has taken, if it has.
     fn settle(&mut self, at: usize, now: i64) {
-        let id = self.transaction_id(at);
+        let id = self.transaction_id(&self.intents[at].id);
         let intent = &mut self.intents[at];
         if let Some(charge) = intent.charges.last_mut()
             && charge.outcome == ChargeOutcome::Captured
@@ -572,7 +586,7 @@ impl Book {
             }
         };
         let id = self.new_id("re");
-        let transaction = self.transaction_id(at);
+        let transaction = self.transaction_id(&self.intents[at].id);
         let now = call.now.timestamp();
         let refund = Refund {
             id: id.clone(),
@@ -644,6 +658,24 @@ impl Book {
         }
     }
 
+    /// Writes the ledger line of an operation on no intent, with its answer, and keeps the key.
+    pub(super) fn record_line(&mut self, call: &Call, mut line: Value, answer: Answer) -> Outcome {
+        self.n += 1;
+        line["n"] = json!(self.n);
+        let answer = match call.stored {
+            Some(Stored::After) => ordered_error(),
+            _ => answer,
+        };
+        let kept = call.scope.is_some().then_some(&answer);
+        let place = self.ledger.append(with_answer(&line, kept));
+        self.keep(call, File::Ledger, place);
+        Outcome::Executed {
+            answer,
+            durable: self.ledger.durable(),
+            fault: None,
+        }
+    }
+
     /// Appends a line, and tells of it.
     fn write(&mut self, by: &By<'_>, entry: &Entry<'_>, answer: Option<&Answer>) -> Place {
         self.n += 1;
@@ -677,7 +709,7 @@ impl Book {
         let answer = answer.filter(|_| by.scope.is_some());
         let place = self.ledger.append(with_answer(&line, answer));
         let created = by.now.timestamp();
-        for event in events_of(&intent.id, entry.op, outcome, intent.status, (self.n, created), place) {
+        for event in events_of(intent, entry.op, outcome, (self.n, created), place) {
             // The post is gone only when the gateway stops.
             let _ = self.outbox.send(event.clone());
             self.events.push(event);
@@ -737,13 +769,34 @@ impl Book {
         at.ok_or_else(|| Error::no_such("webhook endpoint", id, "id"))
     }
 
+    /// The amount of the intent that something is to be done to, if it is about one that there is.
+    pub(super) fn amount_of(&self, act: &Act) -> Option<i64> {
+        let at = match act {
+            Act::Create(new) => return Some(new.amount),
+            Act::Confirm { intent, .. } | Act::Capture { intent, .. } | Act::Cancel { intent, .. } => {
+                self.intent_index.get(intent)?
+            }
+            Act::Refund {
+                of: RefundOf::Intent(id),
+                ..
+            } => self.intent_index.get(id)?,
+            Act::Refund {
+                of: RefundOf::Charge(id),
+                ..
+            } => self.charge_index.get(id)?,
+            Act::Transfer(new) => return Some(new.amount),
+            Act::CreateEndpoint(_) | Act::ChangeEndpoint { .. } | Act::DeleteEndpoint { .. } => return None,
+        };
+        Some(self.intents[*at].amount)
+    }
+
     pub(super) fn intent_at(&self, id: &str, param: &str) -> Result<usize, Error> {
         let at = self.intent_index.get(id).copied();
         at.ok_or_else(|| Error::no_such("payment_intent", id, param))
     }
 
     /// With a seed, the ids of a new ledger are the same in every run; without one (0) they are random.
-    fn new_id(&self, prefix: &str) -> String {
+    pub(super) fn new_id(&self, prefix: &str) -> String {
         let hash = match self.seed {
             0 => Sha256::digest(uuid::Uuid::new_v4()),
             seed => Sha256::digest(format!("{seed} {prefix} {}", self.n)),
@@ -752,8 +805,8 @@ impl Book {
     }
 
     /// The id of the movement of money that the line to be written next tells of.
-    fn transaction_id(&self, intent: usize) -> String {
-        derived_id("txn", &self.intents[intent].id, self.n + 1, "")
+    pub(super) fn transaction_id(&self, of: &str) -> String {
+        derived_id("txn", of, self.n + 1, "")
     }
 }
 
@@ -765,20 +818,23 @@ fn derived_id(prefix: &str, intent: &str, n: u64, what: &str) -> String {
 
 /// The events that a line causes.
 fn events_of(
-    intent: &str,
+    intent: &Intent,
     op: &str,
     outcome: &str,
-    status: Status,
     (n, created): (u64, i64),
     place: Place,
 ) -> impl Iterator<Item = Event> {
-    events::kinds_of(op, outcome, status).iter().map(move |kind| Event {
-        id: derived_id("evt", intent, n, kind),
-        kind,
-        created,
-        place,
-        pending: 0,
-    })
+    let (id, amount) = (&intent.id, intent.amount);
+    events::kinds_of(op, outcome, intent.status)
+        .iter()
+        .map(move |kind| Event {
+            id: derived_id("evt", id, n, kind),
+            kind,
+            created,
+            place,
+            amount,
+            pending: 0,
+        })
 }
 
 /// Reads an event back from its line.
@@ -866,6 +922,7 @@ struct Memory {
     intents: Vec<Intent>,
     index: HashMap<String, usize>,
     refunds: Vec<Refund>,
+    transfers: Vec<Transfer>,
     transactions: Vec<Transaction>,
     events: Vec<Event>,
     endpoints: Vec<Endpoint>,
@@ -887,14 +944,7 @@ impl Memory {
         self.last_at = self.last_at.max(Some(line.at));
         if let Some(mut intent) = line.intent_after {
             let created = line.at.timestamp();
-            let told = events_of(
-                &intent.id,
-                &line.op,
-                &line.outcome,
-                line.intent_status,
-                (line.n, created),
-                place,
-            );
+            let told = events_of(&intent, &line.op, &line.outcome, (line.n, created), place);
             self.events.extend(told);
             if line.outcome == "ok" {
                 self.transactions
@@ -910,6 +960,9 @@ impl Memory {
             }
         }
         self.refunds.extend(line.refund_after);
+        self.transactions
+            .extend(line.transfer_after.as_ref().map(Transfer::moved));
+        self.transfers.extend(line.transfer_after);
         if line.answer.is_some() {
             self.key(line.key, line.path, line.params_sha256, line.at, (File::Ledger, place));
         }

@@ -28,6 +28,8 @@ pub(super) struct Event {
     pub(super) kind: &'static str,
     pub(super) created: i64,
     pub(super) place: Place,
+    /// What the intent is for.
+    pub(super) amount: i64,
     /// Endpoints that have not taken it yet.
     pub(super) pending: u32,
 }

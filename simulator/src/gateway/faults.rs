@@ -1,8 +1,11 @@
 //! Trouble to order: rules that say which requests go wrong, how, how often and with which luck.
 //!
 //! Every rule draws from a sequence of its own that its seed determines: the same seed and the same requests in the same
-//! order go wrong in the same places.
+//! order go wrong in the same places. Where the order differs from run to run, because many are under way at once, a rule
+//! can draw by amount instead: what happens to the n-th request of a kind about an intent then depends on the seed, the
+//! kind, the intent's amount and n, whenever it comes.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +44,8 @@ Trouble to order, from /_simulator/faults (JSON; no key; GET lists, DELETE takes
   count        how often at most (without end)
   skip         matching requests that are let by first: skip 41 and count 1 hit the 42nd (0)
   seed         of the luck (the simulator's own)
+  by           \"amount\": the luck of the n-th request of a kind hangs on the amount of the intent it is about and not on
+               which requests came before it: intents of different amounts then have the same luck in every run
   amount       only requests that name this amount in minor units
   should_retry true or false, sent as Stripe-Should-Retry with an error
 The clock, for authorisations that end after 7 days and keys kept for 24 hours:
@@ -64,6 +69,8 @@ pub(super) struct Order {
     #[serde(default)]
     seed: Option<u64>,
     #[serde(default)]
+    by: Option<By>,
+    #[serde(default)]
     amount: Option<i64>,
     #[serde(default)]
     pub(super) delay_ms: u64,
@@ -75,6 +82,27 @@ pub(super) struct Order {
 
 fn always() -> f64 {
     1.0
+}
+
+/// What luck hangs on besides the seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum By {
+    /// The amount of the intent, the kind of request, and how many of that kind came before for that amount.
+    Amount,
+}
+
+/// A request, or a letter of the post, as far as it matters for trouble.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// Its route, or [`WEBHOOKS`].
+    pub(super) route: &'a str,
+    /// The kind of it: the route again, or the kind of event.
+    pub(super) kind: &'a str,
+    /// The amount that the request names.
+    pub(super) named: Option<i64>,
+    /// The amount of the intent it is about.
+    pub(super) amount: Option<i64>,
 }
 
 /// How it goes wrong.
@@ -133,6 +161,9 @@ pub(super) struct Rule {
     fired: u64,
     #[serde(skip)]
     luck: Luck,
+    /// How many of each kind came for each amount, where luck hangs on that.
+    #[serde(skip)]
+    seen_by: HashMap<(String, i64), u64>,
 }
 
 /// All rules, in the order in which they were made.
@@ -166,6 +197,7 @@ impl Rules {
             seen: 0,
             fired: 0,
             luck: Luck(seed),
+            seen_by: HashMap::new(),
         };
         self.rules.push(rule);
         Ok(&self.rules[self.rules.len() - 1])
@@ -187,13 +219,15 @@ impl Rules {
     }
 
     /// What strikes a request: every delay that fires, and the first of the other faults.
-    pub(super) fn strike(&mut self, route: &str, amount: Option<i64>) -> Vec<Strike> {
+    pub(super) fn strike(&mut self, asked: Asked<'_>) -> Vec<Strike> {
         let mut struck: Vec<Strike> = Vec::new();
-        for rule in self.rules.iter_mut().filter(|rule| rule.order.is_about(route, amount)) {
+        for rule in self.rules.iter_mut().filter(|rule| rule.order.is_about(&asked)) {
             let is_late = rule.order.fault.needs_delay();
             let is_taken = struck.iter().any(|strike| !strike.order.fault.needs_delay());
-            if (is_late || !is_taken) && rule.fires() {
-                let luck = rule.luck.unit();
+            if !is_late && is_taken {
+                continue;
+            }
+            if let Some(luck) = rule.fires(&asked) {
                 let order = rule.order.clone();
                 struck.push(Strike { order, luck });
             }
@@ -221,13 +255,29 @@ impl Strike {
 }
 
 impl Rule {
-    fn fires(&mut self) -> bool {
+    /// Some luck for the strike, if it is one.
+    fn fires(&mut self, asked: &Asked<'_>) -> Option<f64> {
         self.seen += 1;
         let may_fire = self.seen > self.order.skip && self.order.count.is_none_or(|count| self.fired < count);
+        let mut of_amount = self.luck_of_amount(asked);
+        let luck = of_amount.as_mut().unwrap_or(&mut self.luck);
         // The draw is made either way, so that what a rule does next depends on its seed and place alone.
-        let is_struck = self.luck.unit() < self.order.probability && may_fire;
+        let is_struck = luck.unit() < self.order.probability && may_fire;
         self.fired += u64::from(is_struck);
-        is_struck
+        is_struck.then(|| luck.unit())
+    }
+
+    /// The luck of this request alone, where it hangs on the amount and there is one.
+    fn luck_of_amount(&mut self, asked: &Asked<'_>) -> Option<Luck> {
+        let (By::Amount, amount) = (self.order.by?, asked.amount?);
+        let seen = self.seen_by.entry((asked.kind.to_owned(), amount)).or_default();
+        *seen += 1;
+        let seed = self.order.seed.unwrap_or_default();
+        let words = asked.kind.bytes().map(u64::from).chain([amount.cast_unsigned(), *seen]);
+        Some(words.fold(Luck(seed), |mut luck, word| {
+            luck.0 = luck.next() ^ word;
+            luck
+        }))
     }
 }
 
@@ -262,14 +312,15 @@ impl Order {
         Ok(())
     }
 
-    fn is_about(&self, route: &str, amount: Option<i64>) -> bool {
+    fn is_about(&self, asked: &Asked<'_>) -> bool {
+        let route = asked.route;
         let is_route = match self.route.as_str() {
             "*" => route != WEBHOOKS,
             group if is_group(group) => route.starts_with(group.trim_end_matches('*')),
             one => one == route,
         };
         let is_possible = !self.fault.is_of_commands_only() || route.starts_with("POST");
-        is_route && is_possible && self.amount.is_none_or(|wanted| amount == Some(wanted))
+        is_route && is_possible && self.amount.is_none_or(|wanted| asked.named == Some(wanted))
     }
 }
 
@@ -284,12 +335,15 @@ struct Luck(u64);
 impl Luck {
     /// The next number, from 0 up to 1.
     fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
-        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+        mixed ^ (mixed >> 31)
     }
 }
 
@@ -306,10 +360,52 @@ mod tests {
         rules
     }
 
+    fn asked(route: &str, amount: Option<i64>) -> Asked<'_> {
+        Asked {
+            route,
+            kind: route,
+            named: amount,
+            amount,
+        }
+    }
+
     fn struck(rules: &mut Rules, times: usize) -> Vec<bool> {
         (0..times)
-            .map(|_| !rules.strike("POST /v1/refunds", None).is_empty())
+            .map(|_| !rules.strike(asked("POST /v1/refunds", None)).is_empty())
             .collect()
+    }
+
+    #[test]
+    fn luck_by_amount_does_not_hang_on_the_order_of_requests() {
+        let order = r#"{"route":"POST *","fault":"answer_lost","probability":0.3,"seed":7,"by":"amount"}"#;
+        let routes = ["POST /v1/payment_intents", "POST /v1/refunds"];
+        let all: Vec<(i64, &str)> = (1..=300)
+            .flat_map(|amount| routes.map(|route| (amount, route)))
+            .collect();
+        // Twice each, since a request that goes wrong is sent again.
+        let run = |requests: &mut dyn Iterator<Item = &(i64, &'static str)>| {
+            let mut rules = rules(&[order]);
+            let mut struck: Vec<(i64, &str, [bool; 2])> = requests
+                .map(|(amount, route)| {
+                    let twice = [(); 2].map(|()| !rules.strike(asked(route, Some(*amount))).is_empty());
+                    (*amount, *route, twice)
+                })
+                .collect();
+            struck.sort_unstable();
+            struck
+        };
+        let forth = run(&mut all.iter());
+        assert_eq!(forth, run(&mut all.iter().rev()));
+        let share = |which: &dyn Fn(&[bool; 2]) -> bool| forth.iter().filter(|(_, _, twice)| which(twice)).count();
+        assert!(
+            (120..240).contains(&share(&|twice| twice[0])),
+            "{} of 600 at 0.3",
+            share(&|twice| twice[0])
+        );
+        assert!(
+            (20..90).contains(&share(&|twice| twice[0] && twice[1])),
+            "a second try has luck of its own"
+        );
     }
 
     #[test]
@@ -338,12 +434,12 @@ mod tests {
             r#"{"route":"*","fault":"delay_after","delay_ms":5,"amount":7}"#,
         ]);
         let mut kinds = |amount| -> Vec<Kind> {
-            let struck = rules.strike("POST /v1/refunds", amount);
+            let struck = rules.strike(asked("POST /v1/refunds", amount));
             struck.iter().map(|strike| strike.order.fault).collect()
         };
         assert_eq!(kinds(Some(7)), [Kind::DelayBefore, Kind::Reset, Kind::DelayAfter]);
         assert_eq!(kinds(None), [Kind::DelayBefore, Kind::Reset]);
-        assert!(rules.strike(WEBHOOKS, None).is_empty());
+        assert!(rules.strike(asked(WEBHOOKS, None)).is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::admin;
 use super::book::{self, Answer, Book, Call, Outcome, Scope};
 use super::error::Error;
 use super::events::Event;
-use super::faults::{Kind, Rules, Stored, Strike};
+use super::faults::{Asked, Kind, Rules, Stored, Strike};
 use super::form::Form;
 use super::methods::Fault;
 use super::post::Tally;
@@ -70,8 +70,8 @@ impl Gateway {
     }
 
     /// What strikes a request, or a letter of the post.
-    pub(super) fn strike(&self, route: &str, amount: Option<i64>) -> Vec<Strike> {
-        self.rules().strike(route, amount)
+    pub(super) fn strike(&self, asked: Asked<'_>) -> Vec<Strike> {
+        self.rules().strike(asked)
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -261,7 +261,7 @@ async fn read(gateway: &Gateway, request: Request, request_id: &str) -> Result<(
         _ => Form::parse(parts.uri.query().unwrap_or("").as_bytes())?,
     };
     let params_sha256 = form.sha256().to_owned();
-    let amount = form.amount_named();
+    let named = form.amount_named();
     let work = match requests::read(&route, form)? {
         requests::Request::Query(query) => Work::Query(query),
         requests::Request::Command(command) => Work::Command(Call {
@@ -273,7 +273,17 @@ async fn read(gateway: &Gateway, request: Request, request_id: &str) -> Result<(
             stored: None,
         }),
     };
-    Ok((work, Trouble::of(gateway.strike(route.name, amount))))
+    let amount = match &work {
+        Work::Command(call) => gateway.book().amount_of(&call.command.act),
+        Work::Query(_) => None,
+    };
+    let asked = Asked {
+        route: route.name,
+        kind: route.name,
+        named,
+        amount,
+    };
+    Ok((work, Trouble::of(gateway.strike(asked))))
 }
 
 /// Works in a task of its own: a client that hangs up stops nothing, as with a real gateway.

@@ -7,6 +7,7 @@ use super::error::Error;
 use super::events::Event;
 use super::intents::{Charge, Intent, Refund};
 use super::requests::{Page, Query, Term, What};
+use super::transfers::Transfer;
 use crate::journal::Lines;
 
 /// What was found. Events stand on the disk, and can be read once their lines are there.
@@ -95,6 +96,26 @@ impl Book {
                 let found = paged(page, all, |refund| (refund.id.as_str(), refund.created))?;
                 Ok(self.list("/v1/refunds", found, expand, Refund::render))
             }
+            What::Transfer(id) => {
+                let found = self.transfer_by_id(id);
+                one(found.ok_or_else(|| Error::no_such("transfer", id, "id"))?)
+            }
+            What::Transfers {
+                page,
+                destination,
+                group,
+            } => {
+                let all = self.transfers.iter().rev().filter(|transfer| {
+                    destination
+                        .as_ref()
+                        .is_none_or(|account| *account == transfer.destination)
+                        && group
+                            .as_ref()
+                            .is_none_or(|group| transfer.group.as_ref() == Some(group))
+                });
+                let found = paged(page, all, |transfer| (transfer.id.as_str(), transfer.created))?;
+                Ok(self.list("/v1/transfers", found, expand, Transfer::render))
+            }
             What::Transactions { page, kind, source } => {
                 let all = self.transactions.iter().rev().filter(|moved| {
                     kind.is_none_or(|kind| kind == moved.kind.name())
@@ -133,6 +154,7 @@ impl Book {
             "pi" => self.intent_at(id, "id").ok().map(|at| self.intents[at].render()),
             "ch" => self.charge_by_id(id),
             "re" => self.refund_by_id(id),
+            "tr" => self.transfer_by_id(id),
             "txn" => self.transaction_by_id(id),
             _ => None,
         }
@@ -146,6 +168,11 @@ impl Book {
 
     fn refund_by_id(&self, id: &str) -> Option<Value> {
         Some(self.refunds[*self.refund_index.get(id)?].render())
+    }
+
+    fn transfer_by_id(&self, id: &str) -> Option<Value> {
+        let found = self.transfers.iter().rev().find(|transfer| transfer.id == id);
+        found.map(Transfer::render)
     }
 
     fn transaction_by_id(&self, id: &str) -> Option<Value> {

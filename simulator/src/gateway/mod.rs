@@ -10,6 +10,7 @@
 //! | `GET /v1/payment_intents`, `/search`, `/{id}` | list, find by metadata or status, one |
 //! | `POST /v1/payment_intents/{id}/confirm`, `/capture`, `/cancel` | authorise, take, give back |
 //! | `POST /v1/refunds`, `GET /v1/refunds`, `/{id}` | refund, list, one |
+//! | `POST /v1/transfers`, `GET /v1/transfers`, `/{id}` | pay out to an account, list by account or group, one |
 //! | `GET /v1/charges`, `/{id}` | list, one |
 //! | `GET /v1/balance_transactions`, `/{id}` | every movement of money, by time, type or source |
 //! | `GET /v1/events`, `/{id}` | what happened, by time or type |
@@ -24,10 +25,11 @@
 //! operations that were executed, whatever came of them, and stored errors; not kept are refusals before execution:
 //! wrong parameters, an unknown id, a key in use. An authorisation ends by itself after seven days. The clock can be
 //! moved ahead, which both of these obey. Different from Stripe on purpose: there is no smallest amount, a search sees
-//! everything at once, a payment method keeps its name instead of being copied, and nothing costs a fee.
+//! everything at once, a payment method keeps its name instead of being copied, nothing costs a fee, and a transfer is made
+//! whatever the balance, to any account but `acct_closed`.
 //!
-//! In reading order: `requests` (endpoints and parameters), `intents` (the rules), `book` (memory and journals) with
-//! `looking` (questions), `http` (keys, headers, faults), `post` (webhooks) and `admin`; `form`, `error`, `methods`,
+//! In reading order: `requests` (endpoints and parameters), `intents` (the rules), `transfers`, `book` (memory and journals)
+//! with `looking` (questions), `http` (keys, headers, faults), `post` (webhooks) and `admin`; `form`, `error`, `methods`,
 //! `faults`, `events`, `endpoints` and `balance` below them.
 
 mod admin;
@@ -44,6 +46,7 @@ mod looking;
 mod methods;
 mod post;
 mod requests;
+mod transfers;
 
 use std::future::Future;
 use std::net::SocketAddr;

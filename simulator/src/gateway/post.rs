@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::book;
 use super::events::Event;
-use super::faults::{Kind, WEBHOOKS};
+use super::faults::{Asked, Kind, WEBHOOKS};
 use super::form;
 use super::http::Gateway;
 
@@ -133,7 +133,13 @@ fn addressed(gateway: &Gateway, event: &Event) -> Vec<(Duration, Delivery)> {
         };
         let mut delay = Duration::ZERO;
         let mut copies = 1;
-        for strike in gateway.strike(WEBHOOKS, None) {
+        let asked = Asked {
+            route: WEBHOOKS,
+            kind: event.kind,
+            named: None,
+            amount: Some(event.amount),
+        };
+        for strike in gateway.strike(asked) {
             match strike.order.fault {
                 Kind::Late => delay += strike.delay(),
                 Kind::Reorder => delay += strike.some_delay(),

@@ -8,6 +8,7 @@ use super::error::Error;
 use super::form::Form;
 use super::intents::{CaptureMethod, Labels};
 use super::methods;
+use super::transfers::NewTransfer;
 
 /// Objects that one page may hold.
 const PAGE_MAX: i64 = 100;
@@ -44,6 +45,7 @@ pub(super) enum Act {
         reason: Option<&'static str>,
         metadata: BTreeMap<String, String>,
     },
+    Transfer(NewTransfer),
     CreateEndpoint(NewEndpoint),
     ChangeEndpoint {
         id: String,
@@ -101,6 +103,12 @@ pub(super) enum What {
         intent: Option<String>,
         charge: Option<String>,
     },
+    Transfer(String),
+    Transfers {
+        page: Page,
+        destination: Option<String>,
+        group: Option<String>,
+    },
     Transaction(String),
     Transactions {
         page: Page,
@@ -148,6 +156,7 @@ const IN_REFUND: [&str; 4] = [
     "payment_intent",
 ];
 const IN_TRANSACTION: [&str; 2] = ["source", "source.payment_intent"];
+const IN_TRANSFER: [&str; 1] = ["balance_transaction"];
 
 /// One condition of a search; all must hold.
 #[derive(Debug, PartialEq, Eq)]
@@ -164,7 +173,7 @@ pub(super) enum Request {
 }
 
 /// Each endpoint by its method and its path, with `{id}` for whatever names one thing.
-pub(super) const ROUTES: [&str; 21] = [
+pub(super) const ROUTES: [&str; 24] = [
     "POST /v1/payment_intents",
     "GET /v1/payment_intents",
     "GET /v1/payment_intents/search",
@@ -177,6 +186,9 @@ pub(super) const ROUTES: [&str; 21] = [
     "GET /v1/refunds/{id}",
     "GET /v1/charges",
     "GET /v1/charges/{id}",
+    "POST /v1/transfers",
+    "GET /v1/transfers",
+    "GET /v1/transfers/{id}",
     "GET /v1/balance_transactions",
     "GET /v1/balance_transactions/{id}",
     "GET /v1/events",
@@ -232,6 +244,9 @@ pub(super) fn read(route: &Route, form: Form) -> Result<Request, Error> {
         "GET /v1/refunds/{id}" => one(What::Refund(id), form, &IN_REFUND),
         "GET /v1/charges" => charges(form),
         "GET /v1/charges/{id}" => one(What::Charge(id), form, &IN_CHARGE),
+        "POST /v1/transfers" => transfer(form),
+        "GET /v1/transfers" => transfers(form),
+        "GET /v1/transfers/{id}" => one(What::Transfer(id), form, &IN_TRANSFER),
         "GET /v1/balance_transactions" => transactions(form),
         "GET /v1/balance_transactions/{id}" => one(What::Transaction(id), form, &IN_TRANSACTION),
         "GET /v1/events" => events(form),
@@ -379,6 +394,17 @@ fn refund(mut form: Form) -> Result<Request, Error> {
     }))
 }
 
+fn transfer(mut form: Form) -> Result<Request, Error> {
+    let new = NewTransfer::read(&mut form)?;
+    let expand = form.expand(&IN_TRANSFER)?;
+    form.ignore(&["source_type"]);
+    form.finish()?;
+    Ok(Request::Command(Command {
+        act: Act::Transfer(new),
+        expand,
+    }))
+}
+
 fn create_endpoint(mut form: Form) -> Result<Request, Error> {
     let url = form.required("url")?;
     let kinds = form.texts("enabled_events");
@@ -460,9 +486,21 @@ fn refunds(form: Form) -> Result<Request, Error> {
     })
 }
 
+fn transfers(form: Form) -> Result<Request, Error> {
+    list(form, &IN_TRANSFER, |form, page| {
+        let destination = form.text("destination")?;
+        let group = form.text("transfer_group")?;
+        Ok(What::Transfers {
+            page,
+            destination,
+            group,
+        })
+    })
+}
+
 fn transactions(form: Form) -> Result<Request, Error> {
     list(form, &IN_TRANSACTION, |form, page| {
-        let kind = form.one_of("type", &["charge", "refund"])?;
+        let kind = form.one_of("type", &["charge", "refund", "transfer"])?;
         let source = form.text("source")?;
         Ok(What::Transactions { page, kind, source })
     })
@@ -513,7 +551,7 @@ fn method(form: &mut Form) -> Result<Option<String>, Error> {
     Ok(Some(id))
 }
 
-fn currency(text: String) -> Result<String, Error> {
+pub(super) fn currency(text: String) -> Result<String, Error> {
     match text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_lowercase()) {
         true => Ok(text),
         false => {

@@ -10,3 +10,4 @@ mod ledger;
 mod receiver;
 mod states;
 mod support;
+mod transfers;
