@@ -5,6 +5,10 @@
     reason = "what is flattened or a subcommand shows in no help, and its type says what it is"
 )]
 
+pub mod partners;
+mod secrets;
+pub mod webhooks;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +20,9 @@ use domain::services::Settings;
 use url::Url;
 
 use crate::settings::{duration, percent};
+pub use partners::{Partners, PartnersAction, PartnersList};
+pub use secrets::{Secrets, SecretsAction};
+pub use webhooks::{Webhooks, WebhooksAction, WebhooksList};
 
 /// Orderfleet takes orders in and carries each one through: stock, payment, webhooks, routes.
 #[derive(Debug, Parser)]
@@ -84,6 +91,12 @@ pub enum Command {
     Schedule(Schedule),
     /// Plan the routes of a published problem
     Routes(crate::routes::Routes),
+    /// See webhook endpoints and what they were sent; register, change, pause, test, resend and replay
+    Webhooks(Webhooks),
+    /// See partners; make, pause and test them, and rotate their inbound secrets
+    Partners(Partners),
+    /// See which master keys seal the webhook secrets; seal them with a new one
+    Secrets(Secrets),
     /// Say what is wrong with this installation, and what to do
     Doctor(Doctor),
     /// Run the payment gateway simulator (speaks Stripe's wire format)
@@ -163,7 +176,7 @@ pub struct Outside {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, \
-    each also as NAME_FILE with the path of a file that holds it."
+    ORDERFLEET_MASTER_KEY,\neach also as NAME_FILE with the path of a file that holds it."
 )]
 pub struct Api {
     /// Where to listen
@@ -188,7 +201,8 @@ pub struct Api {
 #[derive(Debug, Args)]
 #[command(after_help = "Pools: stock, payments, webhooks, routes, maintenance.\n\
     --pool rest=routes:3,maintenance:1 shares its slots: three to one while both have work, all to one while the other has none.\n\
-    Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, each also as NAME_FILE.\n\
+    Secrets come from the environment only: DATABASE_URL, ORDERFLEET_GATEWAY_KEY, ORDERFLEET_MASTER_KEY, each also\n\
+    as NAME_FILE.\n\
     SIGTERM takes no new jobs and waits for the running ones; a second one stops at once, and others take over.")]
 pub struct Worker {
     /// A pool to serve, or NAME=POOL:WEIGHT,… for slots that several share; repeat it for several
@@ -747,6 +761,14 @@ pub struct Because {
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
 
+    /// Who acts; kept in the audit
+    #[arg(long, env = "USER", default_value = "operator", value_name = "NAME")]
+    pub actor: String,
+}
+
+/// Who acts: it is kept.
+#[derive(Debug, Args, Clone)]
+pub struct Actor {
     /// Who acts; kept in the audit
     #[arg(long, env = "USER", default_value = "operator", value_name = "NAME")]
     pub actor: String,

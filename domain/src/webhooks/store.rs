@@ -10,14 +10,16 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::{
-    DESCRIPTION_MAX, Delivery, DeliveryAttempt, DeliveryState, Endpoint, EndpointState, Invalid, OVERLAP_HOURS,
-    OVERLAP_HOURS_MAX, Ordering, breaker, check_event_types, check_limits, covers, egress,
+    DESCRIPTION_MAX, DeadHead, Delivery, DeliveryAttempt, DeliveryState, Endpoint, EndpointState, Invalid,
+    OVERLAP_HOURS, OVERLAP_HOURS_MAX, Ordering, breaker, check_dead_head, check_event_types, check_limits, covers,
+    egress,
     sign::{self, Signing},
 };
 use crate::{
     cause::Cause,
     events::{self, Announced, Audience, NewEvent, PendingDelivery},
     ids::{DeliveryId, EndpointId, EventId, PartnerId},
+    keyring::{self, Keyring, Owner},
 };
 
 /// How many secrets sign at once: the newest and those being replaced.
@@ -35,6 +37,9 @@ pub enum Error {
     /// The new settings are no good.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// A secret does not open.
+    #[error(transparent)]
+    Sealed(#[from] keyring::Error),
     /// The database.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
@@ -51,6 +56,8 @@ pub struct NewEndpoint {
     pub event_types: Vec<String>,
     /// What is kept in order.
     pub ordering: Ordering,
+    /// What becomes of a line whose head is dead.
+    pub dead_head: DeadHead,
     /// What signs its deliveries, when no secret is given.
     pub signing: Signing,
     /// A secret agreed on elsewhere; otherwise one is made.
@@ -72,6 +79,8 @@ pub struct EndpointChange {
     pub description: Option<String>,
     /// Which events, from now on.
     pub event_types: Option<Vec<String>>,
+    /// What becomes of a line whose head dies from now on.
+    pub dead_head: Option<DeadHead>,
     /// Deliveries at once; `Some(None)` is the limit of all endpoints.
     pub concurrency: Option<Option<i32>>,
     /// Deliveries a second; `Some(None)` is any number.
@@ -83,6 +92,7 @@ pub struct EndpointChange {
 /// Registers an endpoint and returns it with its secret, which is never shown again.
 pub async fn create(
     conn: &mut PgConnection,
+    keyring: &Keyring,
     new: NewEndpoint,
     allow_private: bool,
 ) -> Result<(Endpoint, String), Error> {
@@ -90,6 +100,7 @@ pub async fn create(
     check_event_types(&new.event_types)?;
     check_description(&new.description)?;
     check_limits(new.concurrency, new.rate)?;
+    check_dead_head(new.dead_head, new.ordering)?;
     let (mut concurrency, mut rate) = (new.concurrency, new.rate);
     if let Some(partner) = new.partner_id {
         let partner = partner_for_endpoint(&mut *conn, partner).await?;
@@ -103,27 +114,39 @@ pub async fn create(
         rate = rate.or(partner.rate);
     }
     let secret = secret(new.secret, new.signing)?;
+    let id = EndpointId::new();
     let endpoint = sqlx::query_as!(
         Endpoint,
-        r#"insert into webhook_endpoints (id, url, description, event_types, ordering, secrets, partner_id, concurrency, rate)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-           returning id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
+        r#"insert into webhook_endpoints (id, url, description, event_types, ordering, secrets, partner_id, concurrency, rate,
+                                         dead_head)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+           returning id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering", dead_head as "dead_head: DeadHead",
                      partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
                      concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
                      version, created_at, updated_at"#,
-        EndpointId::new().0,
+        id.0,
         url.as_str(),
         new.description,
         &new.event_types,
         new.ordering.as_str(),
-        &[secret.clone()] as &[String],
+        &[seal(keyring, Owner::Endpoint(id), &secret)] as &[String],
         new.partner_id.map(|id| id.0),
         concurrency,
         rate,
+        new.dead_head.as_str(),
     )
     .fetch_one(conn)
     .await?;
     Ok((endpoint, secret))
+}
+
+/// A secret as it is stored: sealed, with the public half of a key pair beside it.
+fn seal(keyring: &Keyring, owner: Owner, secret: &str) -> String {
+    let sealed = keyring.seal(owner, secret);
+    match sign::public_key(secret) {
+        Some(public) => format!("{sealed}:{public}"),
+        None => sealed,
+    }
 }
 
 /// What an endpoint's partner allows it.
@@ -174,7 +197,7 @@ pub(crate) fn secret(given: Option<String>, signing: Signing) -> Result<String, 
 pub async fn get(conn: &mut PgConnection, id: EndpointId) -> Result<Option<Endpoint>, sqlx::Error> {
     sqlx::query_as!(
         Endpoint,
-        r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
+        r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering", dead_head as "dead_head: DeadHead",
                   partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
                   concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
                   version, created_at, updated_at
@@ -196,7 +219,7 @@ pub async fn list(
     let (before_at, before_id) = before.unzip();
     sqlx::query_as!(
         Endpoint,
-        r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
+        r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering", dead_head as "dead_head: DeadHead",
                   partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
                   concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
                   version, created_at, updated_at
@@ -244,11 +267,13 @@ pub async fn patch(
     if change.version.is_some_and(|version| version != now.version) {
         return Err(Error::Version(now.version));
     }
+    check_dead_head(change.dead_head.unwrap_or(now.dead_head), now.ordering)?;
     sqlx::query!(
         "update webhook_endpoints
          set url = coalesce($2, url), description = coalesce($3, description),
              event_types = coalesce($4, event_types),
              concurrency = case when $5 then $6 else concurrency end, rate = case when $7 then $8 else rate end,
+             dead_head = coalesce($9, dead_head),
              version = version + 1, updated_at = clock_timestamp()
          where id = $1",
         id.0,
@@ -259,6 +284,7 @@ pub async fn patch(
         change.concurrency.flatten(),
         change.rate.is_some(),
         change.rate.flatten(),
+        change.dead_head.map(DeadHead::as_str),
     )
     .execute(&mut *conn)
     .await?;
@@ -277,29 +303,111 @@ pub struct Rotation {
 }
 
 /// Puts a new secret in front of the others, and returns it. Those before it go on signing for a while, at most two of them.
-pub async fn rotate(conn: &mut PgConnection, id: EndpointId, rotation: Rotation) -> Result<String, Error> {
+///
+/// None of them has to open, unless one is given that may be among them: this is also how a lost master key is mended.
+pub async fn rotate(
+    conn: &mut PgConnection,
+    keyring: &Keyring,
+    id: EndpointId,
+    rotation: Rotation,
+) -> Result<String, Error> {
     let overlap = check_overlap(rotation.overlap_hours)?;
+    let is_given = rotation.secret.is_some();
     let secret = secret(rotation.secret, rotation.signing)?;
-    let kept = i32::try_from(SECRETS_MAX - 1).unwrap_or(1);
-    let rotated = sqlx::query!(
-        "update webhook_endpoints
-         set secrets = array[$2::text] || case when $4 = 0 then '{}' else (array_remove(
-                 case when old_secrets_until <= clock_timestamp() then secrets[1:1] else secrets end, $2::text))[1:$3] end,
-             old_secrets_until = clock_timestamp() + make_interval(hours => $4),
-             version = version + 1, updated_at = clock_timestamp()
-         where id = $1 and deleted_at is null",
+    let before = sqlx::query!(
+        r#"select case when old_secrets_until <= clock_timestamp() then secrets[1:1] else secrets end as "secrets!"
+           from webhook_endpoints
+           where id = $1 and deleted_at is null
+           for no key update"#,
         id.0,
-        secret,
-        kept,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(Error::NotFound)?;
+    let mut kept = if overlap == 0 { Vec::new() } else { before.secrets };
+    if is_given {
+        let mut others = Vec::new();
+        for stored in kept {
+            if keyring.open(Owner::Endpoint(id), &stored)? != secret {
+                others.push(stored);
+            }
+        }
+        kept = others;
+    }
+    kept.insert(0, seal(keyring, Owner::Endpoint(id), &secret));
+    kept.truncate(SECRETS_MAX);
+    sqlx::query!(
+        "update webhook_endpoints
+         set secrets = $2, old_secrets_until = clock_timestamp() + make_interval(hours => $3),
+             version = version + 1, updated_at = clock_timestamp()
+         where id = $1",
+        id.0,
+        &kept,
         overlap,
     )
     .execute(conn)
     .await?;
-    if rotated.rows_affected() == 0 {
-        Err(Error::NotFound)
-    } else {
-        Ok(secret)
+    Ok(secret)
+}
+
+/// Seals with the newest master key, in one transaction, what is plain or sealed with another: of at most `limit` endpoints,
+/// in the order of their ids, beyond the one given. Returns the last one looked at, and how many secrets were sealed; what
+/// does not open stays as it is.
+pub async fn reseal(
+    conn: &mut PgConnection,
+    keyring: &Keyring,
+    after: Option<EndpointId>,
+    limit: i64,
+) -> Result<(Option<EndpointId>, u64), sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select id as "id: EndpointId", secrets from webhook_endpoints
+           where deleted_at is null and ($1::uuid is null or id > $1)
+           order by id
+           limit $2
+           for no key update"#,
+        after.map(|id| id.0),
+        limit,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let last = rows.last().map(|row| row.id);
+    let mut count = 0;
+    for row in rows {
+        let owner = Owner::Endpoint(row.id);
+        let (secrets, sealed) = renew(keyring, &row.secrets, |plain| seal(keyring, owner, plain), owner);
+        if sealed > 0 {
+            sqlx::query!(
+                "update webhook_endpoints set secrets = $2 where id = $1",
+                row.id.0,
+                &secrets
+            )
+            .execute(&mut *conn)
+            .await?;
+            count += sealed;
+        }
     }
+    Ok((last, count))
+}
+
+/// The same secrets, all that open sealed with the newest key, and how many of them were not.
+pub(crate) fn renew(
+    keyring: &Keyring,
+    secrets: &[String],
+    seal: impl Fn(&str) -> String,
+    owner: Owner,
+) -> (Vec<String>, u64) {
+    let mut sealed = 0;
+    let renewed = secrets
+        .iter()
+        .map(|stored| match keyring.open(owner, stored) {
+            Ok(plain) if !keyring.is_current(stored) => {
+                sealed += 1;
+                seal(&plain)
+            }
+            _ => stored.clone(),
+        })
+        .collect();
+    (renewed, sealed)
 }
 
 /// The hours of an overlap, if there can be so many.
@@ -368,7 +476,8 @@ async fn lock_for_notice(conn: &mut PgConnection, id: EndpointId) -> Result<(), 
     sqlx::query!(
         "select from webhook_endpoints
          where id = $1 or (ordering = 'strict' and deleted_at is null
-                           and event_types && array['*', 'endpoint.*', 'endpoint.disabled', 'delivery.*', 'delivery.exhausted'])
+                           and event_types && array['*', 'endpoint.*', 'endpoint.disabled', 'delivery.*', 'delivery.exhausted',
+                                                'delivery.recovered'])
          order by id
          for no key update",
         id.0,
@@ -383,7 +492,7 @@ pub async fn enable(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint,
     sqlx::query!(
         "update webhook_endpoints
          set state = 'active', disabled_reason = null, failing_since = null, open_until = null, opened_times = 0,
-             version = version + 1, updated_at = clock_timestamp()
+             exhausted_at = null, version = version + 1, updated_at = clock_timestamp()
          where id = $1 and deleted_at is null and state = 'disabled'",
         id.0,
     )
@@ -421,9 +530,19 @@ pub struct Range {
     pub states: Vec<DeliveryState>,
 }
 
+/// A delivery that is pending again.
+#[must_use = "deliveries without jobs would never be sent: pass it to jobs::send_again"]
+#[derive(Debug, Clone)]
+pub struct Again {
+    /// The delivery.
+    pub pending: PendingDelivery,
+    /// The job that died of it, which has its place in the line.
+    pub dead_job_id: Option<i64>,
+}
+
 /// Makes the deliveries of a range pending again, oldest first, at most `limit` at a time; those returned need their jobs.
 /// What is not kept any more stays as it is.
-pub async fn replay(conn: &mut PgConnection, id: EndpointId, range: &Range, limit: i64) -> Result<Announced, Error> {
+pub async fn replay(conn: &mut PgConnection, id: EndpointId, range: &Range, limit: i64) -> Result<Vec<Again>, Error> {
     lock(conn, id).await?;
     let states: Vec<String> = range.states.iter().map(|state| state.as_str().to_owned()).collect();
     let mut pending = sqlx::query!(
@@ -436,7 +555,7 @@ pub async fn replay(conn: &mut PgConnection, id: EndpointId, range: &Range, limi
                         order by d.seq
                         limit $3
                         for update of d)
-           returning id as "id: DeliveryId", ordering_key, seq"#,
+           returning id as "id: DeliveryId", ordering_key, seq, dead_job_id"#,
         id.0,
         range.since,
         limit,
@@ -446,12 +565,13 @@ pub async fn replay(conn: &mut PgConnection, id: EndpointId, range: &Range, limi
     .fetch_all(conn)
     .await?;
     pending.sort_by_key(|row| row.seq);
-    Ok(Announced(
-        pending
-            .into_iter()
-            .map(|row| PendingDelivery::new(row.id, id, row.ordering_key.as_deref()))
-            .collect(),
-    ))
+    Ok(pending
+        .into_iter()
+        .map(|row| Again {
+            pending: PendingDelivery::new(row.id, id, row.ordering_key.as_deref()),
+            dead_job_id: row.dead_job_id,
+        })
+        .collect())
 }
 
 /// Why one delivery is not sent again.
@@ -463,6 +583,9 @@ pub enum NotResent {
     /// It is on its way.
     #[error("the delivery is {}: it is sent anyway", .0.as_str())]
     OnItsWay(DeliveryState),
+    /// It was to be discarded, and nobody waits for it.
+    #[error("the delivery is {}: only a dead one is discarded", .0.as_str())]
+    NotDead(DeliveryState),
     /// Its endpoint takes nothing.
     #[error("the endpoint is disabled: enable it first")]
     Disabled,
@@ -475,9 +598,9 @@ pub enum NotResent {
 }
 
 /// Makes one delivery pending again, whatever became of it; what is returned needs its job.
-pub async fn resend(conn: &mut PgConnection, id: DeliveryId) -> Result<Announced, NotResent> {
+pub async fn resend(conn: &mut PgConnection, id: DeliveryId) -> Result<Again, NotResent> {
     let found = sqlx::query!(
-        r#"select d.endpoint_id as "endpoint_id: EndpointId", d.ordering_key, d.state as "state: DeliveryState",
+        r#"select d.endpoint_id as "endpoint_id: EndpointId", d.ordering_key, d.state as "state: DeliveryState", d.dead_job_id,
                   e.state as "endpoint_state: EndpointState", v.payload = '' as "is_purged!"
            from webhook_deliveries d
            join webhook_endpoints e on e.id = d.endpoint_id and e.deleted_at is null
@@ -504,8 +627,27 @@ pub async fn resend(conn: &mut PgConnection, id: DeliveryId) -> Result<Announced
     )
     .execute(conn)
     .await?;
-    let pending = PendingDelivery::new(id, found.endpoint_id, found.ordering_key.as_deref());
-    Ok(Announced(vec![pending]))
+    Ok(Again {
+        pending: PendingDelivery::new(id, found.endpoint_id, found.ordering_key.as_deref()),
+        dead_job_id: found.dead_job_id,
+    })
+}
+
+/// Gives a dead delivery up for good, for the reason given, and returns the job that died of it: with that one discarded too,
+/// a line that it blocks goes on.
+pub async fn give_up(conn: &mut PgConnection, id: DeliveryId, reason: &str) -> Result<Option<i64>, NotResent> {
+    let found = sqlx::query!(
+        r#"select state as "state: DeliveryState", dead_job_id from webhook_deliveries where id = $1 for update"#,
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(NotResent::NotFound)?;
+    if found.state != DeliveryState::Dead {
+        return Err(NotResent::NotDead(found.state));
+    }
+    discard(conn, id, reason).await?;
+    Ok(found.dead_job_id)
 }
 
 /// Writes an event for this endpoint alone, whatever it asked for, so that its owner sees one arrive.
@@ -532,8 +674,8 @@ pub async fn deliveries(
     sqlx::query_as!(
         Delivery,
         r#"select d.id as "id: DeliveryId", d.endpoint_id as "endpoint_id: EndpointId",
-                  d.event_id as "event_id: EventId", e.type as event_type, d.seq, d.state as "state: DeliveryState",
-                  d.attempts, d.reason, d.created_at, d.delivered_at
+                  d.event_id as "event_id: EventId", e.type as event_type, d.seq, d.prev_seq,
+                  d.state as "state: DeliveryState", d.attempts, d.reason, d.created_at, d.delivered_at
            from webhook_deliveries d
            join events e on e.event_id = d.event_id
            where d.endpoint_id = $1 and ($2::text is null or d.state = $2) and ($3::bigint is null or d.seq < $3)
@@ -553,8 +695,8 @@ pub async fn delivery(conn: &mut PgConnection, id: DeliveryId) -> Result<Option<
     sqlx::query_as!(
         Delivery,
         r#"select d.id as "id: DeliveryId", d.endpoint_id as "endpoint_id: EndpointId",
-                  d.event_id as "event_id: EventId", e.type as event_type, d.seq, d.state as "state: DeliveryState",
-                  d.attempts, d.reason, d.created_at, d.delivered_at
+                  d.event_id as "event_id: EventId", e.type as event_type, d.seq, d.prev_seq,
+                  d.state as "state: DeliveryState", d.attempts, d.reason, d.created_at, d.delivered_at
            from webhook_deliveries d
            join events e on e.event_id = d.event_id
            where d.id = $1"#,
@@ -587,7 +729,7 @@ pub struct Begun {
     pub endpoint_id: EndpointId,
     /// Where to.
     pub url: String,
-    /// The live secrets.
+    /// The live secrets, as they are stored.
     pub secrets: Vec<String>,
     /// The endpoint takes nothing at present: why.
     pub refused: Option<String>,
@@ -595,6 +737,8 @@ pub struct Begun {
     pub event_id: EventId,
     /// The event's frozen bytes.
     pub payload: String,
+    /// The number of the event before it in its line.
+    pub prev_seq: Option<i64>,
     /// The number of this try, if it has begun.
     pub n: Option<i32>,
     /// The database's clock.
@@ -603,6 +747,27 @@ pub struct Begun {
     pub opened_times: i32,
     /// How long the breaker stays open, in seconds.
     pub open_seconds: f64,
+    /// The breaker has opened, or a delivery was exhausted, since one last arrived.
+    pub is_unwell: bool,
+}
+
+impl Begun {
+    /// The live secrets, opened.
+    pub fn open_secrets(&self, keyring: &Keyring) -> Result<Vec<String>, keyring::Error> {
+        let owner = Owner::Endpoint(self.endpoint_id);
+        self.secrets.iter().map(|stored| keyring.open(owner, stored)).collect()
+    }
+
+    /// What is sent: the event's bytes, with what is before it in its line. The same at every try.
+    pub fn body(&self) -> String {
+        match self.prev_seq {
+            // The first of its kind: before it there are a word, a time and a number.
+            Some(prev_seq) => self
+                .payload
+                .replacen(r#","data":"#, &format!(r#","prev_seq":{prev_seq},"data":"#), 1),
+            None => self.payload.clone(),
+        }
+    }
 }
 
 /// Begins a try of a delivery, in one statement: in flight, with its attempt's row; unless the endpoint takes nothing, or
@@ -611,7 +776,8 @@ pub async fn begin(conn: &mut PgConnection, id: DeliveryId, cause: &Cause) -> Re
     sqlx::query_as!(
         Begun,
         r#"with target as (
-               select d.id, d.state, d.endpoint_id, e.url, v.event_id, v.payload, e.opened_times,
+               select d.id, d.state, d.endpoint_id, d.prev_seq, e.url, v.event_id, v.payload, e.opened_times,
+                      e.opened_times > 0 or e.exhausted_at is not null as is_unwell,
                       case when e.old_secrets_until <= clock_timestamp() then e.secrets[1:1] else e.secrets end as secrets,
                       case when e.deleted_at is not null then 'endpoint_deleted'
                            when e.state = 'disabled' then 'endpoint_disabled'
@@ -646,7 +812,8 @@ pub async fn begin(conn: &mut PgConnection, id: DeliveryId, cause: &Cause) -> Re
            select t.state as "state!: DeliveryState", t.endpoint_id as "endpoint_id!: EndpointId", t.url as "url!",
                   t.secrets as "secrets!", t.refused, t.event_id as "event_id!: EventId", t.payload as "payload!",
                   (select n from attempted) as n, extract(epoch from clock_timestamp())::bigint as "timestamp!",
-                  t.opened_times as "opened_times!", coalesce(t.open_seconds, 0) as "open_seconds!"
+                  t.opened_times as "opened_times!", coalesce(t.open_seconds, 0) as "open_seconds!", t.prev_seq,
+                  t.is_unwell as "is_unwell!"
            from target t"#,
         id.0,
         cause.job_id(),
@@ -656,22 +823,27 @@ pub async fn begin(conn: &mut PgConnection, id: DeliveryId, cause: &Cause) -> Re
     .await
 }
 
-/// Records that the receiver said yes; an endpoint that had failed is well again.
+/// Records that the receiver said yes; an endpoint that had failed is well again. Where its breaker had opened, or a delivery
+/// had been exhausted, whoever wants `delivery.recovered` is told.
 pub async fn record_success(
     conn: &mut PgConnection,
     id: DeliveryId,
     n: i32,
-    endpoint: EndpointId,
+    begun: &Begun,
     status: u16,
-) -> Result<(), sqlx::Error> {
+) -> Result<Announced, sqlx::Error> {
+    let announced = match begun.is_unwell {
+        true => tell_recovered(&mut *conn, id, begun).await?,
+        false => Announced::default(),
+    };
     sqlx::query!(
         "with attempted as (
              update webhook_attempts set finished_at = clock_timestamp(), http_status = $3
              where delivery_id = $1 and n = $2
          ),
          well as (
-             update webhook_endpoints set failing_since = null, open_until = null, opened_times = 0
-             where id = $4 and (failing_since is not null or opened_times > 0)
+             update webhook_endpoints set failing_since = null, open_until = null, opened_times = 0, exhausted_at = null
+             where id = $4 and (failing_since is not null or opened_times > 0 or exhausted_at is not null)
          )
          update webhook_deliveries
          set state = 'delivered', reason = null, delivered_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -679,11 +851,40 @@ pub async fn record_success(
         id.0,
         n,
         i32::from(status),
-        endpoint.0,
+        begun.endpoint_id.0,
     )
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(announced)
+}
+
+/// Of several that arrive at once after a failure, the first tells.
+async fn tell_recovered(conn: &mut PgConnection, id: DeliveryId, begun: &Begun) -> Result<Announced, sqlx::Error> {
+    lock_for_notice(&mut *conn, begun.endpoint_id).await?;
+    let unwell = sqlx::query!(
+        r#"select url, partner_id as "partner_id: PartnerId", failing_since, exhausted_at
+           from webhook_endpoints
+           where id = $1 and deleted_at is null and (opened_times > 0 or exhausted_at is not null)"#,
+        begun.endpoint_id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    let Some(unwell) = unwell else {
+        return Ok(Announced::default());
+    };
+    let notice = NewEvent {
+        kind: "delivery.recovered",
+        order_id: None,
+        data: json!({
+            "delivery_id": id,
+            "endpoint_id": begun.endpoint_id,
+            "url": unwell.url,
+            "event_id": begun.event_id,
+            "failing_since": unwell.failing_since,
+            "exhausted_at": unwell.exhausted_at,
+        }),
+    };
+    events::record_for(conn, notice, Audience::partner(unwell.partner_id)).await
 }
 
 /// What is kept of a try that failed.
@@ -746,9 +947,22 @@ pub async fn discard(conn: &mut PgConnection, id: DeliveryId, reason: &str) -> R
     Ok(())
 }
 
+/// What becomes of the line of a delivery that dies now.
+pub async fn dead_head(conn: &mut PgConnection, id: DeliveryId) -> Result<DeadHead, sqlx::Error> {
+    let dead_head = sqlx::query_scalar!(
+        r#"select e.dead_head as "dead_head: DeadHead" from webhook_deliveries d
+           join webhook_endpoints e on e.id = d.endpoint_id and e.deleted_at is null
+           where d.id = $1"#,
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(dead_head.unwrap_or_default())
+}
+
 /// The schedule has ended, and whoever wants `delivery.exhausted` is told. An endpoint without a success for five days is
 /// disabled. What becomes of a notice about deliveries or endpoints is told to nobody: that could go on for ever.
-pub async fn bury(conn: &mut PgConnection, id: DeliveryId, reason: &str) -> Result<Announced, Error> {
+pub async fn bury(conn: &mut PgConnection, id: DeliveryId, reason: &str, job_id: i64) -> Result<Announced, Error> {
     let Some(buried) = sqlx::query!(
         r#"select d.endpoint_id as "endpoint_id: EndpointId", d.event_id as "event_id: EventId", v.type as kind, d.attempts,
                   e.partner_id as "partner_id: PartnerId",
@@ -788,13 +1002,23 @@ pub async fn bury(conn: &mut PgConnection, id: DeliveryId, reason: &str) -> Resu
                 "reason": reason,
             }),
         };
+        lock_for_notice(&mut *conn, buried.endpoint_id).await?;
         let told = events::record_for(&mut *conn, notice, Audience::partner(buried.partner_id)).await?;
         announced = announced.join(told);
+        sqlx::query!(
+            "update webhook_endpoints set exhausted_at = clock_timestamp() where id = $1 and deleted_at is null",
+            buried.endpoint_id.0,
+        )
+        .execute(&mut *conn)
+        .await?;
     }
     sqlx::query!(
-        "update webhook_deliveries set state = 'dead', reason = $2, updated_at = clock_timestamp() where id = $1",
+        "update webhook_deliveries
+         set state = 'dead', reason = $2, dead_job_id = $3, updated_at = clock_timestamp()
+         where id = $1",
         id.0,
         reason,
+        job_id,
     )
     .execute(conn)
     .await?;
@@ -861,7 +1085,7 @@ pub async fn open_breaker(
 async fn lock(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint, Error> {
     sqlx::query_as!(
         Endpoint,
-        r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering",
+        r#"select id as "id: EndpointId", url, description, event_types, ordering as "ordering: Ordering", dead_head as "dead_head: DeadHead",
                   partner_id as "partner_id: PartnerId", webhook_public_keys(secrets) as "public_keys!",
                   concurrency, rate, state as "state: EndpointState", disabled_reason, failing_since, open_until,
                   version, created_at, updated_at

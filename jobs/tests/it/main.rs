@@ -6,9 +6,11 @@ mod catalogue;
 mod egress;
 mod gateway_truth;
 mod limits;
+mod lines;
 mod orders;
 mod payments;
 mod routes;
+mod secrets;
 mod standardwebhooks;
 mod webhooks;
 #[expect(dead_code, reason = "tests/steps needs more of it")]

@@ -15,4 +15,5 @@ mod verify;
 mod verify_payments;
 mod verify_routes;
 mod verify_webhooks;
+mod webhooks;
 mod why;
