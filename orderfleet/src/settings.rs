@@ -47,18 +47,20 @@ pub fn secrets(name: &str, lookup: Lookup<'_>) -> anyhow::Result<Vec<SecretStrin
     Ok(each.map(SecretString::from).collect())
 }
 
+/// The setting of the master keys.
+pub const MASTER_KEY: &str = "ORDERFLEET_MASTER_KEY";
+
 /// The master keys that webhook secrets are sealed with; at least one.
 pub fn keyring(lookup: Lookup<'_>) -> anyhow::Result<Keyring> {
-    const NAME: &str = "ORDERFLEET_MASTER_KEY";
-    let keys = secrets(NAME, lookup)?;
+    let keys = secrets(MASTER_KEY, lookup)?;
     if keys.is_empty() {
         bail!(
-            "{NAME} is not set (nor {NAME}_FILE): webhook secrets are sealed with it in the database. Source the env file of a \
+            "{MASTER_KEY} is not set (nor {MASTER_KEY}_FILE): webhook secrets are sealed with it in the database. Source the env file of a \
              running `orderfleet up` (`. DIR/env`), or make a key with `orderfleet secrets new-key`, and keep it apart from \
              the database and its backups"
         );
     }
-    Keyring::new(&keys).context(NAME)
+    Keyring::new(&keys).context(MASTER_KEY)
 }
 
 /// A duration such as `10m`, `1h 30m` or `0`, for the setting of that name.

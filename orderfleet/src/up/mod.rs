@@ -22,7 +22,7 @@ use url::Url;
 
 use crate::client::ApiClient;
 use crate::roles::loopback;
-use crate::settings::keyring;
+use crate::settings::{MASTER_KEY, keyring};
 use crate::{cli, database, migrate, secrets, signals, table};
 use directory::{Directory, Kept};
 use postgres::Postgres;
@@ -161,8 +161,8 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
         ("DATABASE_URL".to_owned(), database_url.expose_secret().to_owned()),
         ("ORDERFLEET_GATEWAY_KEY".to_owned(), kept.gateway_key.clone()),
         // Whatever key the shell has is for another database.
-        ("ORDERFLEET_MASTER_KEY".to_owned(), String::new()),
-        ("ORDERFLEET_MASTER_KEY_FILE".to_owned(), path("master.key")),
+        (MASTER_KEY.to_owned(), String::new()),
+        (master_key_file(), path("master.key")),
     ];
 
     let webhook_secret = (
@@ -237,12 +237,17 @@ fn free_port(port: u16) -> anyhow::Result<()> {
 /// Whatever an earlier build, or another key of DIR/master.key, has left otherwise: nobody else runs here yet.
 async fn seal(conn: &mut PgConnection, directory: &Directory) -> anyhow::Result<()> {
     let path = directory.master_key()?.display().to_string();
-    let file = |name: &str| (name == "ORDERFLEET_MASTER_KEY_FILE").then(|| path.clone());
+    let file = |name: &str| (name == master_key_file()).then(|| path.clone());
     let keyring = keyring(&file)?;
     secrets::refuse_unknown(conn, &keyring)
         .await
         .with_context(|| format!("the master key of this data directory is in {path}"))?;
     secrets::reseal(conn, &keyring, SEALED_AT_ONCE).await.map(drop)
+}
+
+/// The setting that names the file of the master key.
+fn master_key_file() -> String {
+    format!("{MASTER_KEY}_FILE")
 }
 
 /// The kept key while this database knows it, else a new one.
@@ -278,10 +283,7 @@ fn write_env(
         ("ORDERFLEET_DATA_DIR", data_dir.trim_end_matches('/')),
         ("ORDERFLEET_GATEWAY_URL", urls.gateway.as_str().trim_end_matches('/')),
         ("ORDERFLEET_GATEWAY_KEY", &kept.gateway_key),
-        (
-            "ORDERFLEET_MASTER_KEY_FILE",
-            &directory.file("master.key").display().to_string(),
-        ),
+        (&master_key_file(), &directory.file("master.key").display().to_string()),
         ("ORDERFLEET_ALLOW_PRIVATE_WEBHOOKS", "true"),
         (
             "ORDERFLEET_LEDGER",
