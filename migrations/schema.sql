@@ -222,10 +222,21 @@ begin
             moment);
 
     return query
-    insert into webhook_deliveries as d (id, endpoint_id, event_id, ordering_key, seq)
+    insert into webhook_deliveries as d (id, endpoint_id, event_id, ordering_key, seq, prev_seq)
     select gen_random_uuid(), e.id, p_event_id,
            case e.ordering when 'per_key' then coalesce(p_order_id::text, '') when 'strict' then '' end,
-           number
+           number,
+           case e.ordering
+               when 'strict' then (select b.seq from webhook_deliveries b
+                                   where b.endpoint_id = e.id
+                                   order by b.seq desc
+                                   limit 1)
+               when 'per_key' then (select v.id from events v
+                                    join webhook_deliveries b on b.endpoint_id = e.id and b.event_id = v.event_id
+                                    where v.order_id = p_order_id and v.id < number
+                                    order by v.id desc
+                                    limit 1)
+           end
     from webhook_endpoints e
     where e.id = any (wanted)
     order by e.id
@@ -249,9 +260,16 @@ end $$;
 CREATE FUNCTION public.webhook_public_keys(secrets text[]) RETURNS text[]
     LANGUAGE sql IMMUTABLE
     AS $$
-    select coalesce(array_agg('whpk_' || encode(substring(decode(substr(s.secret, 6), 'base64') from 33), 'base64') order by s.n), '{}')
+    select coalesce(array_agg(p.key order by s.n), '{}')
     from unnest(secrets) with ordinality s (secret, n)
-    where s.secret like 'whsk\_%'
+    cross join lateral (
+        select case
+                   when s.secret like 'sealed:%' then nullif(split_part(s.secret, ':', 4), '')
+                   when s.secret like 'whsk\_%'
+                   then 'whpk_' || encode(substring(decode(substr(s.secret, 6), 'base64') from 33), 'base64')
+               end as key
+    ) p
+    where p.key is not null
 $$;
 
 CREATE TABLE queue.jobs (
@@ -2158,6 +2176,8 @@ CREATE TABLE public.webhook_deliveries (
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     delivered_at timestamp with time zone,
+    prev_seq bigint,
+    dead_job_id bigint,
     CONSTRAINT webhook_deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'in_flight'::text, 'delivered'::text, 'dead'::text, 'discarded'::text])))
 )
 WITH (fillfactor='70');
@@ -2182,7 +2202,11 @@ CREATE TABLE public.webhook_endpoints (
     old_secrets_until timestamp with time zone,
     concurrency integer,
     rate double precision,
+    dead_head text DEFAULT 'skip'::text NOT NULL,
+    exhausted_at timestamp with time zone,
+    CONSTRAINT only_lines_are_blocked CHECK (((dead_head = 'skip'::text) OR (ordering <> 'none'::text))),
     CONSTRAINT webhook_endpoints_concurrency_check CHECK (((concurrency >= 1) AND (concurrency <= 1000))),
+    CONSTRAINT webhook_endpoints_dead_head_check CHECK ((dead_head = ANY (ARRAY['skip'::text, 'block'::text]))),
     CONSTRAINT webhook_endpoints_ordering_check CHECK ((ordering = ANY (ARRAY['none'::text, 'per_key'::text, 'strict'::text]))),
     CONSTRAINT webhook_endpoints_rate_check CHECK (((rate >= (0.0001)::double precision) AND (rate <= (100000)::double precision))),
     CONSTRAINT webhook_endpoints_secrets_check CHECK (((cardinality(secrets) >= 1) AND (cardinality(secrets) <= 3))),

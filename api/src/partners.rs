@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 use domain::access::{self, Scope};
 use domain::ids::PartnerId;
 use domain::partners::inbound::{Arrival, BODY_BYTES_MAX, Received, Webhook};
-use domain::partners::store::{Error, NewPartner, PAUSED, PartnerChange};
+use domain::partners::store::{Error, NewPartner, PartnerChange};
 use domain::partners::{ENDPOINTS_MAX, Invalid, Partner, PartnerState, inbound, store};
 use domain::webhooks::sign::Claims;
-use domain::webhooks::{self, CONCURRENCY_MAX, OVERLAP_HOURS_MAX};
+use domain::webhooks::{CONCURRENCY_MAX, OVERLAP_HOURS_MAX};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -192,7 +192,7 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
             concurrency: f.optional("concurrency", small_integer(1..=CONCURRENCY_MAX)),
             rate: f.optional("rate", number(RATES)),
         })?;
-        let (partner, inbound_secret) = store::create(conn, new).await?;
+        let (partner, inbound_secret) = store::create(conn, &state.services.keyring, new).await?;
         let (path, version) = (format!("/api/v1/partners/{}", partner.id), partner.version);
         Ok(Answer::created(
             &path,
@@ -275,17 +275,11 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
         match wanted.as_deref() {
             Some("paused") => {
                 let reason = reason.unwrap_or_else(|| format!("by {}", call.principal.name));
-                let mut announced = domain::events::Announced::default();
-                for endpoint in store::pause(conn, id, &reason).await? {
-                    let (_, notice) = webhooks::store::disable(conn, endpoint, PAUSED).await?;
-                    announced = announced.join(notice);
-                }
+                let announced = store::pause(conn, id, &reason).await?;
                 jobs::announce(conn, announced).await?;
             }
             Some(_) => {
-                for endpoint in store::resume(conn, id).await? {
-                    webhooks::store::enable(conn, endpoint).await?;
-                }
+                store::resume(conn, id).await?;
             }
             None => {}
         }
@@ -313,7 +307,7 @@ pub(crate) async fn rotate_secret(extract::State(state): extract::State<State>, 
                 f.optional("overlap_hours", small_integer(0..=OVERLAP_HOURS_MAX))
             })?,
         };
-        let inbound_secret = store::rotate(conn, id, overlap).await?;
+        let inbound_secret = store::rotate(conn, &state.services.keyring, id, overlap).await?;
         Ok(Answer::created(
             &format!("/api/v1/partners/{id}"),
             &NewInboundSecret { inbound_secret },
@@ -427,7 +421,7 @@ pub(crate) async fn receive(
         raw: &raw,
     };
     let mut tx = state.pool.begin().await?;
-    let received = inbound::receive(&mut tx, arrival).await?;
+    let received = inbound::receive(&mut tx, &state.services.keyring, arrival).await?;
     if let Received::Kept(partner_id) = received {
         let event_id = arrival.claims.id.to_owned();
         jobs::take_inbound(&mut tx, partner_id, event_id).await?;
@@ -449,6 +443,15 @@ pub(crate) async fn receive(
             "webhook_rejected",
             "no live secret signed these bytes within the last five minutes",
         )),
+    }
+}
+
+impl From<inbound::Error> for Problem {
+    fn from(error: inbound::Error) -> Problem {
+        match error {
+            inbound::Error::Sealed(error) => anyhow::Error::from(error).into(),
+            inbound::Error::Database(error) => error.into(),
+        }
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(webhooks::test))
         .routes(routes!(webhooks::delivery))
         .routes(routes!(webhooks::resend))
+        .routes(routes!(webhooks::discard))
         .routes(routes!(partners::create, partners::list))
         .routes(routes!(partners::get, partners::update))
         .routes(routes!(partners::rotate_secret))

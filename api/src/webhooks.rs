@@ -10,8 +10,8 @@ use domain::ids::{DeliveryId, EndpointId, EventId, PartnerId};
 use domain::webhooks::sign::{self, Signing};
 use domain::webhooks::store::{EndpointChange, Error, NewEndpoint, NotResent, Range, Rotation};
 use domain::webhooks::{
-    CONCURRENCY_MAX, Delivery, DeliveryAttempt, DeliveryState, Endpoint, EndpointState, Invalid, OVERLAP_HOURS_MAX,
-    Ordering, store,
+    CONCURRENCY_MAX, DeadHead, Delivery, DeliveryAttempt, DeliveryState, Endpoint, EndpointState, Invalid,
+    OVERLAP_HOURS_MAX, Ordering, store,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -39,6 +39,7 @@ const REPLAYED: [(&str, DeliveryState); 3] = [
 ];
 /// What is replayed when nothing is said.
 const MISSED: [&str; 2] = ["discarded", "dead"];
+const DEAD_HEADS: [&str; 2] = ["skip", "block"];
 const DELIVERY_STATES: [&str; 5] = ["pending", "in_flight", "delivered", "dead", "discarded"];
 
 view! {
@@ -54,6 +55,8 @@ view! {
         event_types: Vec<String> as Vec<String>,
         /// What is kept in order: none, per_key or strict.
         ordering: Ordering as String,
+        /// What becomes of a line whose head is dead: skip or block.
+        dead_head: DeadHead as String,
         /// The partner whose it is; ours, without.
         partner_id: Option<PartnerId> as Option<Uuid>,
         /// The public keys (`whpk_…`) of what signs with ed25519, newest first.
@@ -110,6 +113,8 @@ view! {
         event_type: String as String,
         /// The event's number.
         seq: i64 as i64,
+        /// The number of the one before it in its line.
+        prev_seq: Option<i64> as Option<i64>,
         /// pending, in_flight, delivered, dead or discarded.
         state: DeliveryState as String,
         /// How often it was tried.
@@ -135,6 +140,9 @@ pub(crate) struct NewEndpointBody {
     event_types: Vec<String>,
     /// What is kept in order: none, per_key (the events of one order; without) or strict (all).
     ordering: Option<String>,
+    /// What becomes of what waits behind a dead delivery: skip (it goes on; without) or block (it waits until that one is sent
+    /// again or discarded).
+    dead_head: Option<String>,
     /// What signs: hmac (without) or ed25519.
     signing: Option<String>,
     /// The partner whose it is. A partner's own key need not say it.
@@ -155,6 +163,8 @@ pub(crate) struct EndpointPatch {
     description: Option<String>,
     /// Which events, from now on.
     event_types: Option<Vec<String>>,
+    /// skip or block, for deliveries that die from now on.
+    dead_head: Option<String>,
     /// Deliveries at once; null for the limit of all endpoints.
     concurrency: Option<i32>,
     /// Deliveries a second; null for any number.
@@ -264,6 +274,10 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
                 Some("strict") => Ordering::Strict,
                 _ => Ordering::PerKey,
             },
+            dead_head: f
+                .optional("dead_head", one_of(&DEAD_HEADS))
+                .map(dead_head)
+                .unwrap_or_default(),
             signing: signing(f),
             partner_id: f.optional("partner_id", uuid).map(PartnerId).or(call.principal.partner),
             concurrency: f.optional("concurrency", small_integer(1..=CONCURRENCY_MAX)),
@@ -273,7 +287,13 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
         if call.principal.partner.is_some_and(|own| new.partner_id != Some(own)) {
             return Err(Invalid::Partner.into());
         }
-        let (endpoint, secret) = store::create(conn, new, state.services.sender.allows_private()).await?;
+        let (endpoint, secret) = store::create(
+            conn,
+            &state.services.keyring,
+            new,
+            state.services.sender.allows_private(),
+        )
+        .await?;
         jobs::limit_endpoint(conn, &endpoint, &call.principal.name).await?;
         let secret = NewSecret::of(secret).secret;
         let (path, version) = (format!("/api/v1/webhook-endpoints/{}", endpoint.id), endpoint.version);
@@ -350,6 +370,13 @@ fn signing(f: &mut fields::Fields<'_>) -> Signing {
     }
 }
 
+fn dead_head(word: String) -> DeadHead {
+    match word.as_str() {
+        "block" => DeadHead::Block,
+        _ => DeadHead::Skip,
+    }
+}
+
 /// Changes what the body names; `state` disables and enables. What is kept in order cannot change.
 #[utoipa::path(
     patch, path = "/webhook-endpoints/{id}", tag = "webhooks",
@@ -366,6 +393,7 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
                 url: f.change("url", text(1..=2000)),
                 description: f.change("description", text(0..=500)),
                 event_types: f.change("event_types", texts(1..=50, 1..=81)),
+                dead_head: f.change("dead_head", one_of(&DEAD_HEADS)).map(dead_head),
                 concurrency: f.patch("concurrency", small_integer(1..=CONCURRENCY_MAX)),
                 rate: f.patch("rate", number(RATES)),
                 version: None,
@@ -436,7 +464,7 @@ pub(crate) async fn rotate_secret(extract::State(state): extract::State<State>, 
                 secret: None,
             })?,
         };
-        let secret = store::rotate(conn, id, rotation).await?;
+        let secret = store::rotate(conn, &state.services.keyring, id, rotation).await?;
         let path = format!("/api/v1/webhook-endpoints/{id}");
         Ok(Answer::created(&path, &NewSecret::of(secret)))
     })
@@ -511,8 +539,8 @@ pub(crate) async fn replay(extract::State(state): extract::State<State>, call: C
             Range { since, until, states }
         })?;
         let pending = store::replay(conn, id, &range, REPLAY_MAX).await?;
-        let deliveries = pending.0.len();
-        jobs::announce(conn, pending).await?;
+        let deliveries = pending.len();
+        jobs::send_again(conn, pending, &call.principal.name).await?;
         let path = format!("/api/v1/webhook-endpoints/{id}/deliveries");
         Ok(Answer::accepted(&path, &Replayed { deliveries }))
     })
@@ -572,11 +600,31 @@ pub(crate) async fn resend(extract::State(state): extract::State<State>, call: C
     let id: DeliveryId = call.path("id", "delivery")?;
     call.once(&state, Keyed::OPTIONAL, async |conn| {
         known(conn, id, &call.principal).await?;
-        let pending = store::resend(conn, id).await?;
-        jobs::announce(conn, pending).await?;
+        let again = store::resend(conn, id).await?;
+        jobs::send_again(conn, vec![again], &call.principal.name).await?;
         let delivery = known(conn, id, &call.principal).await?;
         let path = format!("/api/v1/webhook-deliveries/{id}");
         Ok(Answer::accepted(&path, &DeliveryView::from(delivery)))
+    })
+    .await
+}
+
+/// Gives a dead delivery up for good. Where the endpoint blocks, what waits behind it goes on.
+#[utoipa::path(
+    post, path = "/webhook-deliveries/{id}/discard", tag = "webhooks",
+    params(("id" = Uuid, Path, description = "The delivery")),
+    responses((status = 200, description = "Discarded", body = DeliveryView)),
+    security(("api_key" = ["webhooks:write"])),
+)]
+pub(crate) async fn discard(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let id: DeliveryId = call.path("id", "delivery")?;
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        known(conn, id, &call.principal).await?;
+        let actor = &call.principal.name;
+        if let Some(job) = store::give_up(conn, id, &format!("by {actor}")).await? {
+            jobs::discard_dead(conn, job, actor, "its delivery is given up").await?;
+        }
+        Ok(Answer::ok(&DeliveryView::from(known(conn, id, &call.principal).await?)))
     })
     .await
 }
@@ -599,6 +647,7 @@ impl From<NotResent> for Problem {
         match error {
             NotResent::NotFound => Problem::not_found("delivery"),
             NotResent::OnItsWay(_) => Problem::conflict("delivery_on_its_way", detail),
+            NotResent::NotDead(_) => Problem::conflict("delivery_not_dead", detail),
             NotResent::Disabled => Problem::conflict("endpoint_disabled", detail),
             NotResent::Purged => Problem::conflict("payload_purged", detail),
             NotResent::Database(error) => error.into(),
@@ -616,6 +665,7 @@ impl From<Invalid> for Problem {
             Invalid::Description => "/description",
             Invalid::Limits(_) => "/rate",
             Invalid::Overlap => "/overlap_hours",
+            Invalid::DeadHead => "/dead_head",
             Invalid::Partner | Invalid::TooMany(_) => "/partner_id",
         };
         Problem::invalid_field(pointer, "invalid", detail)
@@ -628,6 +678,7 @@ impl From<Error> for Problem {
             Error::NotFound => Problem::not_found("endpoint"),
             Error::Version(current) => Problem::version_mismatch(current),
             Error::Invalid(invalid) => invalid.into(),
+            Error::Sealed(error) => anyhow::Error::from(error).into(),
             Error::Database(error) => error.into(),
         }
     }

@@ -9,7 +9,8 @@
 //! 4. [`orders`] is the heart: three axes of state, one version, one function that changes them.
 //! 5. [`payments`], [`webhooks`] and [`routes`] are what an order sets going outside; [`sellers`] are paid of it; [`events`] is
 //!    what it tells.
-//! 6. [`inbound`] is what others tell us. [`idempotency`] and [`access`] guard the door; [`services`] is the outside world in one struct.
+//! 6. [`inbound`] is what others tell us. [`idempotency`] and [`access`] guard the door; [`keyring`] seals
+//!    secrets; [`services`] is the outside world in one struct.
 //!
 //! Each area is `mod.rs` (types and rules, pure) and `store.rs` (its SQL). Each table has one module that writes it.
 //! Stores take `&mut PgConnection`: whoever opens a transaction commits it. Locks are always taken in this order: the
@@ -24,6 +25,7 @@ pub mod events;
 pub mod idempotency;
 pub mod ids;
 pub mod inbound;
+pub mod keyring;
 pub mod money;
 pub mod orders;
 pub mod partners;

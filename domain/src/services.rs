@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{payments, webhooks};
+use crate::{keyring::Keyring, payments, webhooks};
 
 /// The outside world as the fleet sees it, made once per process.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct Services {
     pub gateway: payments::Gateway,
     /// The guarded sender of webhooks.
     pub sender: webhooks::Sender,
+    /// What opens and seals secrets.
+    pub keyring: Keyring,
     /// How long, how far, how many.
     pub settings: Settings,
 }

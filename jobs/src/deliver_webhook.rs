@@ -10,8 +10,9 @@ use domain::{
     Services,
     events::Announced,
     ids::{DeliveryId, EndpointId},
+    keyring,
     webhooks::{
-        self, DeliveryState, Posted, RELIEF_MIN,
+        self, DeadHead, DeliveryState, Posted, RELIEF_MIN,
         egress::Post,
         store::{Begun, Failed},
     },
@@ -66,9 +67,9 @@ impl Job for DeliverWebhook {
     }
 
     async fn run(self, attempt: &Attempt, services: &Services) -> anyhow::Result<Outcome> {
-        let (begun, n) = match self.begin(attempt).await? {
+        let (begun, n, secrets) = match self.begin(attempt, services).await? {
             Step::Ended(outcome) => return Ok(outcome),
-            Step::Send(begun, n) => (begun, n),
+            Step::Send(begun, n, secrets) => (begun, n, secrets),
         };
         let webhook_id = begun.event_id.to_string();
         let trace = attempt.trace.next();
@@ -84,8 +85,8 @@ impl Job for DeliverWebhook {
             url: &begun.url,
             webhook_id: &webhook_id,
             timestamp: begun.timestamp,
-            secrets: &begun.secrets,
-            body: begun.payload.clone(),
+            secrets: &secrets,
+            body: begun.body(),
             traceparent: Some(trace.to_string()),
         };
         let sending = async {
@@ -101,8 +102,15 @@ impl Job for DeliverWebhook {
         self.record(attempt, &begun, n, verdict, should_open).await
     }
 
+    async fn dead_head(&self, conn: &mut PgConnection) -> anyhow::Result<queue::DeadHead> {
+        Ok(match webhooks::store::dead_head(conn, self.delivery_id).await? {
+            DeadHead::Skip => queue::DeadHead::Skip,
+            DeadHead::Block => queue::DeadHead::Block,
+        })
+    }
+
     async fn bury(&self, conn: &mut PgConnection, letter: &DeadLetter, _services: &Services) -> anyhow::Result<()> {
-        let announced = webhooks::store::bury(&mut *conn, self.delivery_id, &letter.code).await?;
+        let announced = webhooks::store::bury(&mut *conn, self.delivery_id, &letter.code, letter.id.0).await?;
         announce(conn, announced).await?;
         Ok(())
     }
@@ -122,7 +130,8 @@ fn tell(posted: &Posted) {
 
 enum Step {
     Ended(Outcome),
-    Send(Begun, i32),
+    /// The delivery, the number of the try, and what signs it.
+    Send(Begun, i32, Vec<String>),
 }
 
 /// What a try came to.
@@ -174,17 +183,27 @@ fn judge(posted: &Posted) -> Verdict {
     }
 }
 
+/// A key that this process lacks is its settings' fault, and stops the kind; a secret that was changed is that endpoint's.
+fn unsigned(error: keyring::Error) -> Failure {
+    match &error {
+        keyring::Error::UnknownKey { .. } => Failure::config("unknown_master_key", error.to_string()),
+        keyring::Error::Broken(_) => Failure::permanent("broken_secret", error.to_string()),
+    }
+}
+
 impl DeliverWebhook {
     /// T1: in flight, with the row of this try.
-    async fn begin(&self, attempt: &Attempt) -> anyhow::Result<Step> {
+    async fn begin(&self, attempt: &Attempt, services: &Services) -> anyhow::Result<Step> {
         let mut tx = attempt.begin().await?;
         let Some(begun) = webhooks::store::begin(&mut tx, self.delivery_id, &cause(attempt)).await? else {
             tx.commit().await?;
             return Ok(Step::Ended(Outcome::Discard("no such delivery".to_owned())));
         };
         if let Some(n) = begun.n {
+            // What cannot be signed is not begun.
+            let secrets = begun.open_secrets(&services.keyring).map_err(unsigned)?;
             tx.commit().await?;
-            return Ok(Step::Send(begun, n));
+            return Ok(Step::Send(begun, n, secrets));
         }
         match (begun.state, &begun.refused) {
             (DeliveryState::Delivered | DeliveryState::Discarded, _) => tx.done().await.map(Step::Ended),
@@ -216,7 +235,8 @@ impl DeliverWebhook {
         let mut tx = attempt.begin().await?;
         match verdict {
             Verdict::Delivered(status) => {
-                webhooks::store::record_success(&mut tx, id, n, endpoint, status).await?;
+                let announced = webhooks::store::record_success(&mut tx, id, n, begun, status).await?;
+                announce(&mut tx, announced).await?;
                 tx.done().await
             }
             Verdict::Gone(failed) => {

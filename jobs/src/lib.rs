@@ -66,10 +66,10 @@ use domain::{
     Cause, Services,
     events::{Announced, PendingDelivery},
     ids::{OrderId, PartnerId},
-    orders,
+    orders, webhooks,
 };
 use queue::trace::{self, TraceContext};
-use queue::{Attempt, Catalogue, DeadLetter, Enqueued, Job};
+use queue::{Attempt, Catalogue, DeadLetter, Enqueued, Job, JobId};
 use serde_json::json;
 use sqlx::PgConnection;
 
@@ -116,6 +116,34 @@ pub async fn announce(conn: &mut PgConnection, announced: Announced) -> Result<(
     pending.sort_by(|one, other| one.group.cmp(&other.group));
     let jobs: Vec<DeliverWebhook> = pending.into_iter().map(delivery).collect();
     queue::enqueue_many(conn, &jobs).await.map(drop)
+}
+
+/// Sends deliveries again, in the transaction that made them pending: those that died by the jobs that died of them, which
+/// keep their places, the others by new ones at the end of their lines.
+pub async fn send_again(
+    conn: &mut PgConnection,
+    again: Vec<webhooks::store::Again>,
+    actor: &str,
+) -> Result<(), queue::Error> {
+    let dead: Vec<JobId> = again.iter().filter_map(|one| one.dead_job_id.map(JobId)).collect();
+    let redriven = queue::operate::redrive_each(&mut *conn, &dead, actor, "the delivery is sent again").await?;
+    let is_redriven = |one: &webhooks::store::Again| one.dead_job_id.is_some_and(|id| redriven.contains(&JobId(id)));
+    let others = again.into_iter().filter(|one| !is_redriven(one)).map(|one| one.pending);
+    announce(conn, Announced(others.collect())).await
+}
+
+/// Discards the job that died of a delivery which is given up, if it still is a dead letter: a line that it blocks goes on.
+pub async fn discard_dead(
+    conn: &mut PgConnection,
+    job_id: i64,
+    actor: &str,
+    reason: &str,
+) -> Result<(), queue::operate::Error> {
+    match queue::operate::discard(conn, JobId(job_id), actor, reason).await {
+        // Somebody discarded it already.
+        Ok(()) | Err(queue::operate::Error::NotFound(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Enqueues the job of a partner's webhook, in the transaction that keeps it.

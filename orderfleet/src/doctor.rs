@@ -136,6 +136,7 @@ pub async fn examine(conn: &mut PgConnection) -> anyhow::Result<Vec<Finding>> {
         findings.extend(fleet(conn).await.context("asking about the fleet")?);
         findings.push(orphans(conn).await.context("asking about orphan charges")?);
         findings.extend(tables(conn).await.context("asking about the tables")?);
+        findings.push(secrets(conn).await.context("asking about the secrets")?);
     }
     Ok(findings)
 }
@@ -313,6 +314,42 @@ async fn tables(conn: &mut PgConnection) -> sqlx::Result<Vec<Finding>> {
         format!("{since}, {} MiB; days are dropped whole", history.bytes / (1 << 20)),
     ));
     Ok(findings)
+}
+
+/// Whether every webhook secret is sealed, and with the newest key where this process knows it.
+async fn secrets(conn: &mut PgConnection) -> sqlx::Result<Finding> {
+    let uses = domain::keyring::uses(conn).await?;
+    let keyring = crate::settings::keyring(&crate::settings::environment).ok();
+    let count = |is_meant: &dyn Fn(Option<&str>) -> bool| -> i64 {
+        let meant = uses.iter().filter(|used| is_meant(used.key.as_deref()));
+        meant.map(|used| used.endpoints + used.partners).sum()
+    };
+    let (all, plain) = (count(&|_| true), count(&|key| key.is_none()));
+    let sealed = format!("{} of {all} sealed", all - plain);
+    let Some(keyring) = keyring else {
+        let seen = format!("{sealed}; with which key is not known here: ORDERFLEET_MASTER_KEY is not set");
+        return Ok(Finding::of(
+            "webhook secrets",
+            plain == 0,
+            seen,
+            "run `orderfleet secrets reseal`",
+        ));
+    };
+    let is_known = |key: &str| keyring.names().any(|name| name == key);
+    let unknown = count(&|key| key.is_some_and(|key| !is_known(key)));
+    let old = count(&|key| key.is_some_and(|key| is_known(key) && Some(key) != keyring.names().next()));
+    let (seen, to_do) = match (unknown, plain + old) {
+        (0, 0) => return Ok(Finding::ok("webhook secrets", sealed)),
+        (0, _) => (
+            format!("{sealed}, {old} of them with an older key"),
+            "run `orderfleet secrets reseal`",
+        ),
+        _ => (
+            format!("{unknown} of {all} do not open"),
+            "add the key that `orderfleet secrets` names to ORDERFLEET_MASTER_KEY",
+        ),
+    };
+    Ok(Finding::wrong("webhook secrets", seen, to_do))
 }
 
 /// Whether anybody answers there. A 4xx is an answer; a 5xx is trouble.

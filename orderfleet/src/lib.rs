@@ -11,7 +11,8 @@
 //! 6. [`check_deploy`] is the gate of a new build; [`verify`] checks the invariants from outside; [`doctor`] says what is wrong
 //!    with an installation.
 //! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
-//!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`sellers`]; [`limits`]. [`table`] prints.
+//!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`sellers`]; [`limits`]; [`webhooks`], [`partners`] and the
+//!    [`secrets`] of both. [`table`] prints.
 //! 8. [`routes`] plans published problems.
 
 pub mod check_deploy;
@@ -26,10 +27,12 @@ pub mod logging;
 pub mod migrate;
 pub mod operator;
 pub mod otlp;
+pub mod partners;
 pub mod redrive;
 pub mod roles;
 pub mod routes;
 pub mod sagas;
+pub mod secrets;
 pub mod sellers;
 pub mod settings;
 pub mod signals;
@@ -37,6 +40,7 @@ pub mod spans;
 pub mod table;
 pub mod up;
 pub mod verify;
+pub mod webhooks;
 pub mod why;
 
 use std::process::ExitCode;
@@ -74,6 +78,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drain(args) => return drained(&args).await,
         Command::Verify(args) => return verified(&args).await,
         Command::CheckDeploy(args) => return check_deploy::run(args).await,
+        Command::Webhooks(args) => webhooks::webhooks(args).await?,
+        Command::Partners(args) => partners::partners(args).await?,
+        Command::Secrets(args) => return secrets::secrets(args).await,
         Command::Doctor(args) => return doctor::run(args).await,
         Command::Completions(args) => {
             clap_complete::generate(args.shell, &mut Cli::command(), "orderfleet", &mut std::io::stdout());

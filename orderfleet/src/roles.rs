@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 
 use crate::cli;
-use crate::settings::{environment, required_secret, secrets};
+use crate::settings::{environment, keyring, required_secret, secrets};
 use crate::{database, migrate, signals};
 
 /// What this build calls itself in reports.
@@ -23,7 +23,7 @@ pub async fn api(args: cli::Api) -> anyhow::Result<()> {
     let url = database::url()?;
     let options = database::options(&url, "orderfleet-api")?;
     let services = services(&args.outside, Settings::default())?;
-    current_schema(&options).await?;
+    current(&options, &services).await?;
     let mut config = api::Config::new(args.listen, api::CursorKey::derived_from(url.expose_secret()));
     config.gateway_webhook_secrets = secrets("ORDERFLEET_GATEWAY_WEBHOOK_SECRET", &environment)?;
     api::serve(config, api::pool(options, args.connections), services, stop).await
@@ -46,7 +46,7 @@ pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
     };
     let services = services(&args.outside, settings)?;
     known_pools(&args.pools)?;
-    current_schema(&options).await?;
+    current(&options, &services).await?;
     let config = workers::Config {
         name,
         pools: args.pools,
@@ -97,6 +97,7 @@ fn services(outside: &cli::Outside, of_role: Settings) -> anyhow::Result<Arc<Ser
     let key = required_secret("ORDERFLEET_GATEWAY_KEY", hint, &environment)?;
     let gateway = payments::Gateway::new(outside.gateway_url.clone(), key).context("ORDERFLEET_GATEWAY_URL")?;
     let sender = webhooks::Sender::new(outside.allow_private_webhooks).context("making the sender of webhooks")?;
+    let keyring = keyring(&environment)?;
     let settings = Settings {
         cancel_window: outside.cancel_window,
         reservation_ttl: outside.reservation_ttl,
@@ -106,17 +107,19 @@ fn services(outside: &cli::Outside, of_role: Settings) -> anyhow::Result<Arc<Ser
     Ok(Arc::new(Services {
         gateway,
         sender,
+        keyring,
         settings,
     }))
 }
 
-/// Waits for the database and refuses a schema that is behind.
-async fn current_schema(options: &PgConnectOptions) -> anyhow::Result<()> {
+/// Waits for the database and refuses a schema that is behind, and secrets that would not open.
+async fn current(options: &PgConnectOptions, services: &Services) -> anyhow::Result<()> {
     database::wait_for(options, database::PATIENCE).await?;
     let mut conn = PgConnection::connect_with(options)
         .await
         .map_err(|error| database::explain(error, options))?;
     migrate::refuse_pending(&mut conn).await?;
+    crate::secrets::refuse_unknown(&mut conn, &services.keyring).await?;
     conn.close().await.context("closing a connection")
 }
 

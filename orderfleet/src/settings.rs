@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use domain::keyring::Keyring;
 use secrecy::{ExposeSecret, SecretString};
 
 /// Where secrets are looked up: the environment of the process, or a list in a test.
@@ -44,6 +45,22 @@ pub fn secrets(name: &str, lookup: Lookup<'_>) -> anyhow::Result<Vec<SecretStrin
     let all = all.as_ref().map_or("", |all| all.expose_secret());
     let each = all.split(',').map(str::trim).filter(|one| !one.is_empty());
     Ok(each.map(SecretString::from).collect())
+}
+
+/// The setting of the master keys.
+pub const MASTER_KEY: &str = "ORDERFLEET_MASTER_KEY";
+
+/// The master keys that webhook secrets are sealed with; at least one.
+pub fn keyring(lookup: Lookup<'_>) -> anyhow::Result<Keyring> {
+    let keys = secrets(MASTER_KEY, lookup)?;
+    if keys.is_empty() {
+        bail!(
+            "{MASTER_KEY} is not set (nor {MASTER_KEY}_FILE): webhook secrets are sealed with it in the database. Source the env file of a \
+             running `orderfleet up` (`. DIR/env`), or make a key with `orderfleet secrets new-key`, and keep it apart from \
+             the database and its backups"
+        );
+    }
+    Keyring::new(&keys).context(MASTER_KEY)
 }
 
 /// A duration such as `10m`, `1h 30m` or `0`, for the setting of that name.

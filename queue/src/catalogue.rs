@@ -192,6 +192,7 @@ pub(crate) trait Decoded<S>: Send + Sync {
         letter: &'a DeadLetter,
         services: &'a S,
     ) -> BoxFuture<'a, anyhow::Result<()>>;
+    fn dead_head<'a>(&'a self, conn: &'a mut PgConnection) -> BoxFuture<'a, anyhow::Result<DeadHead>>;
 }
 
 struct Typed<J>(PhantomData<fn() -> J>);
@@ -279,5 +280,9 @@ impl<J: Job> Decoded<J::Services> for One<J> {
         services: &'a J::Services,
     ) -> BoxFuture<'a, anyhow::Result<()>> {
         Box::pin(self.0.bury(conn, letter, services))
+    }
+
+    fn dead_head<'a>(&'a self, conn: &'a mut PgConnection) -> BoxFuture<'a, anyhow::Result<DeadHead>> {
+        Box::pin(self.0.dead_head(conn))
     }
 }

@@ -84,6 +84,13 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Does the work of one attempt.
     fn run(self, attempt: &Attempt, services: &Self::Services) -> impl Future<Output = anyhow::Result<Outcome>> + Send;
 
+    /// What becomes of its group when this one dies, where that is not the kind's to say: asked after [`Job::bury`], in the
+    /// same transaction.
+    fn dead_head(&self, conn: &mut PgConnection) -> impl Future<Output = anyhow::Result<DeadHead>> + Send {
+        let _ = conn;
+        async { Ok(Self::DEAD_HEAD) }
+    }
+
     /// Leaves what the job was about in a named state, in the transaction that makes the job a dead letter.
     fn bury(
         &self,

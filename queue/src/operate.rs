@@ -205,6 +205,36 @@ pub async fn redrive(
     Ok(id)
 }
 
+/// The same for several, in the caller's transaction and at once. Returns those that are jobs again: of the others there is no
+/// dead letter any more, or another job has their key.
+pub async fn redrive_each(
+    conn: &mut PgConnection,
+    ids: &[JobId],
+    actor: &str,
+    reason: &str,
+) -> sqlx::Result<Vec<JobId>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let redriven = sqlx::query_scalar!(
+        r#"with redriven as (
+               select id, taken_by from queue.redrive($1, array_fill(null::jsonb, array[cardinality($1::bigint[])]), $2, $3)
+           ), audited as (
+               insert into queue.audit (actor, action, subject, detail)
+               select $2, 'redrive', 'job ' || id, jsonb_build_object('reason', $3::text)
+               from redriven where taken_by is null
+           )
+           select id as "id!" from redriven where taken_by is null"#,
+        &ids,
+        actor,
+        reason,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(redriven.into_iter().map(JobId).collect())
+}
+
 /// Gives up a dead letter or a waiting job for good.
 pub async fn discard(conn: &mut PgConnection, id: JobId, actor: &str, reason: &str) -> Result<(), Error> {
     let mut tx = conn.begin().await?;

@@ -10,7 +10,7 @@ use crate::backoff::{self, Trouble};
 use crate::claim::Claimed;
 use crate::failure::{Class, Failure, is_infrastructure};
 use crate::finish::{self, Held};
-use crate::job::{DeadLetter, Retry};
+use crate::job::{DeadHead, DeadLetter, Retry};
 use crate::lease::Registration;
 use crate::metric;
 use crate::runner::{Runner, Settled, Verdict, decode, panic_message};
@@ -237,31 +237,35 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
             code: failure.code.clone(),
             message: failure.message.clone(),
         };
-        if let Err(error) = self.last_rites(&mut tx, &letter).await {
-            drop(tx);
-            return self.unburied(&error).await;
-        }
+        let dead_head = match self.last_rites(&mut tx, &letter).await {
+            Ok(dead_head) => dead_head,
+            Err(error) => {
+                drop(tx);
+                return self.unburied(&error).await;
+            }
+        };
         let record = was_run.then(|| finish::failure_record(claimed, &self.registration.build, failure));
-        let dead_head = self
-            .runner
-            .catalogue
-            .kind(&claimed.kind)
-            .map(|kind| kind.info().dead_head);
-        finish::bury(&mut tx, held, &letter, &corpse, record, dead_head.unwrap_or_default()).await?;
+        finish::bury(&mut tx, held, &letter, &corpse, record, dead_head).await?;
         tx.commit().await?;
         metrics::counter!(metric::BURIED, "kind" => claimed.kind.clone(), "reason" => reason).increment(1);
         tracing::error!(reason, code = failure.code, "the job is dead: {}", failure.message);
         Ok((true, Settled::Buried))
     }
 
-    /// Runs the kind's `bury`; a payload that cannot be read has none.
-    async fn last_rites(&self, conn: &mut PgConnection, letter: &DeadLetter) -> anyhow::Result<()> {
+    /// Runs the job's `bury`, and asks what becomes of its group; a payload that cannot be read says neither.
+    async fn last_rites(&self, conn: &mut PgConnection, letter: &DeadLetter) -> anyhow::Result<DeadHead> {
         const LONGEST: Duration = Duration::from_secs(30);
-        let kind = self.runner.catalogue.kind(&self.claimed.kind);
-        let Some(Ok(job)) = kind.map(|kind| decode(kind, self.claimed)) else {
-            return Ok(());
+        let Some(kind) = self.runner.catalogue.kind(&self.claimed.kind) else {
+            return Ok(DeadHead::default());
         };
-        let rites = AssertUnwindSafe(job.bury(conn, letter, self.runner.services)).catch_unwind();
+        let Ok(job) = decode(kind, self.claimed) else {
+            return Ok(kind.info().dead_head);
+        };
+        let rites = async {
+            job.bury(&mut *conn, letter, self.runner.services).await?;
+            job.dead_head(conn).await
+        };
+        let rites = AssertUnwindSafe(rites).catch_unwind();
         match tokio::time::timeout(LONGEST, rites).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(anyhow::anyhow!("panicked: {}", panic_message(&*panic))),

@@ -72,6 +72,7 @@ impl App {
         let services = Arc::new(Services {
             gateway: payments::Gateway::new(gateway.parse().unwrap(), "sk_test_x".to_owned().into()).unwrap(),
             sender: webhooks::Sender::new(true).unwrap(),
+            keyring: domain::keyring::Keyring::random(),
             settings,
         });
         let router = router(&db, &services, |_| {});

@@ -294,9 +294,14 @@ async fn one_trace_goes_from_the_request_through_the_jobs_to_the_webhook() {
         secret: Some(secret),
         ..NewEndpoint::default()
     };
-    webhooks::store::create(&mut shop.app.db.pool.acquire().await.unwrap(), endpoint, true)
-        .await
-        .unwrap();
+    webhooks::store::create(
+        &mut shop.app.db.pool.acquire().await.unwrap(),
+        &shop.app.services.keyring,
+        endpoint,
+        true,
+    )
+    .await
+    .unwrap();
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let order = json!({"customer_id": shop.app.customer().await, "lines": [{"sku": "MUG", "qty": 1}]});

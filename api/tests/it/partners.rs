@@ -406,3 +406,47 @@ async fn a_partner_with_bad_settings_is_refused_and_one_of_a_taken_name_too() {
     }
     assert_eq!(app.footprint().await, footprint);
 }
+
+#[tokio::test]
+async fn a_partner_chooses_what_a_dead_head_does_and_gives_a_dead_delivery_up() {
+    let app = App::new().await;
+    let (partner, other) = (app.partner("acme").await, app.partner("other").await);
+    let endpoint = |ordering: &str, dead_head: &str| json!({"url": "https://hooks.example.com/x", "event_types": ["order.*"], "ordering": ordering, "dead_head": dead_head});
+    let endpoints = "/api/v1/webhook-endpoints";
+    let refused = app
+        .by(&partner, Method::POST, endpoints, Some(endpoint("none", "block")))
+        .await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(refused.text.contains("/dead_head"), "{}", refused.text);
+    let made = app
+        .by(&partner, Method::POST, endpoints, Some(endpoint("strict", "block")))
+        .await;
+    assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    assert_eq!(made.json()["dead_head"], "block");
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+
+    for _ in 0..2 {
+        app.by(&partner, Method::POST, &format!("{endpoints}/{id}/test"), None)
+            .await;
+    }
+    let page = app.get(&format!("{endpoints}/{id}/deliveries")).await.json();
+    let (second, first) = (&page["items"][0], &page["items"][1]);
+    assert_eq!(second["prev_seq"], first["seq"]);
+    assert_eq!(first["prev_seq"], Value::Null);
+    let discard = format!("/api/v1/webhook-deliveries/{}/discard", first["id"].as_str().unwrap());
+    let alive = app.by(&partner, Method::POST, &discard, None).await;
+    assert_eq!(alive.status, StatusCode::CONFLICT);
+    assert!(alive.text.contains("delivery_not_dead"), "{}", alive.text);
+    sqlx::query("update webhook_deliveries set state = 'dead'")
+        .execute(&app.db.pool)
+        .await
+        .unwrap();
+    let foreign = app.by(&other, Method::POST, &discard, None).await;
+    assert_eq!(foreign.status, StatusCode::NOT_FOUND);
+    let given_up = app.by(&partner, Method::POST, &discard, None).await;
+    assert_eq!(given_up.status, StatusCode::OK, "{given_up:?}");
+    assert_eq!(
+        (&given_up.json()["state"], &given_up.json()["reason"]),
+        (&"discarded".into(), &"by acme".into())
+    );
+}

@@ -4,11 +4,12 @@
 //! Event ids are kept for thirty days, longer than any sender repeats itself, so that a repeat is known as one.
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::{
     ids::{OrderId, PartnerId},
+    keyring::{self, Keyring, Owner},
     webhooks::sign::{self, Claims},
 };
 
@@ -42,6 +43,17 @@ pub enum Received {
     Rejected,
 }
 
+/// Why a request comes to nothing, through no fault of its sender.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The partner's secrets do not open.
+    #[error(transparent)]
+    Sealed(#[from] keyring::Error),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
 #[derive(Deserialize)]
 struct Envelope {
     #[serde(rename = "type")]
@@ -49,7 +61,9 @@ struct Envelope {
 }
 
 /// Verifies a request and keeps what is new. The tolerance of five minutes is by the database's clock.
-pub async fn receive(conn: &mut PgConnection, arrival: Arrival<'_>) -> Result<Received, sqlx::Error> {
+///
+/// A secret that does not open is an error, and not a rejection: the sender is to come again.
+pub async fn receive(conn: &mut PgConnection, keyring: &Keyring, arrival: Arrival<'_>) -> Result<Received, Error> {
     let partner = sqlx::query!(
         r#"select id as "id: PartnerId", state = 'active' as "is_active!",
                   case when old_secrets_until <= clock_timestamp() then inbound_secrets[1:1] else inbound_secrets end as "secrets!",
@@ -63,7 +77,13 @@ pub async fn receive(conn: &mut PgConnection, arrival: Arrival<'_>) -> Result<Re
     let Some(partner) = partner else {
         return Ok(Received::Rejected);
     };
-    let sent = sign::verify(&partner.secrets, arrival.claims, arrival.raw, partner.now);
+    let owner = Owner::Partner(partner.id);
+    let secrets: Vec<String> = partner
+        .secrets
+        .iter()
+        .map(|stored| keyring.open(owner, stored))
+        .collect::<Result<_, _>>()?;
+    let sent = sign::verify(&secrets, arrival.claims, arrival.raw, partner.now);
     let Some(sent) = sent.filter(|_| partner.is_active) else {
         sqlx::query!(
             "insert into inbound_rejections as r (partner_id, rejected) values ($1, 1)
@@ -107,7 +127,7 @@ pub async fn receive(conn: &mut PgConnection, arrival: Arrival<'_>) -> Result<Re
 }
 
 /// A webhook as operators see it, without what it said.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Webhook {
     /// Its id at the partner's.
     pub event_id: String,

@@ -5,11 +5,13 @@ use sqlx::PgConnection;
 
 use super::{ENDPOINTS_MAX, Invalid, Partner, PartnerState, check_name};
 use crate::{
+    events::Announced,
     ids::{EndpointId, PartnerId},
+    keyring::{Keyring, Owner},
     webhooks::{
-        check_event_types, check_limits, covers,
+        self, check_event_types, check_limits, covers,
         sign::Signing,
-        store::{check_description, check_overlap, secret},
+        store::{check_description, check_overlap, renew, secret},
     },
 };
 
@@ -68,7 +70,7 @@ pub struct PartnerChange {
 }
 
 /// Makes a partner and returns it with the secret of its inbound webhooks, which is never shown again.
-pub async fn create(conn: &mut PgConnection, new: NewPartner) -> Result<(Partner, String), Error> {
+pub async fn create(conn: &mut PgConnection, keyring: &Keyring, new: NewPartner) -> Result<(Partner, String), Error> {
     check_name(&new.name)?;
     check_event_types(&new.event_types).map_err(Invalid::from)?;
     check_description(&new.description).map_err(Invalid::from)?;
@@ -84,7 +86,7 @@ pub async fn create(conn: &mut PgConnection, new: NewPartner) -> Result<(Partner
         new.name,
         new.description,
         &new.event_types,
-        secret,
+        keyring.seal(Owner::Partner(id), &secret),
         new.endpoints_max,
         new.concurrency,
         new.rate,
@@ -112,6 +114,20 @@ pub async fn get(conn: &mut PgConnection, id: PartnerId) -> Result<Option<Partne
     )
     .fetch_optional(conn)
     .await
+}
+
+/// The partner of that name or id.
+pub async fn find(conn: &mut PgConnection, name_or_id: &str) -> Result<Option<Partner>, sqlx::Error> {
+    let id = sqlx::query_scalar!(
+        r#"select id as "id: PartnerId" from partners where name = $1 or id::text = $1"#,
+        name_or_id,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    match id {
+        Some(id) => get(conn, id).await,
+        None => Ok(None),
+    }
 }
 
 /// A page of partners, newest first, before the position given.
@@ -187,9 +203,9 @@ pub async fn patch(conn: &mut PgConnection, id: PartnerId, change: PartnerChange
     get(conn, id).await?.ok_or(Error::NotFound)
 }
 
-/// Stops all exchange with a partner: its keys and its webhooks are refused, and the endpoints that return are to be
-/// disabled. Doing it twice changes nothing.
-pub async fn pause(conn: &mut PgConnection, id: PartnerId, reason: &str) -> Result<Vec<EndpointId>, Error> {
+/// Stops all exchange with a partner: its keys and its webhooks are refused, and its endpoints disabled, of which whoever wants
+/// `endpoint.disabled` is told. Doing it twice changes nothing.
+pub async fn pause(conn: &mut PgConnection, id: PartnerId, reason: &str) -> Result<Announced, Error> {
     lock(&mut *conn, id).await?;
     sqlx::query!(
         "update partners
@@ -200,11 +216,20 @@ pub async fn pause(conn: &mut PgConnection, id: PartnerId, reason: &str) -> Resu
     )
     .execute(&mut *conn)
     .await?;
-    endpoints(conn, id, "active", None).await
+    let mut announced = Announced::default();
+    for endpoint in endpoints(&mut *conn, id, "active", None).await? {
+        match webhooks::store::disable(&mut *conn, endpoint, PAUSED).await {
+            Ok((_, notice)) => announced = announced.join(notice),
+            Err(webhooks::store::Error::Database(error)) => return Err(error.into()),
+            // Deleted meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(announced)
 }
 
-/// Exchanges with a partner again; the endpoints that return were disabled with it, and are to be enabled.
-pub async fn resume(conn: &mut PgConnection, id: PartnerId) -> Result<Vec<EndpointId>, Error> {
+/// Exchanges with a partner again, and enables the endpoints that were disabled with it; returns how many.
+pub async fn resume(conn: &mut PgConnection, id: PartnerId) -> Result<usize, Error> {
     lock(&mut *conn, id).await?;
     sqlx::query!(
         "update partners
@@ -214,11 +239,20 @@ pub async fn resume(conn: &mut PgConnection, id: PartnerId) -> Result<Vec<Endpoi
     )
     .execute(&mut *conn)
     .await?;
-    endpoints(conn, id, "disabled", Some(PAUSED)).await
+    let mut enabled = 0;
+    for endpoint in endpoints(&mut *conn, id, "disabled", Some(PAUSED)).await? {
+        match webhooks::store::enable(&mut *conn, endpoint).await {
+            Ok(_) => enabled += 1,
+            Err(webhooks::store::Error::Database(error)) => return Err(error.into()),
+            // Deleted meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(enabled)
 }
 
 /// Why the endpoints of a paused partner are disabled.
-pub const PAUSED: &str = "partner_paused";
+const PAUSED: &str = "partner_paused";
 
 async fn endpoints(
     conn: &mut PgConnection,
@@ -241,7 +275,12 @@ async fn endpoints(
 
 /// Puts a new inbound secret in front of the others, and returns it. Those before it are accepted for some hours more; a day,
 /// unless something else is said; zero ends them at once.
-pub async fn rotate(conn: &mut PgConnection, id: PartnerId, overlap_hours: Option<i32>) -> Result<String, Error> {
+pub async fn rotate(
+    conn: &mut PgConnection,
+    keyring: &Keyring,
+    id: PartnerId,
+    overlap_hours: Option<i32>,
+) -> Result<String, Error> {
     let overlap = check_overlap(overlap_hours).map_err(Invalid::from)?;
     let secret = secret(None, Signing::Hmac).map_err(Invalid::from)?;
     let rotated = sqlx::query!(
@@ -252,7 +291,7 @@ pub async fn rotate(conn: &mut PgConnection, id: PartnerId, overlap_hours: Optio
              version = version + 1, updated_at = clock_timestamp()
          where id = $1",
         id.0,
-        secret,
+        keyring.seal(Owner::Partner(id), &secret),
         overlap,
     )
     .execute(conn)
@@ -261,6 +300,45 @@ pub async fn rotate(conn: &mut PgConnection, id: PartnerId, overlap_hours: Optio
         return Err(Error::NotFound);
     }
     Ok(secret)
+}
+
+/// Seals with the newest master key, in one transaction, what is plain or sealed with another: of at most `limit` partners,
+/// in the order of their ids, beyond the one given. Returns the last one looked at, and how many secrets were sealed; what
+/// does not open stays as it is.
+pub async fn reseal(
+    conn: &mut PgConnection,
+    keyring: &Keyring,
+    after: Option<PartnerId>,
+    limit: i64,
+) -> Result<(Option<PartnerId>, u64), sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select id as "id: PartnerId", inbound_secrets from partners
+           where $1::uuid is null or id > $1
+           order by id
+           limit $2
+           for no key update"#,
+        after.map(|id| id.0),
+        limit,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let last = rows.last().map(|row| row.id);
+    let mut count = 0;
+    for row in rows {
+        let owner = Owner::Partner(row.id);
+        let (secrets, sealed) = renew(keyring, &row.inbound_secrets, |plain| keyring.seal(owner, plain), owner);
+        if sealed > 0 {
+            sqlx::query!(
+                "update partners set inbound_secrets = $2 where id = $1",
+                row.id.0,
+                &secrets
+            )
+            .execute(&mut *conn)
+            .await?;
+            count += sealed;
+        }
+    }
+    Ok((last, count))
 }
 
 async fn lock(conn: &mut PgConnection, id: PartnerId) -> Result<i32, Error> {

@@ -1,7 +1,8 @@
 //! Webhooks: signed events for whoever asked to be told, sent only to addresses that are not our own.
 //!
 //! Delivery is at least once: a crash between the answer and its record sends the same bytes again, under the same
-//! `webhook-id`. [`egress`] is the guarded way out, [`sign`] the signature, [`breaker`] the patience with one endpoint.
+//! `webhook-id`. [`egress`] is the guarded way out, [`sign`] the signature, [`breaker`] the patience with one endpoint. Secrets
+//! lie sealed in the database ([`crate::keyring`]) and are opened for one try, or one request, at a time.
 
 pub mod breaker;
 pub mod egress;
@@ -77,6 +78,28 @@ impl Ordering {
     }
 }
 
+/// What becomes of a line of deliveries whose head is dead: of those of one order, or of the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "snake_case")]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+pub enum DeadHead {
+    /// The next has its turn; the receiver sees the gap by `prev_seq`.
+    #[default]
+    Skip,
+    /// All wait until it is sent again or discarded.
+    Block,
+}
+
+impl DeadHead {
+    /// The word for it in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeadHead::Skip => "skip",
+            DeadHead::Block => "block",
+        }
+    }
+}
+
 /// Whether an endpoint is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
@@ -131,6 +154,8 @@ pub struct Endpoint {
     pub event_types: Vec<String>,
     /// What is kept in order.
     pub ordering: Ordering,
+    /// What becomes of a line whose head is dead.
+    pub dead_head: DeadHead,
     /// Whose it is; ours, without.
     pub partner_id: Option<PartnerId>,
     /// The public halves of the keys that sign with ed25519, newest first.
@@ -168,6 +193,8 @@ pub struct Delivery {
     pub event_type: String,
     /// The event's number.
     pub seq: i64,
+    /// The number of the one before it in its line; none for the first, and where nothing is kept in order.
+    pub prev_seq: Option<i64>,
     /// What became of it.
     pub state: DeliveryState,
     /// How often it was tried.
@@ -215,6 +242,9 @@ pub enum Invalid {
     /// Jobs at once, or a second.
     #[error("{0}")]
     Limits(&'static str),
+    /// Nothing to block.
+    #[error("block goes with the orders per_key and strict: without an order there is no line to block")]
+    DeadHead,
     /// How long old secrets go on.
     #[error("old secrets go on for at most {OVERLAP_HOURS_MAX} hours")]
     Overlap,
@@ -258,6 +288,14 @@ pub fn covers(filter: &[String], names: &[String]) -> bool {
             .iter()
             .any(|allowed| allowed == "*" || allowed == name || Some(allowed) == area.as_ref())
     })
+}
+
+/// Refuses to block a line that there is not.
+pub fn check_dead_head(dead_head: DeadHead, ordering: Ordering) -> Result<(), Invalid> {
+    match (dead_head, ordering) {
+        (DeadHead::Block, Ordering::None) => Err(Invalid::DeadHead),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses limits that would stop everything or mean nothing.

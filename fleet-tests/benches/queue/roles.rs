@@ -118,6 +118,7 @@ fn services(gateway: &str) -> Arc<Services> {
     Arc::new(Services {
         gateway: payments::Gateway::new(format!("http://{gateway}/").parse().unwrap(), key).unwrap(),
         sender: webhooks::Sender::new(true).unwrap(),
+        keyring: domain::keyring::Keyring::random(),
         settings: Settings {
             cancel_window: Duration::ZERO,
             ..Settings::default()

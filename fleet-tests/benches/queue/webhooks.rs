@@ -100,6 +100,7 @@ async fn one_run(
     let services = Arc::new(Services {
         gateway: payments::Gateway::new("http://127.0.0.1:9/".parse().unwrap(), "sk_test_x".to_owned().into()).unwrap(),
         sender: webhooks::Sender::new(true).unwrap(),
+        keyring: domain::keyring::Keyring::random(),
         settings: Settings::default(),
     });
     let worker = tokio::spawn(workers::run(

@@ -140,7 +140,7 @@ async fn a_hostile_address_is_refused_when_registered_and_when_delivered() {
             event_types: vec!["order.created".to_owned()],
             ..NewEndpoint::default()
         };
-        let refused = webhooks::store::create(&mut conn, new, false).await;
+        let refused = webhooks::store::create(&mut conn, &world.services.keyring, new, false).await;
         assert!(
             matches!(refused, Err(webhooks::store::Error::Invalid(_))),
             "{url:?} was registered"

@@ -30,6 +30,7 @@ fn services() -> Arc<Services> {
     Arc::new(Services {
         gateway: Gateway::new(nobody, SecretString::from("sk_test_nobody")).expect("a client"),
         sender: Sender::new(true).expect("a sender"),
+        keyring: domain::keyring::Keyring::random(),
         settings: Settings::default(),
     })
 }

@@ -20,6 +20,7 @@ fn services() -> Arc<Services> {
     Arc::new(Services {
         gateway: payments::Gateway::new(nowhere, "sk_test_nobody".to_owned().into()).expect("a gateway"),
         sender: webhooks::Sender::new(true).expect("a sender"),
+        keyring: domain::keyring::Keyring::random(),
         settings: Settings::default(),
     })
 }

@@ -171,12 +171,14 @@ async fn the_libraries_verify_every_delivery_also_while_a_secret_is_rotated() {
         ids.push(world.endpoint(&receiver.url(), Some(old.clone())).await);
     }
     for id in &ids {
-        store::rotate(&mut conn, *id, rotation(&new, None)).await.unwrap();
+        store::rotate(&mut conn, &world.services.keyring, *id, rotation(&new, None))
+            .await
+            .unwrap();
     }
     world.tell().await;
     // Three, of which one is of a kind that these libraries do not know.
     for id in &ids {
-        store::rotate(&mut conn, *id, rotation(&other_kind, None))
+        store::rotate(&mut conn, &world.services.keyring, *id, rotation(&other_kind, None))
             .await
             .unwrap();
     }
@@ -195,7 +197,9 @@ async fn the_libraries_verify_every_delivery_also_while_a_secret_is_rotated() {
     let expire = "update webhook_endpoints set old_secrets_until = clock_timestamp()";
     world.execute(expire).await;
     for id in &ids {
-        store::rotate(&mut conn, *id, rotation(&new, Some(0))).await.unwrap();
+        store::rotate(&mut conn, &world.services.keyring, *id, rotation(&new, Some(0)))
+            .await
+            .unwrap();
     }
     drop(conn);
     world.tell().await;

@@ -36,7 +36,11 @@ impl World {
             ..NewEndpoint::default()
         };
         let mut conn = self.db.pool.acquire().await.unwrap();
-        webhooks::store::create(&mut conn, new, true).await.unwrap().0.id
+        webhooks::store::create(&mut conn, &self.services.keyring, new, true)
+            .await
+            .unwrap()
+            .0
+            .id
     }
 
     /// Submits an order and runs its event's delivery once, as far as it goes at once.
@@ -137,7 +141,9 @@ async fn a_rotated_secret_signs_beside_the_one_it_replaces() {
             secret: Some(other.clone()),
             ..Rotation::default()
         };
-        webhooks::store::rotate(&mut conn, id, rotation).await.unwrap();
+        webhooks::store::rotate(&mut conn, &world.services.keyring, id, rotation)
+            .await
+            .unwrap();
     }
     world.tell().await;
     assert_eq!(world.deliveries().await, ["delivered 1", "delivered 1"]);
@@ -244,8 +250,8 @@ async fn an_endpoint_that_is_gone_is_disabled_and_asked_no_more() {
         states: vec![DeliveryState::Discarded],
     };
     let missed = webhooks::store::replay(&mut conn, id, &range, 100).await.unwrap();
-    assert_eq!(missed.0.len(), 2);
-    jobs::announce(&mut conn, missed).await.unwrap();
+    assert_eq!(missed.len(), 2);
+    jobs::send_again(&mut conn, missed, "test").await.unwrap();
     drop(conn);
     world.run().await;
     assert_eq!(visits.load(SeqCst), 2);
@@ -316,7 +322,14 @@ async fn an_endpoint_that_keeps_failing_is_left_alone_at_no_cost_then_probed() {
 }
 
 /// A receiver that accepts everything and keeps what it was sent, head and body.
-async fn hears() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+pub(crate) async fn hears() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    hears_unless(|_| false).await
+}
+
+/// The same, but for some requests: these it refuses, and keeps none of them.
+pub(crate) async fn hears_unless(
+    is_refused: impl Fn(&str) -> bool + Send + 'static,
+) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
@@ -329,21 +342,22 @@ async fn hears() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
             while !request[..length].ends_with(b"}") {
                 length += stream.read(&mut request[length..]).await.unwrap();
             }
-            hears
-                .lock()
-                .unwrap()
-                .push(String::from_utf8(request[..length].to_vec()).unwrap());
-            stream
-                .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
-                .await
-                .unwrap();
+            let request = String::from_utf8(request[..length].to_vec()).unwrap();
+            let answer: &[u8] = match is_refused(&request) {
+                true => b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+                false => b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
+            };
+            if answer.starts_with(b"HTTP/1.1 204") {
+                hears.lock().unwrap().push(request);
+            }
+            stream.write_all(answer).await.unwrap();
         }
     });
     (addr, heard)
 }
 
 /// The types of the events in those requests.
-fn types(heard: &Mutex<Vec<String>>) -> Vec<String> {
+pub(crate) fn types(heard: &Mutex<Vec<String>>) -> Vec<String> {
     let heard = heard.lock().unwrap();
     let kind = |request: &String| {
         request
@@ -359,7 +373,12 @@ fn types(heard: &Mutex<Vec<String>>) -> Vec<String> {
 }
 
 impl World {
-    async fn endpoint_for(&self, addr: SocketAddr, event_type: &str, partner: Option<PartnerId>) -> EndpointId {
+    pub(crate) async fn endpoint_for(
+        &self,
+        addr: SocketAddr,
+        event_type: &str,
+        partner: Option<PartnerId>,
+    ) -> EndpointId {
         let new = NewEndpoint {
             url: format!("http://{addr}/"),
             event_types: vec![event_type.to_owned()],
@@ -367,10 +386,14 @@ impl World {
             ..NewEndpoint::default()
         };
         let mut conn = self.db.pool.acquire().await.unwrap();
-        webhooks::store::create(&mut conn, new, true).await.unwrap().0.id
+        webhooks::store::create(&mut conn, &self.services.keyring, new, true)
+            .await
+            .unwrap()
+            .0
+            .id
     }
 
-    async fn partner(&self, name: &str) -> PartnerId {
+    pub(crate) async fn partner(&self, name: &str) -> PartnerId {
         let new = partners::store::NewPartner {
             name: name.to_owned(),
             description: String::new(),
@@ -380,10 +403,14 @@ impl World {
             rate: None,
         };
         let mut conn = self.db.pool.acquire().await.unwrap();
-        partners::store::create(&mut conn, new).await.unwrap().0.id
+        partners::store::create(&mut conn, &self.services.keyring, new)
+            .await
+            .unwrap()
+            .0
+            .id
     }
 
-    async fn first_delivery(&self) -> DeliveryId {
+    pub(crate) async fn first_delivery(&self) -> DeliveryId {
         let id: uuid::Uuid = sqlx::query_scalar("select id from webhook_deliveries order by seq limit 1")
             .fetch_one(&self.db.pool)
             .await
@@ -455,6 +482,50 @@ async fn whoever_asked_is_told_that_an_endpoint_was_disabled_and_a_delivery_exha
 }
 
 #[tokio::test]
+async fn whoever_asked_is_told_once_that_an_endpoint_works_again() {
+    let world = World::new().await;
+    let (failing, _) = says(head("500 Oops", "")).await;
+    let id = world.endpoint_for(failing, "order.created", None).await;
+    let (listener, told) = hears().await;
+    world.endpoint_for(listener, "delivery.recovered", None).await;
+    for _ in 0..10 {
+        world.tell().await;
+    }
+    let (working, heard) = hears().await;
+    let change = webhooks::store::EndpointChange {
+        url: Some(format!("http://{working}/")),
+        ..Default::default()
+    };
+    webhooks::store::patch(&mut world.db.pool.acquire().await.unwrap(), id, change, true)
+        .await
+        .unwrap();
+    // The breaker is open; one delivery is the probe, and all the others arrive after it.
+    world.run_on(4, Duration::from_secs(60)).await;
+    assert_eq!(heard.lock().unwrap().len(), 10);
+    assert_eq!(types(&told), ["delivery.recovered"]);
+    assert!(told.lock().unwrap()[0].contains(&id.to_string()));
+    // One failure that passes is no news.
+    let change = webhooks::store::EndpointChange {
+        url: Some(format!("http://{failing}/")),
+        ..Default::default()
+    };
+    webhooks::store::patch(&mut world.db.pool.acquire().await.unwrap(), id, change, true)
+        .await
+        .unwrap();
+    world.tell().await;
+    let change = webhooks::store::EndpointChange {
+        url: Some(format!("http://{working}/")),
+        ..Default::default()
+    };
+    webhooks::store::patch(&mut world.db.pool.acquire().await.unwrap(), id, change, true)
+        .await
+        .unwrap();
+    world.run_on(2, SOON).await;
+    assert_eq!(heard.lock().unwrap().len(), 11);
+    assert_eq!(types(&told).len(), 1);
+}
+
+#[tokio::test]
 async fn a_test_goes_to_its_endpoint_alone_whatever_it_asked_for() {
     let world = World::new().await;
     let (addr, heard) = hears().await;
@@ -482,7 +553,7 @@ async fn one_delivery_is_sent_again_and_a_range_is_replayed_with_the_same_ids_an
     let first = world.first_delivery().await;
     let mut conn = world.db.pool.acquire().await.unwrap();
     let resent = webhooks::store::resend(&mut conn, first).await.unwrap();
-    jobs::announce(&mut conn, resent).await.unwrap();
+    jobs::send_again(&mut conn, vec![resent], "test").await.unwrap();
     let again = webhooks::store::resend(&mut conn, first).await;
     assert!(
         matches!(again, Err(NotResent::OnItsWay(DeliveryState::Pending))),
@@ -500,8 +571,8 @@ async fn one_delivery_is_sent_again_and_a_range_is_replayed_with_the_same_ids_an
         states: vec![DeliveryState::Delivered],
     };
     let replayed = webhooks::store::replay(&mut conn, id, &range, 100).await.unwrap();
-    assert_eq!(replayed.0.len(), 2, "the last one was written at its end, not before");
-    jobs::announce(&mut conn, replayed).await.unwrap();
+    assert_eq!(replayed.len(), 2, "the last one was written at its end, not before");
+    jobs::send_again(&mut conn, replayed, "test").await.unwrap();
     world.run().await;
 
     let said: Vec<(String, String)> = heard

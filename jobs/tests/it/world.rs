@@ -48,6 +48,7 @@ impl World {
         let services = Arc::new(Services {
             gateway: client(&gateway.url()),
             sender,
+            keyring: domain::keyring::Keyring::random(),
             settings,
         });
         let mut conn = db.pool.acquire().await.unwrap();

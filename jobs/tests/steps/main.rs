@@ -26,6 +26,7 @@ use domain::Cause;
 use domain::Services;
 use domain::ids::{OrderId, PartnerId};
 use domain::inbound;
+use domain::keyring::{self, Keyring};
 use domain::money::Cents;
 use domain::services::Settings;
 use domain::webhooks::{self, Sender, store::NewEndpoint};
@@ -36,6 +37,7 @@ use jobs::{
 };
 use queue::runner::Settled;
 use queue::{Catalogue, JobId, testing};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use simulator::{gateway, receiver};
 use sqlx::postgres::PgPoolOptions;
@@ -74,7 +76,9 @@ async fn set_up(kind: &str, world: &World) {
                 ..NewEndpoint::default()
             };
             let mut conn = world.db.pool.acquire().await.unwrap();
-            webhooks::store::create(&mut conn, endpoint, true).await.unwrap();
+            webhooks::store::create(&mut conn, &keyring(), endpoint, true)
+                .await
+                .unwrap();
             world.submit("pm_card_visa").await;
         }
         "expire_reservations" => {
@@ -291,6 +295,12 @@ fn kinds() -> Vec<&'static str> {
 
 /// What deliveries are signed with.
 static SECRET: LazyLock<String> = LazyLock::new(webhooks::sign::generate_secret);
+/// What it is sealed with, in every run.
+static MASTER_KEY: LazyLock<SecretString> = LazyLock::new(keyring::new_key);
+
+fn keyring() -> Keyring {
+    Keyring::new(std::slice::from_ref(&*MASTER_KEY)).unwrap()
+}
 
 static CATALOGUE: LazyLock<Catalogue<Services>> = LazyLock::new(jobs::catalogue);
 
@@ -662,6 +672,7 @@ fn services(gateway: &str) -> Arc<Services> {
     Arc::new(Services {
         gateway: client(gateway),
         sender: Sender::with_timeout(true, Duration::from_secs(20)).unwrap(),
+        keyring: keyring(),
         settings: Settings {
             cancel_window: WINDOW,
             // However often it was cut off, it is not left to reconciliation, which is paused.

@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use domain::keyring;
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 /// A directory that this process has to itself.
@@ -105,6 +107,15 @@ impl Directory {
         write_secret(&self.file("kept.json"), &serde_json::to_vec_pretty(kept)?)
     }
 
+    /// DIR/master.key, with a new master key in it where there is none.
+    pub(super) fn master_key(&self) -> anyhow::Result<PathBuf> {
+        let path = self.file("master.key");
+        if !path.exists() {
+            write_secret(&path, keyring::new_key().expose_secret().as_bytes())?;
+        }
+        Ok(path)
+    }
+
     /// Writes DIR/env, to be sourced by a shell.
     pub(super) fn write_env(&self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
         write_secret(&self.file("env"), env_text(settings).as_bytes())
@@ -178,6 +189,21 @@ mod tests {
             (first.gateway_port, first.receiver_port),
             (second.gateway_port, second.receiver_port)
         );
+    }
+
+    #[test]
+    fn the_master_key_stays_the_same_and_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let directory = Directory::take(dir.path()).expect("a free directory");
+        let path = directory.master_key().expect("a new key");
+        let key = std::fs::read_to_string(&path).expect("a file");
+        assert!(keyring::Keyring::new(&[key.clone().into()]).is_ok());
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        directory.master_key().expect("the same key");
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), key);
     }
 
     #[test]

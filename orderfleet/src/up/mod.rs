@@ -22,7 +22,8 @@ use url::Url;
 
 use crate::client::ApiClient;
 use crate::roles::loopback;
-use crate::{cli, database, migrate, signals, table};
+use crate::settings::{MASTER_KEY, keyring};
+use crate::{cli, database, migrate, secrets, signals, table};
 use directory::{Directory, Kept};
 use postgres::Postgres;
 use supervise::{Fleet, Pids, Role};
@@ -35,6 +36,8 @@ const POOLS: [(&str, u16); 5] = [
     ("routes", 1),
     ("maintenance", 2),
 ];
+/// Secrets that are sealed in one step at the start.
+const SEALED_AT_ONCE: i64 = 100;
 /// How long all roles together may take to get ready.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How often it is asked whether they are.
@@ -57,6 +60,7 @@ pub async fn run(args: cli::Up) -> anyhow::Result<()> {
         .await
         .map_err(|error| database::explain(error, &options))?;
     migrate::apply(&mut conn).await?;
+    seal(&mut conn, &directory).await?;
     let api_key = api_key(&mut conn, &mut kept).await?;
     directory.keep(&kept)?;
 
@@ -156,6 +160,9 @@ fn roles(args: &cli::Up, directory: &Directory, database_url: &SecretString, url
     let secrets = vec![
         ("DATABASE_URL".to_owned(), database_url.expose_secret().to_owned()),
         ("ORDERFLEET_GATEWAY_KEY".to_owned(), kept.gateway_key.clone()),
+        // Whatever key the shell has is for another database.
+        (MASTER_KEY.to_owned(), String::new()),
+        (master_key_file(), path("master.key")),
     ];
 
     let webhook_secret = (
@@ -227,6 +234,22 @@ fn free_port(port: u16) -> anyhow::Result<()> {
     }
 }
 
+/// Whatever an earlier build, or another key of DIR/master.key, has left otherwise: nobody else runs here yet.
+async fn seal(conn: &mut PgConnection, directory: &Directory) -> anyhow::Result<()> {
+    let path = directory.master_key()?.display().to_string();
+    let file = |name: &str| (name == master_key_file()).then(|| path.clone());
+    let keyring = keyring(&file)?;
+    secrets::refuse_unknown(conn, &keyring)
+        .await
+        .with_context(|| format!("the master key of this data directory is in {path}"))?;
+    secrets::reseal(conn, &keyring, SEALED_AT_ONCE).await.map(drop)
+}
+
+/// The setting that names the file of the master key.
+fn master_key_file() -> String {
+    format!("{MASTER_KEY}_FILE")
+}
+
 /// The kept key while this database knows it, else a new one.
 async fn api_key(conn: &mut PgConnection, kept: &mut Kept) -> anyhow::Result<SecretString> {
     if let Some(key) = &kept.api_key
@@ -260,6 +283,8 @@ fn write_env(
         ("ORDERFLEET_DATA_DIR", data_dir.trim_end_matches('/')),
         ("ORDERFLEET_GATEWAY_URL", urls.gateway.as_str().trim_end_matches('/')),
         ("ORDERFLEET_GATEWAY_KEY", &kept.gateway_key),
+        (&master_key_file(), &directory.file("master.key").display().to_string()),
+        ("ORDERFLEET_ALLOW_PRIVATE_WEBHOOKS", "true"),
         (
             "ORDERFLEET_LEDGER",
             &directory.file("gateway-ledger.jsonl").display().to_string(),

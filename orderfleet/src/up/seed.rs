@@ -132,7 +132,10 @@ pub(super) async fn endpoint(client: &ApiClient, url: &Url, is_secret_known: boo
         Some(_) if is_secret_known => return Ok(None),
         Some(id) => {
             client
-                .post_unkeyed(&format!("/api/v1/webhook-endpoints/{id}/rotate-secret"), &json!({}))
+                .post_unkeyed(
+                    &format!("/api/v1/webhook-endpoints/{id}/rotate-secret"),
+                    &json!({"overlap_hours": 0}),
+                )
                 .await?
         }
         None => {

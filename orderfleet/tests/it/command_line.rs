@@ -48,6 +48,9 @@ fn each_command_has_help_with_an_explanation_of_each_option() {
         "redrive",
         "queues",
         "schedule",
+        "webhooks",
+        "partners",
+        "secrets",
         "doctor",
         "gateway-simulator",
         "webhook-receiver",
@@ -141,10 +144,30 @@ fn a_missing_gateway_key_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_missing_or_malformed_master_key_is_refused_and_never_repeated() {
+    let database = ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    let gateway = ("ORDERFLEET_GATEWAY_KEY", "sk_test_x");
+    for role in [&["api"][..], &["worker", "--pool", "webhooks"]] {
+        let said = refusal(role, &[database, gateway]);
+        let is_told = said.contains("ORDERFLEET_MASTER_KEY is not set") && said.contains("orderfleet secrets new-key");
+        assert!(is_told, "{said}");
+        let said = refusal(role, &[database, gateway, ("ORDERFLEET_MASTER_KEY", "aHVudGVyMg==")]);
+        let is_told = said.contains("ORDERFLEET_MASTER_KEY: key 1 is not 32 bytes in base64");
+        assert!(is_told && !said.contains("aHVudGVyMg"), "{said}");
+    }
+    let made = |_| String::from_utf8(orderfleet(&["secrets", "new-key"], &[]).stdout).unwrap();
+    let [one, other] = [0, 1].map(made);
+    assert_ne!(one, other);
+    let said = refusal(&["api"], &[database, gateway, ("ORDERFLEET_MASTER_KEY", one.trim())]);
+    assert!(said.contains("no PostgreSQL answers"), "{said}");
+}
+
+#[test]
 fn an_unknown_pool_is_refused_with_the_pools_there_are() {
     let settings = [
         ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"),
         ("ORDERFLEET_GATEWAY_KEY", "sk_test_x"),
+        ("ORDERFLEET_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
     ];
     let said = refusal(&["worker", "--pool", "payment"], &settings);
     assert!(

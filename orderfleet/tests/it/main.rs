@@ -18,4 +18,5 @@ mod verify_payments;
 mod verify_routes;
 mod verify_sellers;
 mod verify_webhooks;
+mod webhooks;
 mod why;

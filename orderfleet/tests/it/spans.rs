@@ -11,6 +11,7 @@ use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::routing::post;
 use domain::access;
+use domain::keyring::{self, Keyring};
 use domain::webhooks::store::NewEndpoint;
 use domain::webhooks::{self, sign};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -74,7 +75,9 @@ impl Shop {
             ..NewEndpoint::default()
         };
         let mut conn = db.connect().await;
-        webhooks::store::create(&mut conn, endpoint, true).await.unwrap();
+        let master_key = keyring::new_key();
+        let keys = Keyring::new(std::slice::from_ref(&master_key)).unwrap();
+        webhooks::store::create(&mut conn, &keys, endpoint, true).await.unwrap();
         testkit::a_warehouse(&mut conn, "NORTH").await;
         testkit::a_product(&mut conn, "MUG", 10).await;
         let (_, key) = access::store::create(&mut conn, "test", &[access::Scope::Admin], None)
@@ -91,6 +94,7 @@ impl Shop {
                 .envs(settings.iter().copied())
                 .env("DATABASE_URL", &db.url)
                 .env("ORDERFLEET_GATEWAY_KEY", "sk_test_none")
+                .env("ORDERFLEET_MASTER_KEY", master_key.expose_secret())
                 .env("ORDERFLEET_ALLOW_PRIVATE_WEBHOOKS", "true")
                 // What is logged does not change what is exported.
                 .env("ORDERFLEET_LOG", "error");

@@ -53,8 +53,44 @@ async fn verse(pool: &PgPool, n: usize, is_lost: bool) -> JobId {
         .id
 }
 
+/// A stanza: some of them may be left out, and the song goes on.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stanza {
+    n: usize,
+    is_lost: bool,
+    may_be_left_out: bool,
+    song: String,
+}
+
+impl Job for Stanza {
+    type Services = World;
+    const KIND: &'static str = "stanza";
+    const QUEUE: &'static str = "songs";
+    const DEAD_HEAD: DeadHead = DeadHead::Block;
+
+    fn group(&self) -> Option<String> {
+        Some(self.song.clone())
+    }
+
+    async fn run(self, _: &Attempt, world: &World) -> anyhow::Result<Outcome> {
+        if self.is_lost {
+            return Err(Failure::permanent("lost", "nobody remembers it").into());
+        }
+        world.order.lock().unwrap().push(format!("{} {}", self.song, self.n));
+        Ok(Outcome::Done)
+    }
+
+    async fn dead_head(&self, conn: &mut PgConnection) -> anyhow::Result<DeadHead> {
+        let skips: bool = sqlx::query_scalar("select $1")
+            .bind(self.may_be_left_out)
+            .fetch_one(conn)
+            .await?;
+        Ok(if skips { DeadHead::Skip } else { DeadHead::Block })
+    }
+}
+
 fn songs() -> Catalogue<World> {
-    Catalogue::new().with::<Verse>()
+    Catalogue::new().with::<Stanza>().with::<Verse>()
 }
 
 async fn sing(pool: &PgPool, world: &Arc<World>) -> Vec<String> {
@@ -96,6 +132,24 @@ async fn a_dead_head_blocks_its_group_until_it_is_redriven() {
         .unwrap();
     assert_eq!(blocked_by(&db.pool).await, None);
     assert_eq!(sing(&db.pool, &world).await, ["ballad 1", "ballad 2", "ballad 3"]);
+}
+
+#[tokio::test]
+async fn a_job_may_say_itself_what_becomes_of_its_group() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    for (song, may_be_left_out) in [("hymn", true), ("anthem", false)] {
+        for n in 1..=2 {
+            let stanza = Stanza {
+                n,
+                is_lost: n == 1,
+                may_be_left_out,
+                song: song.to_owned(),
+            };
+            queue::enqueue(&mut db.connect().await, &stanza).await.unwrap();
+        }
+    }
+    assert_eq!(sing(&db.pool, &world).await, ["hymn 2"], "the anthem waits");
 }
 
 #[tokio::test]
