@@ -25,6 +25,8 @@ use serde_json::json;
 use sqlx::PgConnection;
 use tokio::sync::Semaphore;
 
+use crate::road_call;
+
 /// How long orders gather before their day is planned.
 const BUCKET_SECONDS: i64 = 5;
 /// How much longer, for transactions that are still open when the bucket ends.
@@ -76,9 +78,10 @@ impl Job for PlanRoutes {
             let mut reads = attempt.read().await?;
             let snapshot = plan::snapshot(&mut reads, day, source).await?;
             drop(reads);
-            let Some(snapshot) = snapshot.map(Arc::new) else {
+            let Some(snapshot) = snapshot else {
                 return move_on(attempt, day).await;
             };
+            let snapshot = Arc::new(road_call::measured(attempt, &services.settings, snapshot).await?);
             let solution = search(attempt, Arc::clone(&snapshot)).await?;
 
             let when_stale = if round < RECOMPUTED_MAX {

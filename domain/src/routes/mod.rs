@@ -23,12 +23,15 @@ mod model;
 pub mod plan;
 pub mod problem;
 mod random;
+pub mod road_matrix;
+pub mod roads;
 mod search;
 pub mod solver;
 pub mod store;
 
 pub use distance::Haversine;
 pub use problem::{Load, Problem, Reason, Solution, Window};
+pub use roads::Roads;
 
 /// The most stops one plan may have. What exceeds it moves to a later day; the plan's cost grows with its square.
 pub const STOPS_PER_PLAN_MAX: usize = 300;

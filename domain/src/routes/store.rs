@@ -4,8 +4,9 @@
 //! dispatch and the publishing of a plan meet at the shipments: whoever has them first is seen whole by the other.
 //!
 //! A cancelled shipment's stop is taken out of its route at once, and the times and lengths of the rest are computed
-//! again from the distances the plan was made with. Ways are rounded up, so leaving out a stop never makes a route
-//! longer or later: what is left stays valid until the day is planned again.
+//! again from the distances the plan was made with. Straight ways are rounded up, so leaving out a stop never makes a
+//! route longer or later: what is left stays valid until the day is planned again. By road it may be, and then the
+//! route waits for that plan.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Value, json};
@@ -16,7 +17,8 @@ use super::{
     DAYS_AHEAD_MAX, Error, RANGE_METRES_MAX, Route, RouteFilter, RouteStop, SERVICE_SECONDS, Shipment, Vehicle,
     VehicleSpec, checker,
     distance::{Haversine, Point},
-    problem::{self, Load, PlannedRoute, PlannedStop, Problem, Window},
+    problem::{self, Load, Matrix, PlannedRoute, PlannedStop, Problem, Window},
+    road_matrix::{self, RoadMatrix},
     solver,
 };
 use crate::{
@@ -179,7 +181,7 @@ pub async fn cancel_shipments(
 
 /// Computes a route again from the stops that are still active. The route is locked.
 async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error> {
-    let Some((problem, before)) = stored_route(conn, id).await? else {
+    let Some((problem, before)) = stored_route(conn, id, &mut None).await? else {
         return Ok(());
     };
     let order: Vec<usize> = (0..problem.stops.len()).collect();
@@ -271,9 +273,14 @@ impl StopColumns {
 }
 
 /// A stored route as the checker wants it: a problem of its vehicle and its active stops, and what is stored of them.
-async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Problem, PlannedRoute)>, sqlx::Error> {
+/// `roads` remembers the last matrix of a road server: the routes of a plan share one.
+async fn stored_route(
+    conn: &mut PgConnection,
+    id: RouteId,
+    roads: &mut Option<(Uuid, RoadMatrix)>,
+) -> Result<Option<(Problem, PlannedRoute)>, sqlx::Error> {
     let Some(route) = sqlx::query!(
-        r#"select r.departs_at, r.returns_at, r.metres, r.load_grams, r.load_cm3, w.lat, w.lon, p.distance_source,
+        r#"select r.departs_at, r.returns_at, r.metres, r.load_grams, r.load_cm3, w.lat, w.lon, p.distance_source, p.matrix_id,
                   v.capacity_grams, v.capacity_cm3, v.shift_start, v.shift_end, v.stops_max
            from routes r
            join route_plans p on p.id = r.plan_id
@@ -296,12 +303,14 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
            order by t.position"#,
         id.0,
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    let source: Haversine = route
-        .distance_source
-        .parse()
-        .map_err(|unknown| sqlx::Error::Decode(Box::new(unknown)))?;
+    if let Some(matrix) = route.matrix_id
+        && roads.as_ref().is_none_or(|(row, _)| *row != matrix)
+    {
+        *roads = road_matrix::get(conn, matrix).await?;
+    }
+    let roads = roads.as_ref().filter(|(row, _)| Some(*row) == route.matrix_id);
     let depot = Point {
         lat: route.lat,
         lon: route.lon,
@@ -312,7 +321,7 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
             lon: row.lon,
         }))
         .collect();
-    let stops = rows
+    let stops: Vec<_> = rows
         .iter()
         .map(|row| problem::Stop {
             load: Load {
@@ -339,10 +348,6 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
         stops_max: route.stops_max as usize,
         ..problem::Vehicle::default()
     };
-    let problem = Problem {
-        range_metres: RANGE_METRES_MAX,
-        ..Problem::of_one_depot(stops, vec![vehicle], source.matrix(&points))
-    };
     let stored = PlannedRoute {
         vehicle: 0,
         departs_at: route.departs_at,
@@ -365,7 +370,43 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
             .collect(),
         rest: None,
     };
+    let matrix = match (roads, route.distance_source.parse::<Haversine>()) {
+        (Some((_, roads)), _) => roads.matrix(&points, Haversine::new(1.0, 1.0)),
+        (None, Ok(source)) => source.matrix(&points),
+        // By road, and what was measured is gone: the plan is of the past, and its own numbers are all there is.
+        (None, Err(_)) => as_stored(&stored),
+    };
+    let problem = Problem {
+        range_metres: RANGE_METRES_MAX,
+        ..Problem::of_one_depot(stops, vec![vehicle], matrix)
+    };
     Ok(Some((problem, stored)))
+}
+
+/// The ways of a route as it says itself, and no others.
+fn as_stored(route: &PlannedRoute) -> Matrix {
+    let count = route.stops.len();
+    let legs: i64 = route.stops.iter().map(|stop| stop.metres_from_previous).sum();
+    let leaves_at = |place: usize| match place {
+        0 => route.departs_at,
+        place => route.stops[place - 1].leaves_at,
+    };
+    let whole = |number: i64| u32::try_from(number).unwrap_or(Matrix::NO_WAY);
+    Matrix::from_fn(count + 1, |from, to| match to {
+        to if from == to => (0, 0),
+        0 if from == count => (
+            whole(route.metres - legs),
+            whole(i64::from(route.returns_at - leaves_at(count))),
+        ),
+        to if to == from + 1 => {
+            let stop = &route.stops[from];
+            (
+                whole(stop.metres_from_previous),
+                whole(i64::from(stop.arrives_at - leaves_at(from))),
+            )
+        }
+        _ => (Matrix::NO_WAY, Matrix::NO_WAY),
+    })
 }
 
 /// One shipment.
@@ -835,8 +876,9 @@ pub async fn audit(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> 
     )
     .fetch_all(&mut *conn)
     .await?;
+    let mut roads = None;
     for id in ids {
-        if let Some((problem, stored)) = stored_route(conn, id).await? {
+        if let Some((problem, stored)) = stored_route(conn, id, &mut roads).await? {
             let violations = checker::check_route(&problem, &stored);
             wrong.extend(
                 violations

@@ -6,9 +6,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 use domain::ids::{DeliveryId, EndpointId, OrderId, PartnerId, PaymentId, ShipmentId, WarehouseId};
 use jobs::{
     AuthorizePayment, CapturePayment, DeliverWebhook, ExpireOrder, ExpireReservations, PlanDueRoutes, PlanRoutes,
-    ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks,
-    ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock, ShipShipment, SweepLedger,
-    VoidPayment, catalogue,
+    ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys, PruneRoadMatrices, PruneUniqueKeys,
+    PurgeWebhooks, ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock, ShipShipment,
+    SweepLedger, VoidPayment, catalogue,
 };
 use queue::Job;
 use serde_json::{Value, json};
@@ -43,6 +43,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         }),
         sample(&PruneFinishedJobs {}),
         sample(&PruneIdempotencyKeys {}),
+        sample(&PruneRoadMatrices {}),
         sample(&PruneUniqueKeys {}),
         sample(&PurgeWebhooks {}),
         sample(&ReconcilePayment { payment_id }),
