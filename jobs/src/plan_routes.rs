@@ -19,7 +19,7 @@ use domain::routes::problem::Solution;
 use domain::routes::solver::{self, Budget, Control, Progress};
 use domain::routes::store::Day;
 use domain::routes::{self, Haversine};
-use queue::{Attempt, DeadLetter, Failure, Job, Outcome, Retry, Unique};
+use queue::{Attempt, DeadLetter, Failure, Job, JobId, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
@@ -215,6 +215,21 @@ pub async fn request(conn: &mut PgConnection, days: &[Day]) -> Result<(), queue:
         }
     }
     Ok(())
+}
+
+/// The jobs that are to plan a day, or are at it, oldest first.
+pub async fn live(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<JobId>, sqlx::Error> {
+    let jobs = sqlx::query_scalar!(
+        r#"select id as "id!" from queue.live_jobs
+           where kind = $1 and args ->> 'warehouse_id' = $2 and args ->> 'date' = $3
+           order by id"#,
+        PlanRoutes::KIND,
+        warehouse.to_string(),
+        date.to_string(),
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(jobs.into_iter().map(JobId).collect())
 }
 
 enum Place {

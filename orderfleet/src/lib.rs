@@ -12,7 +12,7 @@
 //!    with an installation.
 //! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
 //!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`limits`]. [`table`] prints.
-//! 8. [`routes`] plans published problems.
+//! 8. [`plans`] has a day planned, and shows and draws its plan; [`routes`] plans published problems.
 
 pub mod check_deploy;
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod logging;
 pub mod migrate;
 pub mod operator;
 pub mod otlp;
+pub mod plans;
 pub mod redrive;
 pub mod roles;
 pub mod routes;
@@ -62,7 +63,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Sagas(args) => sagas::sagas(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
         Command::Limits(args) => limits::limits(args).await?,
-        Command::Routes(args) => routes::routes(args)?,
+        Command::Routes(args) => routes::routes(args).await?,
         Command::Schedule(args) => operator::schedule(args).await?,
         Command::Redrive(args) => {
             let is_well = redrive::redrive(args).await?;

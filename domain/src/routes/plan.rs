@@ -877,3 +877,23 @@ pub async fn days_due(conn: &mut PgConnection, limit: i64) -> Result<Vec<Day>, s
         .map(|row| (WarehouseId(row.warehouse_id), row.delivery_date))
         .collect())
 }
+
+/// The days from today on that have a plan.
+pub async fn days_ahead(conn: &mut PgConnection, warehouse: WarehouseId) -> Result<Vec<Day>, sqlx::Error> {
+    let days = sqlx::query_scalar!(
+        r#"select date from route_plans
+           where warehouse_id = $1 and active and date >= (clock_timestamp() at time zone 'UTC')::date
+           order by date"#,
+        warehouse.0,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(days.into_iter().map(|date| (warehouse, date)).collect())
+}
+
+/// The day it is (UTC), by the database's clock.
+pub async fn today(conn: &mut PgConnection) -> Result<NaiveDate, sqlx::Error> {
+    sqlx::query_scalar!(r#"select (clock_timestamp() at time zone 'UTC')::date as "today!""#)
+        .fetch_one(conn)
+        .await
+}

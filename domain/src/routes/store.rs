@@ -9,7 +9,6 @@
 //! route waits for that plan.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -735,79 +734,6 @@ async fn route_stops(conn: &mut PgConnection, id: RouteId) -> Result<Vec<RouteSt
     .await
 }
 
-/// The colours of a day's routes, told apart by most eyes; a thirteenth route starts again.
-const COLOURS: [&str; 12] = [
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
-    "#003f5c", "#ffa600",
-];
-/// The most routes drawn at once.
-const ROUTES_DRAWN_MAX: i64 = 200;
-
-/// A warehouse's day as a GeoJSON feature collection: a line per route, a point per stop, one for the warehouse.
-pub async fn day_geojson(
-    conn: &mut PgConnection,
-    warehouse: WarehouseId,
-    date: NaiveDate,
-) -> Result<Value, sqlx::Error> {
-    let filter = RouteFilter {
-        warehouse_id: Some(warehouse),
-        date: Some(date),
-        limit: ROUTES_DRAWN_MAX,
-        ..RouteFilter::default()
-    };
-    let mut routes = routes(conn, &filter).await?;
-    routes.sort_by(|one, other| one.vehicle_name.cmp(&other.vehicle_name));
-    geojson(conn, warehouse, routes).await
-}
-
-/// One route as a GeoJSON feature collection.
-pub async fn route_geojson(conn: &mut PgConnection, id: RouteId) -> Result<Option<Value>, sqlx::Error> {
-    match route(conn, id).await? {
-        Some((route, _)) => Ok(Some(geojson(conn, route.warehouse_id, vec![route]).await?)),
-        None => Ok(None),
-    }
-}
-
-async fn geojson(conn: &mut PgConnection, warehouse: WarehouseId, routes: Vec<Route>) -> Result<Value, sqlx::Error> {
-    let point = |lat: f64, lon: f64| json!([lon, lat]);
-    let feature = |kind: &str, coordinates: Value, properties: Value| json!({"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties});
-    let Some(depot) = sqlx::query!("select lat, lon, code, name from warehouses where id = $1", warehouse.0)
-        .fetch_optional(&mut *conn)
-        .await?
-    else {
-        return Ok(json!({"type": "FeatureCollection", "features": []}));
-    };
-    let depot_properties = json!({"kind": "warehouse", "code": depot.code, "name": depot.name});
-    let mut features = vec![feature("Point", point(depot.lat, depot.lon), depot_properties)];
-    for (route, colour) in routes.iter().zip(COLOURS.iter().cycle()) {
-        let stops = route_stops(conn, route.id).await?;
-        let mut line = vec![point(depot.lat, depot.lon)];
-        line.extend(stops.iter().map(|stop| point(stop.lat, stop.lon)));
-        line.push(point(depot.lat, depot.lon));
-        let properties = json!({
-            "kind": "route", "route_id": route.id, "vehicle": route.vehicle_name, "state": route.state, "colour": colour,
-            "km": route.metres as f64 / 1000.0, "minutes": (route.returns_at - route.departs_at) / 60,
-            "stops": route.stops, "load_grams": route.load_grams, "load_cm3": route.load_cm3,
-            "departs_at": clock(route.departs_at), "returns_at": clock(route.returns_at),
-        });
-        features.push(feature("LineString", Value::Array(line), properties));
-        for (stop, seq) in stops.iter().zip(1..) {
-            let properties = json!({
-                "kind": "stop", "route_id": route.id, "vehicle": route.vehicle_name, "colour": colour, "seq": seq,
-                "shipment_id": stop.shipment_id, "order_id": stop.order_id, "state": stop.state,
-                "eta": clock(stop.starts_at), "window": [clock(stop.window_start), clock(stop.window_end)],
-            });
-            features.push(feature("Point", point(stop.lat, stop.lon), properties));
-        }
-    }
-    Ok(json!({"type": "FeatureCollection", "features": features}))
-}
-
-/// Seconds after midnight as people read them.
-fn clock(seconds: i32) -> String {
-    format!("{:02}:{:02}", seconds / 3600, seconds / 60 % 60)
-}
-
 /// Sends a planned route on its way; returns the shipments it carries, each to be shipped.
 pub async fn dispatch_route(conn: &mut PgConnection, id: RouteId, _cause: &Cause) -> Result<Vec<ShipmentId>, Error> {
     // Shipments before routes, as everybody: so nothing of this route changes from here on.
@@ -914,10 +840,5 @@ mod tests {
     fn half_of_the_orders_come_in_the_morning() {
         let mornings = (0..1000).filter(|_| delivery_window(OrderId::new()) == MORNING).count();
         assert!((400..600).contains(&mornings), "{mornings} of 1000");
-    }
-
-    #[test]
-    fn a_time_of_day_reads_as_people_write_it() {
-        assert_eq!(clock(8 * 3600 + 5 * 60 + 59), "08:05");
     }
 }

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use domain::ids::WarehouseId;
+use domain::ids::{OrderId, ShipmentId, WarehouseId};
 use domain::routes::distance::{Haversine, Point};
+use domain::routes::plan::{self, Published, Snapshot, WhenStale};
 use domain::routes::problem::Matrix;
 use domain::routes::road_matrix::{self, Cell, RoadMatrix, cells};
 use domain::routes::roads::{self, Error, Kind, Roads};
+use domain::routes::sheet;
+use domain::routes::solver::{self, Budget, Unhurried};
+use domain::routes::store::{self, Day};
+use domain::{Cause, catalogue};
+use sqlx::PgConnection;
 use testkit::road_server::{self, Mistake};
 use testkit::{Database, RoadServer};
 
@@ -277,4 +283,189 @@ async fn plan_with(db: &Database, warehouse: WarehouseId, matrix: uuid::Uuid) {
     .execute(&db.pool)
     .await
     .expect("a plan");
+}
+
+/// A shipment that many kilometres north and east of the warehouse, as good as.
+async fn a_shipment(conn: &mut PgConnection, day: Day, (north, east): (f64, f64)) -> (OrderId, ShipmentId) {
+    let customer = testkit::a_customer(conn).await;
+    let order = testkit::an_order(conn, customer, &[]).await;
+    let id = ShipmentId::new();
+    sqlx::query(
+        "insert into shipments (id, order_id, warehouse_id, state, delivery_date, lat, lon, weight_grams, volume_cm3,
+                                window_start, window_end, service_seconds)
+         select $1, $2, w.id, 'unplanned', $4, w.lat + $5 / 111.195, w.lon + $6 / 69.0, 1000, 1000, 28800, 64800, 300
+         from warehouses w where w.id = $3",
+    )
+    .bind(id.0)
+    .bind(order)
+    .bind(day.0.0)
+    .bind(day.1)
+    .bind(north)
+    .bind(east)
+    .execute(conn)
+    .await
+    .expect("a shipment");
+    (OrderId(order), id)
+}
+
+/// Plans a day by what the server says, and publishes it.
+async fn planned_by_road(conn: &mut PgConnection, roads: &Roads, day: Day) -> Snapshot {
+    let mut snapshot = plan::snapshot(conn, day, beyond())
+        .await
+        .expect("a read")
+        .expect("a day");
+    let matrix = measure(roads, snapshot.cells(), None).await.expect("a matrix");
+    let row = road_matrix::keep(conn, day.0, &matrix).await.expect("a row");
+    snapshot.drive_by(row, matrix);
+    let budget = Budget {
+        iterations: 500,
+        seed: 1,
+    };
+    let solution = solver::solve(&snapshot.problem, &budget, &Unhurried);
+    let cause = Cause::actor("test");
+    let published = plan::publish(conn, &snapshot, &solution, WhenStale::Refuse, &cause).await;
+    assert!(matches!(published, Ok(Published::Stored(_))), "{published:?}");
+    snapshot
+}
+
+async fn a_day(conn: &mut PgConnection) -> Day {
+    let warehouse = testkit::a_warehouse(conn, "MAIN").await;
+    testkit::a_vehicle(conn, warehouse, "van 1").await;
+    let date = plan::today(conn).await.expect("a day") + chrono::Days::new(1);
+    (WarehouseId(warehouse), date)
+}
+
+async fn assert_sound(conn: &mut PgConnection) {
+    assert_eq!(store::audit(conn).await.expect("an audit"), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_plan_by_road_is_recomputed_by_the_same_ways_as_long_as_they_are_kept_and_stands_alone_after() {
+    let server = RoadServer::start(100).await;
+    let roads = asking(&server, Kind::Osrm);
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn).await;
+    let mut orders = Vec::new();
+    for step in 1..=8 {
+        let step = f64::from(step);
+        orders.push(
+            a_shipment(conn, day, (step * 1.7 % 5.0, step * 2.3 % 7.0 - 3.0))
+                .await
+                .0,
+        );
+    }
+    planned_by_road(conn, &roads, day).await;
+    let sheet = sheet::of_day(conn, day).await.expect("a read").expect("a plan");
+    assert_eq!(sheet.plan.distance_source, "osrm driving v");
+    assert!(!sheet.plan.approximate);
+    let tour = &sheet.routes[0];
+    let (mut at, mut metres) = ((sheet.depot.lat, sheet.depot.lon), 0);
+    for stop in &tour.stops {
+        let way = RoadServer::way(at, (stop.lat, stop.lon)).0;
+        // Places are rounded to a metre before the server is asked.
+        assert!((way - stop.metres_from_previous as f64).abs() < 5.0);
+        (at, metres) = ((stop.lat, stop.lon), metres + stop.metres_from_previous);
+    }
+    assert!(tour.metres > metres);
+    assert_sound(conn).await;
+
+    let cancelled = orders[3];
+    store::cancel_shipments(conn, cancelled, &Cause::actor("test"))
+        .await
+        .expect("a cancel");
+    let shorter = sheet::of_day(conn, day).await.expect("a read").expect("a plan");
+    assert_eq!(shorter.routes[0].stops.len(), 7);
+    assert!(shorter.routes[0].metres <= tour.metres);
+    assert_sound(conn).await;
+
+    // What was measured is gone: sums and windows are checked all the same.
+    sqlx::query("delete from road_matrices")
+        .execute(&mut *conn)
+        .await
+        .expect("a delete");
+    assert_sound(conn).await;
+    sqlx::query("update routes set metres = metres + 2 where state = 'planned'")
+        .execute(&mut *conn)
+        .await
+        .expect("an update");
+    // The way home is what is left of the length, so that alone shows nothing; a leg's time does.
+    sqlx::query(
+        "update route_stops set starts_at = starts_at + 60, leaves_at = leaves_at + 60 where active and position = 1",
+    )
+    .execute(&mut *conn)
+    .await
+    .expect("an update");
+    assert!(!store::audit(conn).await.expect("an audit").is_empty());
+}
+
+#[tokio::test]
+async fn who_no_road_leads_to_is_left_out_and_told_so() {
+    let server = RoadServer::start(100).await;
+    let roads = asking(&server, Kind::Valhalla);
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn).await;
+    let (_, near) = a_shipment(conn, day, (1.0, 1.0)).await;
+    let (_, island) = a_shipment(conn, day, (4.0, 2.0)).await;
+    let (_, far) = a_shipment(conn, day, (5_000.0, 0.0)).await;
+    let place = store::shipment(conn, island)
+        .await
+        .expect("a read")
+        .expect("a shipment");
+    let cell = Cell::of(Point {
+        lat: place.lat,
+        lon: place.lon,
+    })
+    .point();
+    server.cut_off(cell.lat, cell.lon);
+    let snapshot = planned_by_road(conn, &roads, day).await;
+    assert_eq!(snapshot.cells().len(), 3, "nobody asks about the one far away");
+    let mut reason = async |id| {
+        let shipment = store::shipment(conn, id).await.expect("a read").expect("a shipment");
+        (shipment.state, shipment.unassigned.map(|why| why["reason"].clone()))
+    };
+    assert_eq!(reason(near).await, ("planned".to_owned(), None));
+    assert_eq!(
+        reason(island).await,
+        ("unplanned".to_owned(), Some("unreachable".into()))
+    );
+    assert_eq!(reason(far).await, ("unplanned".to_owned(), Some("out_of_range".into())));
+    let sheet = sheet::of_day(conn, day).await.expect("a read").expect("a plan");
+    let why: Vec<&str> = sheet.left_out.iter().map(|left| left.why.as_str()).collect();
+    assert!(why.contains(&"no road leads there and back"), "{why:?}");
+    assert!(
+        why.iter()
+            .any(|why| why.starts_with("out of range: it is 5000 km from the depot")),
+        "{why:?}"
+    );
+    assert_sound(conn).await;
+}
+
+#[tokio::test]
+async fn a_warehouse_has_roads_and_a_speed_of_its_own() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn).await;
+    a_shipment(conn, day, (1.0, 1.0)).await;
+    let mut source = async |factor, speed| {
+        catalogue::store::set_roads(conn, day.0, factor, speed)
+            .await
+            .expect("a change")
+            .expect("the warehouse");
+        let snapshot = plan::snapshot(conn, day, beyond())
+            .await
+            .expect("a read")
+            .expect("a day");
+        (snapshot.distance_source(), snapshot.input_hash)
+    };
+    let fleet = source(None, None).await;
+    assert_eq!(fleet.0, "haversine 130% 40.0km/h");
+    let own = source(Some(Some(1.45)), Some(Some(27.5))).await;
+    assert_eq!(own.0, "haversine 145% 27.5km/h");
+    assert_ne!(fleet.1, own.1, "another input");
+    assert_eq!(source(None, Some(None)).await.0, "haversine 145% 40.0km/h");
+    assert_eq!(source(Some(None), None).await, fleet);
+    let refused = catalogue::store::set_roads(conn, day.0, Some(Some(0.5)), None).await;
+    assert!(refused.is_err(), "shorter than a straight line");
 }
