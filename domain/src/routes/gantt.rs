@@ -12,7 +12,7 @@ const MARGIN: f64 = 14.0;
 const HEAD: f64 = 84.0;
 /// Left of the strips: the vehicles' names.
 const NAMES: f64 = 140.0;
-const AXIS: f64 = WIDTH - NAMES - 2.0 * MARGIN;
+const AXIS: f64 = WIDTH - NAMES - 2.0 * MARGIN - 10.0;
 /// The strip itself, and the room above it for the numbers of short stops.
 const STRIP: f64 = 18.0;
 const OVER: f64 = 13.0;
@@ -273,7 +273,7 @@ fn service(svg: &mut String, axis: &Axis, tour: &Tour, stop: &Call, y: f64, free
     let width = (end - x).max(1.5);
     put!(
         svg,
-        r##"<g><title>{}</title><rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{STRIP}" fill="{}"/>"##,
+        r##"<g><title>{}</title><rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{STRIP}" fill="{}" stroke="#fff" stroke-width="0.7"/>"##,
         escape(&words_of(tour, stop)),
         tour.colour
     );

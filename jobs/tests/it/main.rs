@@ -8,6 +8,7 @@ mod gateway_truth;
 mod limits;
 mod orders;
 mod payments;
+mod roads;
 mod routes;
 mod standardwebhooks;
 mod webhooks;

@@ -8,6 +8,7 @@
 mod check_deploy;
 mod command_line;
 mod limits;
+mod plans;
 mod schedule;
 mod spans;
 mod stopping;

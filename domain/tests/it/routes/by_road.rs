@@ -408,7 +408,7 @@ async fn who_no_road_leads_to_is_left_out_and_told_so() {
     let day = a_day(conn).await;
     let (_, near) = a_shipment(conn, day, (1.0, 1.0)).await;
     let (_, island) = a_shipment(conn, day, (4.0, 2.0)).await;
-    let (_, far) = a_shipment(conn, day, (5_000.0, 0.0)).await;
+    let (_, far) = a_shipment(conn, day, (3_000.0, 0.0)).await;
     let place = store::shipment(conn, island)
         .await
         .expect("a read")
@@ -436,7 +436,7 @@ async fn who_no_road_leads_to_is_left_out_and_told_so() {
     assert!(why.contains(&"no road leads there and back"), "{why:?}");
     assert!(
         why.iter()
-            .any(|why| why.starts_with("out of range: it is 5000 km from the depot")),
+            .any(|why| why.starts_with("out of range: it is 3000 km from the depot")),
         "{why:?}"
     );
     assert_sound(conn).await;
