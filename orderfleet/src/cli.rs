@@ -82,7 +82,7 @@ pub enum Command {
     /// See the timetable; change, pause and run its entries
     #[command(visible_alias = "schedules")]
     Schedule(Schedule),
-    /// Plan a warehouse's day, show, draw and print its routes; plan published problems
+    /// Plan a warehouse's day; show, draw and print its routes
     Routes(crate::routes::Routes),
     /// Say what is wrong with this installation, and what to do
     Doctor(Doctor),
