@@ -200,7 +200,7 @@ async fn answer(mut stream: TcpStream, manner: &Mutex<Manner>, points_max: usize
                 .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"code\":\"Ok\",\"durations\":[[")
                 .await?;
             loop {
-                stream.write_all(&[b'1'; 65_536]).await?;
+                stream.write_all(&vec![b'1'; 65_536]).await?;
             }
         }
         Some(Mistake::NotJson) => return respond(&mut stream, 200, b"<html>It works!</html>", "").await,
@@ -233,7 +233,7 @@ async fn request(stream: &mut TcpStream) -> std::io::Result<Option<(String, Vec<
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
             break end;
         }
-        let mut piece = [0; 16_384];
+        let mut piece = vec![0; 16_384];
         match stream.read(&mut piece).await? {
             0 => return Ok(None),
             count => bytes.extend_from_slice(&piece[..count]),
@@ -249,7 +249,7 @@ async fn request(stream: &mut TcpStream) -> std::io::Result<Option<(String, Vec<
         .unwrap_or(0);
     let mut body = bytes.split_off(head + 4);
     while body.len() < length {
-        let mut piece = [0; 16_384];
+        let mut piece = vec![0; 16_384];
         match stream.read(&mut piece).await? {
             0 => return Ok(None),
             count => body.extend_from_slice(&piece[..count]),
