@@ -1961,6 +1961,24 @@ CREATE TABLE public.reservations (
     CONSTRAINT reservations_state_check CHECK ((state = ANY (ARRAY['held'::text, 'committed'::text, 'released'::text, 'expired'::text, 'shipped'::text])))
 );
 
+CREATE TABLE public.road_matrices (
+    id uuid NOT NULL,
+    warehouse_id uuid NOT NULL,
+    provider text NOT NULL,
+    data_version text NOT NULL,
+    profile text NOT NULL,
+    points_hash bytea NOT NULL,
+    points bytea NOT NULL,
+    ways bytea NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    used_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT road_matrices_check CHECK ((octet_length(ways) = (((octet_length(points) / 8) * (octet_length(points) / 8)) * 8))),
+    CONSTRAINT road_matrices_points_check CHECK ((((octet_length(points) % 8) = 0) AND (octet_length(points) > 0))),
+    CONSTRAINT road_matrices_points_hash_check CHECK ((octet_length(points_hash) = 32)),
+    CONSTRAINT road_matrices_profile_check CHECK ((profile <> ''::text)),
+    CONSTRAINT road_matrices_provider_check CHECK ((provider <> ''::text))
+);
+
 CREATE TABLE public.route_plans (
     id uuid NOT NULL,
     warehouse_id uuid NOT NULL,
@@ -1979,6 +1997,10 @@ CREATE TABLE public.route_plans (
     job_id bigint,
     fence bigint,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    matrix_id uuid,
+    approximate boolean DEFAULT false NOT NULL,
+    left_out jsonb DEFAULT '[]'::jsonb NOT NULL,
+    CONSTRAINT route_plans_left_out_check CHECK ((jsonb_typeof(left_out) = 'array'::text)),
     CONSTRAINT route_plans_version_check CHECK ((version > 0))
 );
 
@@ -2007,6 +2029,12 @@ CREATE TABLE public.routes (
     load_grams bigint NOT NULL,
     load_cm3 bigint NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    rest_after integer,
+    rest_starts_at integer,
+    rest_seconds integer,
+    CONSTRAINT routes_rest_after_check CHECK ((rest_after >= 0)),
+    CONSTRAINT routes_rest_is_whole CHECK ((num_nonnulls(rest_after, rest_starts_at, rest_seconds) = ANY (ARRAY[0, 3]))),
+    CONSTRAINT routes_rest_seconds_check CHECK ((rest_seconds >= 0)),
     CONSTRAINT routes_state_check CHECK ((state = ANY (ARRAY['planned'::text, 'dispatched'::text, 'superseded'::text])))
 );
 
@@ -2136,9 +2164,13 @@ CREATE TABLE public.warehouses (
     lon double precision NOT NULL,
     priority integer DEFAULT 100 NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    road_factor double precision,
+    speed_kmh double precision,
     CONSTRAINT warehouses_code_check CHECK (((code <> ''::text) AND (length(code) <= 32))),
     CONSTRAINT warehouses_lat_check CHECK (((lat >= ('-90'::integer)::double precision) AND (lat <= (90)::double precision))),
-    CONSTRAINT warehouses_lon_check CHECK (((lon >= ('-180'::integer)::double precision) AND (lon <= (180)::double precision)))
+    CONSTRAINT warehouses_lon_check CHECK (((lon >= ('-180'::integer)::double precision) AND (lon <= (180)::double precision))),
+    CONSTRAINT warehouses_road_factor_check CHECK (((road_factor >= (1)::double precision) AND (road_factor <= (3)::double precision))),
+    CONSTRAINT warehouses_speed_kmh_check CHECK (((speed_kmh >= (5)::double precision) AND (speed_kmh <= (130)::double precision)))
 );
 
 CREATE TABLE public.webhook_attempts (
@@ -3017,6 +3049,12 @@ ALTER TABLE ONLY public.purged_events
 ALTER TABLE ONLY public.reservations
     ADD CONSTRAINT reservations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.road_matrices
+    ADD CONSTRAINT road_matrices_once UNIQUE (warehouse_id, provider, profile, points_hash, data_version);
+
+ALTER TABLE ONLY public.road_matrices
+    ADD CONSTRAINT road_matrices_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.route_plans
     ADD CONSTRAINT route_plans_pkey PRIMARY KEY (id);
 
@@ -3230,6 +3268,12 @@ CREATE INDEX reservations_by_line ON public.reservations USING btree (order_line
 
 CREATE INDEX reservations_live_by_level ON public.reservations USING btree (product_id, warehouse_id) WHERE (state = ANY (ARRAY['held'::text, 'committed'::text]));
 
+CREATE INDEX road_matrices_by_age ON public.road_matrices USING btree (used_at);
+
+CREATE INDEX route_plans_by_matrix ON public.route_plans USING btree (matrix_id) WHERE (matrix_id IS NOT NULL);
+
+CREATE INDEX route_plans_in_order ON public.route_plans USING btree (created_at, id);
+
 CREATE UNIQUE INDEX route_plans_one_active ON public.route_plans USING btree (warehouse_id, date) WHERE active;
 
 CREATE UNIQUE INDEX route_stops_one_route_per_shipment ON public.route_stops USING btree (shipment_id) WHERE active;
@@ -3418,6 +3462,12 @@ ALTER TABLE ONLY public.reservations
 
 ALTER TABLE ONLY public.reservations
     ADD CONSTRAINT reservations_product_id_warehouse_id_fkey FOREIGN KEY (product_id, warehouse_id) REFERENCES public.stock_levels(product_id, warehouse_id);
+
+ALTER TABLE ONLY public.road_matrices
+    ADD CONSTRAINT road_matrices_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);
+
+ALTER TABLE ONLY public.route_plans
+    ADD CONSTRAINT route_plans_matrix_id_fkey FOREIGN KEY (matrix_id) REFERENCES public.road_matrices(id) ON DELETE SET NULL;
 
 ALTER TABLE ONLY public.route_plans
     ADD CONSTRAINT route_plans_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -232,6 +232,16 @@ pub(crate) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Parsed<f6
 /// A UUID.
 pub(crate) fn uuid(value: &Value) -> Parsed<Uuid> {
     Uuid::try_parse(string(value)?).map_err(|_| ("invalid", "must be a UUID".to_owned()))
+}
+
+/// A day.
+pub(crate) fn date(value: &Value) -> Parsed<NaiveDate> {
+    let is_date = |text: &str| text.len() == 10;
+    let parsed = string(value)?;
+    match parsed.parse() {
+        Ok(date) if is_date(parsed) => Ok(date),
+        _ => Err(("invalid", "must be a date like 2026-11-22".to_owned())),
+    }
 }
 
 /// An instant in RFC 3339.

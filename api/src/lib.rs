@@ -34,6 +34,7 @@ mod problem;
 mod products;
 mod queues;
 mod redrives;
+mod route_plans;
 mod router;
 mod routes;
 mod sagas;

@@ -9,8 +9,8 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inbound, inventory, layers, limits, open_api, orders,
-    partners, payments, products, queues, redrives, routes as vans, sagas, schedules, sellers, site, telemetry,
-    vehicles, warehouses, webhooks, why, work,
+    partners, payments, products, queues, redrives, route_plans, routes as vans, sagas, schedules, sellers, site,
+    telemetry, vehicles, warehouses, webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -26,6 +26,7 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(products::create, products::list))
         .routes(routes!(products::get, products::update, products::retire))
         .routes(routes!(warehouses::create, warehouses::list))
+        .routes(routes!(warehouses::update))
         .routes(routes!(inventory::initialise))
         .routes(routes!(inventory::get))
         .routes(routes!(inventory::adjust))
@@ -61,6 +62,14 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(vans::get))
         .routes(routes!(vans::geojson))
         .routes(routes!(vans::dispatch))
+        .routes(routes!(route_plans::ask, route_plans::list))
+        .routes(routes!(route_plans::get))
+        .routes(routes!(route_plans::as_geojson))
+        .routes(routes!(route_plans::as_polylines))
+        .routes(routes!(route_plans::as_map))
+        .routes(routes!(route_plans::as_gantt))
+        .routes(routes!(route_plans::as_page))
+        .routes(routes!(route_plans::as_text))
         .routes(routes!(vehicles::create, vehicles::list))
         .routes(routes!(vehicles::get, vehicles::update, vehicles::retire))
         .routes(routes!(work::list))

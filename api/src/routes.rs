@@ -2,10 +2,10 @@
 
 use axum::extract;
 use axum::http::HeaderMap;
-use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::header::ACCEPT;
 use chrono::{DateTime, NaiveDate, Utc};
 use domain::ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId};
-use domain::routes::{self, Route, RouteFilter, RouteStop};
+use domain::routes::{self, Route, RouteFilter, RouteStop, geojson, sheet};
 use jobs::intake;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,6 +17,7 @@ use crate::call::{Call, Keyed};
 use crate::paging::{Page, Params, Position};
 use crate::path::Id;
 use crate::problem::Problem;
+use crate::route_plans::document;
 use crate::view::view;
 
 const GEO_JSON: &str = "application/geo+json";
@@ -160,7 +161,7 @@ pub(crate) async fn get(
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains(GEO_JSON))
     {
-        return as_geo_json(&mut conn, id).await;
+        return as_geo_json(&mut conn, id, &headers).await;
     }
     let (route, stops) = routes::store::route(&mut conn, id)
         .await?
@@ -182,15 +183,16 @@ pub(crate) async fn get(
 pub(crate) async fn geojson(
     extract::State(state): extract::State<State>,
     Id(id): Id<RouteId>,
+    headers: HeaderMap,
 ) -> Result<Answer, Problem> {
-    as_geo_json(&mut *state.pool.acquire().await?, id).await
+    as_geo_json(&mut *state.pool.acquire().await?, id, &headers).await
 }
 
-async fn as_geo_json(conn: &mut sqlx::PgConnection, id: RouteId) -> Result<Answer, Problem> {
-    let features = routes::store::route_geojson(conn, id)
+async fn as_geo_json(conn: &mut sqlx::PgConnection, id: RouteId, headers: &HeaderMap) -> Result<Answer, Problem> {
+    let sheet = sheet::of_route(conn, id)
         .await?
         .ok_or_else(|| Problem::not_found("route"))?;
-    Ok(Answer::ok(&features).header(CONTENT_TYPE, GEO_JSON))
+    Ok(document(headers, GEO_JSON, geojson::geojson(&sheet).to_string()))
 }
 
 /// Sends a planned route on its way: each of its shipments ships by a job of its own.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{keyring::Keyring, payments, webhooks};
+use crate::{keyring::Keyring, payments, routes::Roads, webhooks};
 
 /// The outside world as the fleet sees it, made once per process.
 #[derive(Debug)]
@@ -37,6 +37,10 @@ pub struct Settings {
     pub road_factor: f64,
     /// The speed of a van, for the same estimate.
     pub speed_kmh: f64,
+    /// Who knows road distances, if somebody does.
+    pub roads: Option<Roads>,
+    /// Days for which road distances that no coming plan needs are kept after their last use.
+    pub road_matrix_days: u16,
 }
 
 impl Default for Settings {
@@ -50,6 +54,8 @@ impl Default for Settings {
             history_days: Self::HISTORY_DAYS,
             road_factor: 1.3,
             speed_kmh: 40.0,
+            roads: None,
+            road_matrix_days: 30,
         }
     }
 }
@@ -99,6 +105,12 @@ impl Settings {
         }
         if !(5.0..=130.0).contains(&self.speed_kmh) {
             return refuse("speed_kmh", "from 5 to 130");
+        }
+        if !(1..=365).contains(&self.road_matrix_days) {
+            return refuse("road_matrix_days", "from 1 to 365");
+        }
+        if let Some(roads) = &self.roads {
+            roads.check()?;
         }
         Ok(())
     }

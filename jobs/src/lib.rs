@@ -23,6 +23,7 @@ pub mod process_gateway_event;
 pub mod process_inbound;
 pub mod prune_finished_jobs;
 pub mod prune_idempotency_keys;
+pub mod prune_road_matrices;
 pub mod prune_unique_keys;
 pub mod purge_webhooks;
 pub mod reconcile_payment;
@@ -30,6 +31,7 @@ pub mod reconcile_payments;
 pub mod refund_payment;
 pub mod release_stock;
 pub mod reserve_stock;
+mod road_call;
 mod schedule;
 pub mod ship_shipment;
 pub mod sweep_ledger;
@@ -50,6 +52,7 @@ pub use process_gateway_event::ProcessGatewayEvent;
 pub use process_inbound::ProcessInbound;
 pub use prune_finished_jobs::PruneFinishedJobs;
 pub use prune_idempotency_keys::PruneIdempotencyKeys;
+pub use prune_road_matrices::PruneRoadMatrices;
 pub use prune_unique_keys::PruneUniqueKeys;
 pub use purge_webhooks::PurgeWebhooks;
 pub use reconcile_payment::ReconcilePayment;
@@ -89,6 +92,7 @@ pub fn catalogue() -> Catalogue<Services> {
         .with::<ProcessInbound>()
         .with::<PruneFinishedJobs>()
         .with::<PruneIdempotencyKeys>()
+        .with::<PruneRoadMatrices>()
         .with::<PruneUniqueKeys>()
         .with::<PurgeWebhooks>()
         .with::<ReconcilePayment>()

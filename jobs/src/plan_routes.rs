@@ -19,11 +19,13 @@ use domain::routes::problem::Solution;
 use domain::routes::solver::{self, Budget, Control, Progress};
 use domain::routes::store::Day;
 use domain::routes::{self, Haversine};
-use queue::{Attempt, DeadLetter, Failure, Job, Outcome, Retry, Unique};
+use queue::{Attempt, DeadLetter, Failure, Job, JobId, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
 use tokio::sync::Semaphore;
+
+use crate::road_call;
 
 /// How long orders gather before their day is planned.
 const BUCKET_SECONDS: i64 = 5;
@@ -76,9 +78,10 @@ impl Job for PlanRoutes {
             let mut reads = attempt.read().await?;
             let snapshot = plan::snapshot(&mut reads, day, source).await?;
             drop(reads);
-            let Some(snapshot) = snapshot.map(Arc::new) else {
+            let Some(snapshot) = snapshot else {
                 return move_on(attempt, day).await;
             };
+            let snapshot = Arc::new(road_call::measured(attempt, &services.settings, snapshot).await?);
             let solution = search(attempt, Arc::clone(&snapshot)).await?;
 
             let when_stale = if round < RECOMPUTED_MAX {
@@ -212,6 +215,21 @@ pub async fn request(conn: &mut PgConnection, days: &[Day]) -> Result<(), queue:
         }
     }
     Ok(())
+}
+
+/// The jobs that are to plan a day, or are at it, oldest first.
+pub async fn live(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<JobId>, sqlx::Error> {
+    let jobs = sqlx::query_scalar!(
+        r#"select id as "id!" from queue.live_jobs
+           where kind = $1 and args ->> 'warehouse_id' = $2 and args ->> 'date' = $3
+           order by id"#,
+        PlanRoutes::KIND,
+        warehouse.to_string(),
+        date.to_string(),
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(jobs.into_iter().map(JobId).collect())
 }
 
 enum Place {

@@ -4,8 +4,8 @@
 use queue::schedule::Entry;
 
 use crate::{
-    ExpireReservations, PaySellers, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys,
-    PurgeWebhooks, ReconcilePayments, SweepLedger,
+    ExpireReservations, PaySellers, PlanDueRoutes, PruneFinishedJobs, PruneIdempotencyKeys, PruneRoadMatrices,
+    PruneUniqueKeys, PurgeWebhooks, ReconcilePayments, SweepLedger,
 };
 
 /// All that the clock starts.
@@ -16,6 +16,7 @@ pub fn timetable() -> Vec<Entry> {
         Entry::new("plan_due_routes", "* * * * *", &PlanDueRoutes {}),
         Entry::new("prune_finished_jobs", "10 3 * * *", &PruneFinishedJobs {}),
         Entry::new("prune_idempotency_keys", "20 * * * *", &PruneIdempotencyKeys {}),
+        Entry::new("prune_road_matrices", "45 3 * * *", &PruneRoadMatrices {}),
         Entry::new("prune_unique_keys", "40 3 * * *", &PruneUniqueKeys {}),
         Entry::new("purge_webhooks", "50 * * * *", &PurgeWebhooks {}),
         Entry::new("reconcile_payments", "* * * * *", &ReconcilePayments {}),

@@ -28,7 +28,7 @@ pub use jobs::{
 };
 pub use partners::{Partners, PartnersAction, PartnersList};
 pub use queues::{Limits, LimitsAction, PauseTarget, Queues, QueuesAction};
-pub use roles::{Api, GatewaySimulator, Outside, Up, WebhookReceiver, Worker};
+pub use roles::{Api, GatewaySimulator, Outside, Roads, Up, WebhookReceiver, Worker};
 pub use schedule::{Policies, Schedule, ScheduleAction};
 pub use secrets::{Secrets, SecretsAction};
 pub use sellers::{Most, Orphans, OrphansAction, OrphansList, Sellers, SellersAction};
@@ -103,7 +103,7 @@ pub enum Command {
     /// See the timetable; change, pause and run its entries
     #[command(visible_alias = "schedules")]
     Schedule(Schedule),
-    /// Plan the routes of a published problem
+    /// Plan a warehouse's day; show, draw and print its routes
     Routes(crate::routes::Routes),
     /// See webhook endpoints and what they were sent; register, change, pause, test, resend and replay
     Webhooks(Webhooks),

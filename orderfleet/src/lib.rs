@@ -13,7 +13,7 @@
 //! 7. [`mod@why`] says why a job or an order is where it is; [`operator`] lists and mends: jobs, dead letters, queues, the
 //!    timetable; [`redrive`] dead letters in bulk; [`sagas`]; [`sellers`]; [`limits`]; [`webhooks`], [`partners`] and the
 //!    [`secrets`] of both. [`table`] prints.
-//! 8. [`routes`] plans published problems.
+//! 8. [`plans`] has a day planned, and shows and draws its plan; [`routes`] plans published problems.
 
 pub mod check_deploy;
 pub mod cli;
@@ -28,6 +28,7 @@ pub mod migrate;
 pub mod operator;
 pub mod otlp;
 pub mod partners;
+pub mod plans;
 pub mod redrive;
 pub mod roles;
 pub mod routes;
@@ -69,7 +70,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Orphans(args) => sellers::orphans(args).await?,
         Command::Queues(args) => operator::queues(args).await?,
         Command::Limits(args) => limits::limits(args).await?,
-        Command::Routes(args) => routes::routes(args)?,
+        Command::Routes(args) => routes::routes(args).await?,
         Command::Schedule(args) => operator::schedule(args).await?,
         Command::Redrive(args) => {
             let is_well = redrive::redrive(args).await?;

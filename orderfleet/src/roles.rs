@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use domain::routes::roads::{Kind, Roads};
 use domain::services::Settings;
 use domain::{Services, payments, webhooks};
 use secrecy::ExposeSecret;
@@ -42,6 +43,10 @@ pub async fn worker(args: cli::Worker) -> anyhow::Result<()> {
     }
     let settings = Settings {
         history_days: args.history_days,
+        road_factor: args.roads.road_factor,
+        speed_kmh: args.roads.speed_kmh,
+        roads: roads(&args.roads)?,
+        road_matrix_days: args.roads.days,
         ..Settings::default()
     };
     let services = services(&args.outside, settings)?;
@@ -109,6 +114,30 @@ fn services(outside: &cli::Outside, of_role: Settings) -> anyhow::Result<Arc<Ser
         sender,
         keyring,
         settings,
+    }))
+}
+
+/// The road server, if one is set.
+fn roads(args: &cli::Roads) -> anyhow::Result<Option<Roads>> {
+    let kind = match (args.kind.as_str(), args.url.as_str()) {
+        ("", "") => return Ok(None),
+        ("", _) => anyhow::bail!("ORDERFLEET_ROADS_URL is set and ORDERFLEET_ROADS is not: set it to osrm or valhalla"),
+        (_, "") => {
+            anyhow::bail!("ORDERFLEET_ROADS is set and ORDERFLEET_ROADS_URL is not: set it to the server's address")
+        }
+        ("osrm", _) => Kind::Osrm,
+        _ => Kind::Valhalla,
+    };
+    // The address may hold a password: it is not repeated.
+    let url = args
+        .url
+        .parse()
+        .map_err(|_| anyhow::anyhow!("ORDERFLEET_ROADS_URL is no address: write one like http://127.0.0.1:5000"))?;
+    Ok(Some(Roads {
+        profile: Some(args.profile.clone()).filter(|profile| !profile.is_empty()),
+        points_max: args.points_max,
+        timeout: args.timeout,
+        ..Roads::new(kind, url)
     }))
 }
 

@@ -1,4 +1,5 @@
-//! `orderfleet routes`: plans published problems, so that anybody can judge the solver.
+//! `orderfleet routes`: a warehouse's day is planned and shown in [`plans`]; here published problems are planned, so that
+//! anybody can judge the solver.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -10,6 +11,8 @@ use domain::routes::checker;
 use domain::routes::instance::Instance;
 use domain::routes::problem::Solution;
 use domain::routes::solver::{self, Budget, Control, Progress};
+
+use crate::plans;
 
 /// Settings of `routes`.
 #[derive(Debug, Args)]
@@ -23,6 +26,12 @@ pub struct Routes {
 /// What can be done about routes.
 #[derive(Debug, Subcommand)]
 pub enum RoutesAction {
+    /// Have a warehouse's day planned, and follow it
+    Plan(plans::Plan),
+    /// Show a plan: its vehicles, and who is on no route, and why
+    Show(plans::Show),
+    /// Draw or print a plan: GeoJSON, polylines, a map, a strip of time, the drivers' list
+    Export(plans::Export),
     /// Plan the routes of a published problem, on one core, and print them as its solutions are published
     Solve(Solve),
 }
@@ -73,8 +82,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// `orderfleet routes …`.
-pub fn routes(args: Routes) -> anyhow::Result<()> {
+pub async fn routes(args: Routes) -> anyhow::Result<()> {
     match args.action {
+        RoutesAction::Plan(args) => plans::plan(args).await,
+        RoutesAction::Show(args) => plans::show(args).await,
+        RoutesAction::Export(args) => plans::export(args).await,
         RoutesAction::Solve(args) => solve(&args),
     }
 }

@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod partners;
 mod redrives;
+mod route_plans;
 mod sagas;
 mod schedules;
 mod sellers;

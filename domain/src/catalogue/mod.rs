@@ -99,6 +99,10 @@ pub struct Warehouse {
     pub lon: f64,
     /// Lower is asked first.
     pub priority: i32,
+    /// How much longer a road is than the straight line there; none: as everywhere.
+    pub road_factor: Option<f64>,
+    /// How fast a van is there; none: as everywhere.
+    pub speed_kmh: Option<f64>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -116,6 +120,10 @@ pub struct NewWarehouse {
     pub lon: f64,
     /// Lower is asked first.
     pub priority: i32,
+    /// How much longer a road is than the straight line there, from 1 to 3; none: as everywhere.
+    pub road_factor: Option<f64>,
+    /// How fast a van is there, from 5 to 130; none: as everywhere.
+    pub speed_kmh: Option<f64>,
 }
 
 /// Why the catalogue could not be written.

@@ -160,9 +160,9 @@ pub async fn create_warehouse(conn: &mut PgConnection, new: &NewWarehouse) -> Re
     sqlx::query_as!(
         Warehouse,
         r#"
-        insert into warehouses (id, code, name, lat, lon, priority)
-        values ($1, $2, $3, $4, $5, $6)
-        returning id as "id: _", code, name, lat, lon, priority, created_at
+        insert into warehouses (id, code, name, lat, lon, priority, road_factor, speed_kmh)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        returning id as "id: _", code, name, lat, lon, priority, road_factor, speed_kmh, created_at
         "#,
         WarehouseId::new().0,
         new.code,
@@ -170,8 +170,38 @@ pub async fn create_warehouse(conn: &mut PgConnection, new: &NewWarehouse) -> Re
         new.lat,
         new.lon,
         new.priority,
+        new.road_factor,
+        new.speed_kmh,
     )
     .fetch_one(conn)
+    .await
+    .map_err(on_constraint)
+}
+
+/// Changes how roads are reckoned with at a warehouse: absent leaves a value, none takes it away. None when there is no
+/// such warehouse.
+pub async fn set_roads(
+    conn: &mut PgConnection,
+    id: WarehouseId,
+    road_factor: Option<Option<f64>>,
+    speed_kmh: Option<Option<f64>>,
+) -> Result<Option<Warehouse>, Error> {
+    sqlx::query_as!(
+        Warehouse,
+        r#"
+        update warehouses
+        set road_factor = case when $2 then $3 else road_factor end,
+            speed_kmh = case when $4 then $5 else speed_kmh end
+        where id = $1
+        returning id as "id: _", code, name, lat, lon, priority, road_factor, speed_kmh, created_at
+        "#,
+        id.0,
+        road_factor.is_some(),
+        road_factor.flatten(),
+        speed_kmh.is_some(),
+        speed_kmh.flatten(),
+    )
+    .fetch_optional(conn)
     .await
     .map_err(on_constraint)
 }
@@ -180,7 +210,7 @@ pub async fn create_warehouse(conn: &mut PgConnection, new: &NewWarehouse) -> Re
 pub async fn warehouses(conn: &mut PgConnection) -> Result<Vec<Warehouse>, sqlx::Error> {
     sqlx::query_as!(
         Warehouse,
-        r#"select id as "id: _", code, name, lat, lon, priority, created_at from warehouses order by priority, code"#,
+        r#"select id as "id: _", code, name, lat, lon, priority, road_factor, speed_kmh, created_at from warehouses order by priority, code"#,
     )
     .fetch_all(conn)
     .await

@@ -3,7 +3,9 @@
 //! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
 //! finds the routes (by `search` over a `model`, with the local search of `improve` and the times of `course`),
 //! [`instance`] reads published problems, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day from
-//! the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. All but the last two are pure.
+//! the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. [`roads`] asks a road server how
+//! far it is, and [`road_matrix`] keeps what it says. [`sheet`] is a plan as people look at it: [`map`], [`gantt`], [`list`],
+//! [`geojson`] and [`polyline`] are functions of one.
 //!
 //! The life of a shipment: `unplanned` → `planned` (it is a stop of one route) → `dispatched` (its van has left or is
 //! loaded) → `shipped`; or `cancelled` before that. A shipment its day cannot take moves to a later day; one that no
@@ -17,18 +19,28 @@ use crate::ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId};
 pub mod checker;
 mod course;
 pub mod distance;
+pub mod gantt;
+pub mod geojson;
 mod improve;
 pub mod instance;
+pub mod list;
+pub mod map;
+pub mod markup;
 mod model;
 pub mod plan;
+pub mod polyline;
 pub mod problem;
 mod random;
+pub mod road_matrix;
+pub mod roads;
 mod search;
+pub mod sheet;
 pub mod solver;
 pub mod store;
 
 pub use distance::Haversine;
 pub use problem::{Load, Problem, Reason, Solution, Window};
+pub use roads::Roads;
 
 /// The most stops one plan may have. What exceeds it moves to a later day; the plan's cost grows with its square.
 pub const STOPS_PER_PLAN_MAX: usize = 300;

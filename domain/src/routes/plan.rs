@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use super::{
     Error, MOVES_PER_PLAN_MAX, RANGE_METRES_MAX, STOPS_PER_PLAN_MAX, VEHICLES_PER_PLAN_MAX, checker,
-    distance::{Haversine, Point},
+    distance::{Haversine, Point, misplaced},
     problem::{Load, PlannedRoute, Problem, Reason, Solution, Stop, Vehicle, Window},
+    road_matrix::{self, Cell, RoadMatrix},
     solver,
     store::{Day, StopColumns, first_open_day},
 };
@@ -26,6 +27,9 @@ use crate::{
     cause::Cause,
     ids::{PlanId, RouteId, ShipmentId, VehicleId, WarehouseId},
 };
+
+/// The most shipments whose reasons a plan remembers.
+const LEFT_OUT_MAX: usize = 1_000;
 
 /// What using one more van costs, in metres of driving: so that two half-empty ones become one.
 const VEHICLE_COST_METRES: i64 = 20_000;
@@ -39,8 +43,13 @@ pub struct Snapshot {
     pub date: NaiveDate,
     /// What to solve.
     pub problem: Problem,
-    /// With which distances.
+    /// How far it is where no road server says.
     pub source: Haversine,
+    /// The depot, and the stops in the order of the problem's.
+    points: Vec<Point>,
+    /// What a road server says, and its row.
+    roads: Option<(Uuid, RoadMatrix)>,
+    is_approximate: bool,
     /// Of everything the solver is given: the same hash, the same plan.
     pub input_hash: [u8; 32],
     /// The shipments, in the order of the problem's stops.
@@ -81,16 +90,52 @@ impl Snapshot {
     pub fn stops(&self) -> usize {
         self.shipments.len()
     }
+
+    /// Where the routes start.
+    pub fn depot(&self) -> Point {
+        self.points[0]
+    }
+
+    /// The places to ask a road server about: the depot and the stops, sorted, without those that are too far off.
+    pub fn cells(&self) -> Vec<Cell> {
+        let depot = self.depot();
+        let is_right = |point: &Point| misplaced(depot, *point, RANGE_METRES_MAX).is_none();
+        road_matrix::cells(self.points.iter().copied().filter(is_right))
+    }
+
+    /// Plans by these ways, which lie in that row of `road_matrices`.
+    pub fn drive_by(&mut self, row: Uuid, roads: RoadMatrix) {
+        self.problem.matrices = vec![roads.matrix(&self.points, self.source)];
+        let mut hash = Sha256::new();
+        hash.update(self.input_hash);
+        hash.update(roads.hash());
+        self.input_hash = hash.finalize().into();
+        self.roads = Some((row, roads));
+    }
+
+    /// Notes that a road server is set and has not answered: the plan says so.
+    pub fn approximate(&mut self) {
+        self.is_approximate = true;
+    }
+
+    /// What its plan says of its distances.
+    pub fn distance_source(&self) -> String {
+        match &self.roads {
+            Some((_, roads)) => roads.origin.to_string(),
+            None => self.source.to_string(),
+        }
+    }
 }
 
-/// Reads what there is to plan; `None` when there is no such warehouse or the day is over.
+/// Reads what there is to plan; `None` when there is no such warehouse or the day is over. What the warehouse says of its
+/// own roads stands above `source`.
 pub async fn snapshot(
     conn: &mut PgConnection,
     (warehouse, date): Day,
     source: Haversine,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
     let Some(depot) = sqlx::query!(
-        r#"select lat, lon from warehouses where id = $1 and $2 >= (clock_timestamp() at time zone 'UTC')::date"#,
+        r#"select lat, lon, road_factor, speed_kmh from warehouses where id = $1 and $2 >= (clock_timestamp() at time zone 'UTC')::date"#,
         warehouse.0,
         date,
     )
@@ -99,6 +144,7 @@ pub async fn snapshot(
     else {
         return Ok(None);
     };
+    let source = source.at_depot(depot.road_factor, depot.speed_kmh);
     let vehicles = fleet(conn, (warehouse, date)).await?;
     let rows = sqlx::query!(
         r#"select id, version, state, lat, lon, weight_grams, volume_cm3, window_start, window_end, service_seconds
@@ -207,6 +253,9 @@ pub async fn snapshot(
         date,
         problem,
         source,
+        points,
+        roads: None,
+        is_approximate: false,
         input_hash,
         shipments,
         surplus,
@@ -379,13 +428,15 @@ pub async fn publish(
         moved_to: None,
         left_over: left_over(snapshot, &placed, &impossible, &crowded),
     };
-    insert_plan(conn, snapshot, solution, &summary, is_full, cause).await?;
+    if !crowded.is_empty() {
+        summary.moved_to = Some(first_open_day(conn, day.0, day.1).await?);
+    }
+    let left_out = left_out(&impossible, &crowded, summary.moved_to);
+    insert_plan(conn, snapshot, solution, (&summary, is_full, left_out), cause).await?;
     insert_routes(conn, snapshot, &summary, &routes).await?;
     settle(conn, snapshot, &placed, &impossible).await?;
-    if !crowded.is_empty() {
-        let later = first_open_day(conn, day.0, day.1).await?;
+    if let Some(later) = summary.moved_to {
         put_off(conn, &crowded, later).await?;
-        summary.moved_to = Some(later);
     }
     unplan_stranded(conn, day).await?;
     Ok(Published::Stored(summary))
@@ -470,6 +521,15 @@ fn unassigned_of(
         }
         words
     };
+    // Whoever typed the place is told which part of it cannot be right.
+    let point_out = |stop: usize, mut words: Value| {
+        let point = snapshot.points[stop + 1];
+        if let Some(misplaced) = misplaced(snapshot.depot(), point, RANGE_METRES_MAX) {
+            words["field"] = json!(misplaced.field());
+            words["problem"] = json!(misplaced.to_string());
+        }
+        words
+    };
     let (mut impossible, mut crowded) = (Vec::new(), Vec::new());
     for (stop, reason) in &solution.unassigned {
         let seen = &snapshot.shipments[*stop];
@@ -479,7 +539,7 @@ fn unassigned_of(
             } else {
                 &mut crowded
             };
-            settled.push((seen.id, explain(reason)));
+            settled.push((seen.id, point_out(*stop, explain(reason))));
         }
     }
     let surplus = snapshot.surplus.iter().filter(|seen| unchanged.contains(&seen.id));
@@ -489,6 +549,21 @@ fn unassigned_of(
         false => crowded.extend(surplus.map(|seen| (seen.id, explain(&Reason::DayFull)))),
     }
     (impossible, crowded)
+}
+
+/// What a plan remembers of those on none of its routes: the shipments move on, and their reasons with them.
+fn left_out(impossible: &WithReason, crowded: &WithReason, moved_to: Option<NaiveDate>) -> Value {
+    let line = |(id, reason): &(ShipmentId, Value), moved_to: Option<NaiveDate>| {
+        let mut line = reason.clone();
+        line["shipment_id"] = json!(id);
+        if let Some(date) = moved_to {
+            line["moved_to"] = json!(date);
+        }
+        line
+    };
+    let impossible = impossible.iter().map(|left| line(left, None));
+    let crowded = crowded.iter().map(|left| line(left, moved_to));
+    impossible.chain(crowded).take(LEFT_OUT_MAX).collect()
 }
 
 /// How many shipments this plan says nothing about, because they or their vehicle changed.
@@ -552,14 +627,18 @@ async fn insert_plan(
     conn: &mut PgConnection,
     snapshot: &Snapshot,
     solution: &Solution,
-    summary: &Summary,
-    is_full: bool,
+    (summary, is_full, left_out): (&Summary, bool, Value),
     cause: &Cause,
 ) -> Result<(), sqlx::Error> {
+    let matrix = snapshot.roads.as_ref().map(|(row, _)| *row);
+    if let Some(row) = matrix {
+        road_matrix::touch(conn, row).await?;
+    }
     sqlx::query!(
         r#"insert into route_plans (id, warehouse_id, date, version, is_full, input_hash, seed, iterations, truncated,
-                                    distance_source, metres, stops, unassigned, job_id, fence)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"#,
+                                    distance_source, metres, stops, unassigned, job_id, fence,
+                                    matrix_id, approximate, left_out)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"#,
         summary.plan_id.0,
         snapshot.warehouse_id.0,
         snapshot.date,
@@ -569,12 +648,15 @@ async fn insert_plan(
         snapshot.seed() as i64,
         solution.iterations as i64,
         solution.truncated,
-        snapshot.source.to_string(),
+        snapshot.distance_source(),
         summary.metres,
         summary.stops as i32,
         (summary.impossible + summary.moved) as i32,
         cause.job_id(),
         cause.fence(),
+        matrix,
+        snapshot.is_approximate,
+        left_out,
     )
     .execute(conn)
     .await?;
@@ -597,11 +679,24 @@ async fn insert_routes(
     let metres: Vec<i64> = routes.iter().map(|route| route.metres).collect();
     let grams: Vec<i64> = routes.iter().map(|route| route.load.grams).collect();
     let cm3: Vec<i64> = routes.iter().map(|route| route.load.cm3).collect();
+    let rests = || {
+        routes
+            .iter()
+            .map(|route| route.rest.zip(snapshot.problem.vehicles[route.vehicle].rest))
+    };
+    let rest_after: Vec<Option<i32>> = rests()
+        .map(|rest| rest.map(|(rest, _)| rest.after_stops as i32))
+        .collect();
+    let rest_starts_at: Vec<Option<i32>> = rests().map(|rest| rest.map(|(rest, _)| rest.starts_at)).collect();
+    let rest_seconds: Vec<Option<i32>> = rests().map(|rest| rest.map(|(_, rest)| rest.seconds)).collect();
     sqlx::query!(
-        r#"insert into routes (id, plan_id, warehouse_id, vehicle_id, date, departs_at, returns_at, metres, load_grams, load_cm3)
-           select n.id, $1, $2, n.vehicle_id, $3, n.departs_at, n.returns_at, n.metres, n.grams, n.cm3
-           from unnest($4::uuid[], $5::uuid[], $6::int[], $7::int[], $8::bigint[], $9::bigint[], $10::bigint[])
-                as n (id, vehicle_id, departs_at, returns_at, metres, grams, cm3)"#,
+        r#"insert into routes (id, plan_id, warehouse_id, vehicle_id, date, departs_at, returns_at, metres, load_grams, load_cm3,
+                               rest_after, rest_starts_at, rest_seconds)
+           select n.id, $1, $2, n.vehicle_id, $3, n.departs_at, n.returns_at, n.metres, n.grams, n.cm3,
+                  n.rest_after, n.rest_starts_at, n.rest_seconds
+           from unnest($4::uuid[], $5::uuid[], $6::int[], $7::int[], $8::bigint[], $9::bigint[], $10::bigint[],
+                       $11::int[], $12::int[], $13::int[])
+                as n (id, vehicle_id, departs_at, returns_at, metres, grams, cm3, rest_after, rest_starts_at, rest_seconds)"#,
         summary.plan_id.0,
         snapshot.warehouse_id.0,
         snapshot.date,
@@ -612,6 +707,9 @@ async fn insert_routes(
         &metres,
         &grams,
         &cm3,
+        &rest_after as &[Option<i32>],
+        &rest_starts_at as &[Option<i32>],
+        &rest_seconds as &[Option<i32>],
     )
     .execute(&mut *conn)
     .await?;
@@ -778,4 +876,24 @@ pub async fn days_due(conn: &mut PgConnection, limit: i64) -> Result<Vec<Day>, s
         .into_iter()
         .map(|row| (WarehouseId(row.warehouse_id), row.delivery_date))
         .collect())
+}
+
+/// The days from today on that have a plan.
+pub async fn days_ahead(conn: &mut PgConnection, warehouse: WarehouseId) -> Result<Vec<Day>, sqlx::Error> {
+    let days = sqlx::query_scalar!(
+        r#"select date from route_plans
+           where warehouse_id = $1 and active and date >= (clock_timestamp() at time zone 'UTC')::date
+           order by date"#,
+        warehouse.0,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(days.into_iter().map(|date| (warehouse, date)).collect())
+}
+
+/// The day it is (UTC), by the database's clock.
+pub async fn today(conn: &mut PgConnection) -> Result<NaiveDate, sqlx::Error> {
+    sqlx::query_scalar!(r#"select (clock_timestamp() at time zone 'UTC')::date as "today!""#)
+        .fetch_one(conn)
+        .await
 }

@@ -396,7 +396,9 @@ pub enum Reason {
         /// Too big by so much.
         over_cm3: i64,
     },
-    /// It cannot be reached, or not there and back within a shift.
+    /// No road leads there and back: the road server says so.
+    Unreachable,
+    /// It is too far away, or not to be reached there and back within a shift.
     OutOfRange {
         /// How far it is from the warehouse.
         metres: i64,
@@ -454,6 +456,7 @@ impl Reason {
         match self {
             Reason::NoVehicles => "no_vehicles",
             Reason::TooBig { .. } => "too_big",
+            Reason::Unreachable => "unreachable",
             Reason::OutOfRange { .. } => "out_of_range",
             Reason::WindowImpossible { .. } => "window_impossible",
             Reason::MissingSkill => "missing_skill",
@@ -478,6 +481,7 @@ impl Reason {
                 | Reason::MissingSkill
                 | Reason::WrongDepot
                 | Reason::TooFar { .. }
+                | Reason::Unreachable
                 | Reason::OutOfRange { .. }
                 | Reason::WindowImpossible { .. }
                 | Reason::PlanningFailed

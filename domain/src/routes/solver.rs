@@ -156,21 +156,20 @@ pub fn impossible(problem: &Problem, index: usize) -> Option<Reason> {
         // Each thing it asks for is there, but never in one vehicle.
         return Some(Reason::MissingSkill);
     }
-    let out_of_range = |vehicle: &Vehicle| {
+    let has_ways = |vehicle: &&Vehicle| {
         let ways = problem.ways(vehicle);
-        let is_there = ways.has_way(vehicle.start, point) && ways.has_way(point, vehicle.end);
-        let metres = ways.metres(vehicle.start, point);
-        (!is_there || metres > i64::from(problem.range_metres)).then_some(metres)
+        ways.has_way(vehicle.start, point) && ways.has_way(point, vehicle.end)
     };
-    let in_range: Vec<&Vehicle> = able.iter().copied().filter(|v| out_of_range(v).is_none()).collect();
-    if in_range.is_empty() {
-        let metres = able
-            .iter()
-            .filter_map(|vehicle| out_of_range(vehicle))
-            .min()
-            .unwrap_or(0);
-        return Some(Reason::OutOfRange { metres });
+    let metres = |vehicle: &Vehicle| problem.ways(vehicle).metres(vehicle.start, point);
+    let reaching: Vec<&Vehicle> = able.into_iter().filter(has_ways).collect();
+    let Some(nearest) = reaching.iter().map(|vehicle| metres(vehicle)).min() else {
+        return Some(Reason::Unreachable);
+    };
+    if nearest > i64::from(problem.range_metres) {
+        return Some(Reason::OutOfRange { metres: nearest });
     }
+    let is_in_range = |vehicle: &&Vehicle| metres(vehicle) <= i64::from(problem.range_metres);
+    let in_range: Vec<&Vehicle> = reaching.into_iter().filter(is_in_range).collect();
     let misses = in_range.iter().map(|vehicle| miss_alone(problem, vehicle, stop, point));
     misses
         .min_by_key(|miss| miss.rank())

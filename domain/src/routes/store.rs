@@ -4,11 +4,11 @@
 //! dispatch and the publishing of a plan meet at the shipments: whoever has them first is seen whole by the other.
 //!
 //! A cancelled shipment's stop is taken out of its route at once, and the times and lengths of the rest are computed
-//! again from the distances the plan was made with. Ways are rounded up, so leaving out a stop never makes a route
-//! longer or later: what is left stays valid until the day is planned again.
+//! again from the distances the plan was made with. Straight ways are rounded up, so leaving out a stop never makes a
+//! route longer or later: what is left stays valid until the day is planned again. By road it may be, and then the
+//! route waits for that plan.
 
 use chrono::{DateTime, NaiveDate, Utc};
-use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -16,7 +16,8 @@ use super::{
     DAYS_AHEAD_MAX, Error, RANGE_METRES_MAX, Route, RouteFilter, RouteStop, SERVICE_SECONDS, Shipment, Vehicle,
     VehicleSpec, checker,
     distance::{Haversine, Point},
-    problem::{self, Load, PlannedRoute, PlannedStop, Problem, Window},
+    problem::{self, Load, Matrix, PlannedRoute, PlannedStop, Problem, Window},
+    road_matrix::{self, RoadMatrix},
     solver,
 };
 use crate::{
@@ -179,7 +180,7 @@ pub async fn cancel_shipments(
 
 /// Computes a route again from the stops that are still active. The route is locked.
 async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error> {
-    let Some((problem, before)) = stored_route(conn, id).await? else {
+    let Some((problem, before)) = stored_route(conn, id, &mut None).await? else {
         return Ok(());
     };
     let order: Vec<usize> = (0..problem.stops.len()).collect();
@@ -271,9 +272,14 @@ impl StopColumns {
 }
 
 /// A stored route as the checker wants it: a problem of its vehicle and its active stops, and what is stored of them.
-async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Problem, PlannedRoute)>, sqlx::Error> {
+/// `roads` remembers the last matrix of a road server: the routes of a plan share one.
+async fn stored_route(
+    conn: &mut PgConnection,
+    id: RouteId,
+    roads: &mut Option<(Uuid, RoadMatrix)>,
+) -> Result<Option<(Problem, PlannedRoute)>, sqlx::Error> {
     let Some(route) = sqlx::query!(
-        r#"select r.departs_at, r.returns_at, r.metres, r.load_grams, r.load_cm3, w.lat, w.lon, p.distance_source,
+        r#"select r.departs_at, r.returns_at, r.metres, r.load_grams, r.load_cm3, w.lat, w.lon, p.distance_source, p.matrix_id,
                   v.capacity_grams, v.capacity_cm3, v.shift_start, v.shift_end, v.stops_max
            from routes r
            join route_plans p on p.id = r.plan_id
@@ -296,12 +302,14 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
            order by t.position"#,
         id.0,
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    let source: Haversine = route
-        .distance_source
-        .parse()
-        .map_err(|unknown| sqlx::Error::Decode(Box::new(unknown)))?;
+    if let Some(matrix) = route.matrix_id
+        && roads.as_ref().is_none_or(|(row, _)| *row != matrix)
+    {
+        *roads = road_matrix::get(conn, matrix).await?;
+    }
+    let roads = roads.as_ref().filter(|(row, _)| Some(*row) == route.matrix_id);
     let depot = Point {
         lat: route.lat,
         lon: route.lon,
@@ -312,7 +320,7 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
             lon: row.lon,
         }))
         .collect();
-    let stops = rows
+    let stops: Vec<_> = rows
         .iter()
         .map(|row| problem::Stop {
             load: Load {
@@ -339,10 +347,6 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
         stops_max: route.stops_max as usize,
         ..problem::Vehicle::default()
     };
-    let problem = Problem {
-        range_metres: RANGE_METRES_MAX,
-        ..Problem::of_one_depot(stops, vec![vehicle], source.matrix(&points))
-    };
     let stored = PlannedRoute {
         vehicle: 0,
         departs_at: route.departs_at,
@@ -365,7 +369,43 @@ async fn stored_route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Pr
             .collect(),
         rest: None,
     };
+    let matrix = match (roads, route.distance_source.parse::<Haversine>()) {
+        (Some((_, roads)), _) => roads.matrix(&points, Haversine::new(1.0, 1.0)),
+        (None, Ok(source)) => source.matrix(&points),
+        // By road, and what was measured is gone: the plan is of the past, and its own numbers are all there is.
+        (None, Err(_)) => as_stored(&stored),
+    };
+    let problem = Problem {
+        range_metres: RANGE_METRES_MAX,
+        ..Problem::of_one_depot(stops, vec![vehicle], matrix)
+    };
     Ok(Some((problem, stored)))
+}
+
+/// The ways of a route as it says itself, and no others.
+fn as_stored(route: &PlannedRoute) -> Matrix {
+    let count = route.stops.len();
+    let legs: i64 = route.stops.iter().map(|stop| stop.metres_from_previous).sum();
+    let leaves_at = |place: usize| match place {
+        0 => route.departs_at,
+        place => route.stops[place - 1].leaves_at,
+    };
+    let whole = |number: i64| u32::try_from(number).unwrap_or(Matrix::NO_WAY);
+    Matrix::from_fn(count + 1, |from, to| match to {
+        to if from == to => (0, 0),
+        0 if from == count => (
+            whole(route.metres - legs),
+            whole(i64::from(route.returns_at - leaves_at(count))),
+        ),
+        to if to == from + 1 => {
+            let stop = &route.stops[from];
+            (
+                whole(stop.metres_from_previous),
+                whole(i64::from(stop.arrives_at - leaves_at(from))),
+            )
+        }
+        _ => (Matrix::NO_WAY, Matrix::NO_WAY),
+    })
 }
 
 /// One shipment.
@@ -694,79 +734,6 @@ async fn route_stops(conn: &mut PgConnection, id: RouteId) -> Result<Vec<RouteSt
     .await
 }
 
-/// The colours of a day's routes, told apart by most eyes; a thirteenth route starts again.
-const COLOURS: [&str; 12] = [
-    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
-    "#003f5c", "#ffa600",
-];
-/// The most routes drawn at once.
-const ROUTES_DRAWN_MAX: i64 = 200;
-
-/// A warehouse's day as a GeoJSON feature collection: a line per route, a point per stop, one for the warehouse.
-pub async fn day_geojson(
-    conn: &mut PgConnection,
-    warehouse: WarehouseId,
-    date: NaiveDate,
-) -> Result<Value, sqlx::Error> {
-    let filter = RouteFilter {
-        warehouse_id: Some(warehouse),
-        date: Some(date),
-        limit: ROUTES_DRAWN_MAX,
-        ..RouteFilter::default()
-    };
-    let mut routes = routes(conn, &filter).await?;
-    routes.sort_by(|one, other| one.vehicle_name.cmp(&other.vehicle_name));
-    geojson(conn, warehouse, routes).await
-}
-
-/// One route as a GeoJSON feature collection.
-pub async fn route_geojson(conn: &mut PgConnection, id: RouteId) -> Result<Option<Value>, sqlx::Error> {
-    match route(conn, id).await? {
-        Some((route, _)) => Ok(Some(geojson(conn, route.warehouse_id, vec![route]).await?)),
-        None => Ok(None),
-    }
-}
-
-async fn geojson(conn: &mut PgConnection, warehouse: WarehouseId, routes: Vec<Route>) -> Result<Value, sqlx::Error> {
-    let point = |lat: f64, lon: f64| json!([lon, lat]);
-    let feature = |kind: &str, coordinates: Value, properties: Value| json!({"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties});
-    let Some(depot) = sqlx::query!("select lat, lon, code, name from warehouses where id = $1", warehouse.0)
-        .fetch_optional(&mut *conn)
-        .await?
-    else {
-        return Ok(json!({"type": "FeatureCollection", "features": []}));
-    };
-    let depot_properties = json!({"kind": "warehouse", "code": depot.code, "name": depot.name});
-    let mut features = vec![feature("Point", point(depot.lat, depot.lon), depot_properties)];
-    for (route, colour) in routes.iter().zip(COLOURS.iter().cycle()) {
-        let stops = route_stops(conn, route.id).await?;
-        let mut line = vec![point(depot.lat, depot.lon)];
-        line.extend(stops.iter().map(|stop| point(stop.lat, stop.lon)));
-        line.push(point(depot.lat, depot.lon));
-        let properties = json!({
-            "kind": "route", "route_id": route.id, "vehicle": route.vehicle_name, "state": route.state, "colour": colour,
-            "km": route.metres as f64 / 1000.0, "minutes": (route.returns_at - route.departs_at) / 60,
-            "stops": route.stops, "load_grams": route.load_grams, "load_cm3": route.load_cm3,
-            "departs_at": clock(route.departs_at), "returns_at": clock(route.returns_at),
-        });
-        features.push(feature("LineString", Value::Array(line), properties));
-        for (stop, seq) in stops.iter().zip(1..) {
-            let properties = json!({
-                "kind": "stop", "route_id": route.id, "vehicle": route.vehicle_name, "colour": colour, "seq": seq,
-                "shipment_id": stop.shipment_id, "order_id": stop.order_id, "state": stop.state,
-                "eta": clock(stop.starts_at), "window": [clock(stop.window_start), clock(stop.window_end)],
-            });
-            features.push(feature("Point", point(stop.lat, stop.lon), properties));
-        }
-    }
-    Ok(json!({"type": "FeatureCollection", "features": features}))
-}
-
-/// Seconds after midnight as people read them.
-fn clock(seconds: i32) -> String {
-    format!("{:02}:{:02}", seconds / 3600, seconds / 60 % 60)
-}
-
 /// Sends a planned route on its way; returns the shipments it carries, each to be shipped.
 pub async fn dispatch_route(conn: &mut PgConnection, id: RouteId, _cause: &Cause) -> Result<Vec<ShipmentId>, Error> {
     // Shipments before routes, as everybody: so nothing of this route changes from here on.
@@ -835,8 +802,9 @@ pub async fn audit(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> 
     )
     .fetch_all(&mut *conn)
     .await?;
+    let mut roads = None;
     for id in ids {
-        if let Some((problem, stored)) = stored_route(conn, id).await? {
+        if let Some((problem, stored)) = stored_route(conn, id, &mut roads).await? {
             let violations = checker::check_route(&problem, &stored);
             wrong.extend(
                 violations
@@ -872,10 +840,5 @@ mod tests {
     fn half_of_the_orders_come_in_the_morning() {
         let mornings = (0..1000).filter(|_| delivery_window(OrderId::new()) == MORNING).count();
         assert!((400..600).contains(&mornings), "{mornings} of 1000");
-    }
-
-    #[test]
-    fn a_time_of_day_reads_as_people_write_it() {
-        assert_eq!(clock(8 * 3600 + 5 * 60 + 59), "08:05");
     }
 }

@@ -7,8 +7,8 @@ use domain::ids::{DeliveryId, EndpointId, OrderId, PartnerId, PaymentId, SellerI
 use jobs::{
     AuthorizePayment, CapturePayment, DeliverWebhook, ExpireOrder, ExpireReservations, PaySeller, PaySellers,
     PlanDueRoutes, PlanRoutes, ProcessGatewayEvent, ProcessInbound, PruneFinishedJobs, PruneIdempotencyKeys,
-    PruneUniqueKeys, PurgeWebhooks, ReconcilePayment, ReconcilePayments, RefundPayment, ReleaseStock, ReserveStock,
-    ShipShipment, SweepLedger, VoidPayment, catalogue,
+    PruneRoadMatrices, PruneUniqueKeys, PurgeWebhooks, ReconcilePayment, ReconcilePayments, RefundPayment,
+    ReleaseStock, ReserveStock, ShipShipment, SweepLedger, VoidPayment, catalogue,
 };
 use queue::Job;
 use serde_json::{Value, json};
@@ -49,6 +49,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         }),
         sample(&PruneFinishedJobs {}),
         sample(&PruneIdempotencyKeys {}),
+        sample(&PruneRoadMatrices {}),
         sample(&PruneUniqueKeys {}),
         sample(&PurgeWebhooks {}),
         sample(&ReconcilePayment { payment_id }),

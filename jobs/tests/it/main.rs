@@ -9,6 +9,7 @@ mod limits;
 mod lines;
 mod orders;
 mod payments;
+mod roads;
 mod routes;
 mod secrets;
 mod sellers;

@@ -33,7 +33,8 @@ use domain::webhooks::{self, Sender, store::NewEndpoint};
 use futures::future::join_all;
 use jobs::{
     ExpireOrder, ExpireReservations, PaySeller, PaySellers, PlanDueRoutes, ProcessGatewayEvent, ProcessInbound,
-    PruneFinishedJobs, PruneIdempotencyKeys, PruneUniqueKeys, PurgeWebhooks, ReconcilePayments, SweepLedger, intake,
+    PruneFinishedJobs, PruneIdempotencyKeys, PruneRoadMatrices, PruneUniqueKeys, PurgeWebhooks, ReconcilePayments,
+    SweepLedger, intake,
 };
 use queue::runner::Settled;
 use queue::{Catalogue, JobId, testing};
@@ -159,6 +160,18 @@ async fn set_up(kind: &str, world: &World) {
                 )
                 .await;
             world.enqueue(&PruneIdempotencyKeys {}).await;
+        }
+        "prune_road_matrices" => {
+            testkit::a_warehouse(&mut world.db.pool.acquire().await.unwrap(), "MAIN").await;
+            world
+                .execute(
+                    "insert into road_matrices (id, warehouse_id, provider, data_version, profile, points_hash, points, ways, used_at)
+                     select gen_random_uuid(), id, 'osrm', '', 'driving', sha256(''), '\\x0000000000000000', '\\x0000000000000000',
+                            now() - interval '100 days'
+                     from warehouses",
+                )
+                .await;
+            world.enqueue(&PruneRoadMatrices {}).await;
         }
         "prune_unique_keys" => {
             world

@@ -134,7 +134,68 @@ pub struct Worker {
     pub poll_only: bool,
 
     #[command(flatten)]
+    pub roads: Roads,
+
+    #[command(flatten)]
     pub outside: Outside,
+}
+
+/// How far it is, for workers that plan routes.
+#[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Distances")]
+pub struct Roads {
+    /// What the road server speaks: osrm or valhalla. Without one distances are straight lines made longer
+    #[arg(long = "roads", env = "ORDERFLEET_ROADS", default_value = "", value_name = "KIND", hide_default_value = true,
+          value_parser = ["", "osrm", "valhalla"], hide_possible_values = true)]
+    pub kind: String,
+
+    /// Where the road server is
+    #[arg(
+        long = "roads-url",
+        env = "ORDERFLEET_ROADS_URL",
+        default_value = "",
+        value_name = "URL",
+        hide_default_value = true,
+        hide_env_values = true
+    )]
+    pub url: String,
+
+    /// Its name for the sort of vehicle [default: driving for osrm, auto for valhalla]
+    #[arg(
+        long = "roads-profile",
+        env = "ORDERFLEET_ROADS_PROFILE",
+        default_value = "",
+        value_name = "NAME",
+        hide_default_value = true
+    )]
+    pub profile: String,
+
+    /// Points that one request names at most: osrm-routed's --max-table-size
+    #[arg(long = "roads-points", env = "ORDERFLEET_ROADS_POINTS", default_value_t = domain::routes::Roads::POINTS_MAX,
+          value_name = "N")]
+    pub points_max: usize,
+
+    /// How long one request may take
+    #[arg(long = "roads-timeout", env = "ORDERFLEET_ROADS_TIMEOUT", default_value = "5s", value_name = "DURATION",
+          value_parser = duration("ORDERFLEET_ROADS_TIMEOUT"))]
+    pub timeout: Duration,
+
+    /// Days for which its distances are kept after their last use
+    #[arg(
+        long = "roads-days",
+        env = "ORDERFLEET_ROADS_DAYS",
+        default_value_t = 30,
+        value_name = "DAYS"
+    )]
+    pub days: u16,
+
+    /// How much longer a road is than the straight line, where neither a road server nor the warehouse says
+    #[arg(long, env = "ORDERFLEET_ROAD_FACTOR", default_value_t = 1.3, value_name = "FACTOR")]
+    pub road_factor: f64,
+
+    /// How fast a van is there, in km/h
+    #[arg(long, env = "ORDERFLEET_SPEED_KMH", default_value_t = 40.0, value_name = "KMH")]
+    pub speed_kmh: f64,
 }
 
 /// Settings of the gateway simulator.

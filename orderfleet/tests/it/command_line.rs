@@ -47,6 +47,7 @@ fn each_command_has_help_with_an_explanation_of_each_option() {
         "dead",
         "redrive",
         "queues",
+        "routes",
         "schedule",
         "webhooks",
         "partners",
@@ -74,7 +75,9 @@ fn completions_are_printed_for_each_shell() {
 #[test]
 fn a_wrong_value_is_refused_with_the_settings_name() {
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
-    let cases: [Case<'_>; 6] = [
+    let database = ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    let key = ("ORDERFLEET_GATEWAY_KEY", "sk_test_x");
+    let cases: [Case<'_>; 11] = [
         (
             &["api"],
             &[("ORDERFLEET_CANCEL_WINDOW", "soon")],
@@ -89,10 +92,41 @@ fn a_wrong_value_is_refused_with_the_settings_name() {
         ),
         (&["drain", "--timeout", "long"], &[], "--timeout"),
         (&["api"], &[("ORDERFLEET_LOG", "a=b=c")], "ORDERFLEET_LOG: "),
+        (&["worker", "--pool", "routes", "--roads", "google"], &[], "--roads"),
+        (
+            &["worker", "--pool", "routes"],
+            &[database, key, ("ORDERFLEET_ROADS", "osrm")],
+            "ORDERFLEET_ROADS_URL is not",
+        ),
+        (
+            &["worker", "--pool", "routes", "--roads", "osrm"],
+            &[database, key, ("ORDERFLEET_ROADS_URL", "user:hunter2@roads")],
+            "roads_url",
+        ),
+        (
+            &[
+                "worker",
+                "--pool",
+                "routes",
+                "--roads",
+                "osrm",
+                "--roads-url",
+                "http://roads",
+                "--roads-points",
+                "1",
+            ],
+            &[database, key],
+            "roads_points_max",
+        ),
+        (
+            &["worker", "--pool", "routes", "--road-factor", "0.5"],
+            &[database, key],
+            "road_factor",
+        ),
     ];
     for (args, settings, expected) in cases {
         let said = refusal(args, settings);
-        assert!(said.contains(expected), "{said}");
+        assert!(said.contains(expected) && !said.contains("hunter2"), "{said}");
     }
 }
 

@@ -10,6 +10,7 @@ mod command_line;
 mod drain;
 mod limits;
 mod operator;
+mod plans;
 mod schedule;
 mod spans;
 mod stopping;

@@ -9,6 +9,7 @@ use domain::routes::problem::Solution;
 use domain::routes::solver::{self, Budget, Unhurried};
 use domain::routes::store::{self, Day};
 use domain::routes::{Error, Haversine, RouteFilter, STOPS_PER_PLAN_MAX, VehicleSpec};
+use domain::routes::{geojson, sheet};
 use sqlx::PgConnection;
 use testkit::Database;
 use uuid::Uuid;
@@ -615,7 +616,8 @@ async fn a_day_is_drawn_as_lines_and_points() {
     testkit::a_vehicle(conn, day.0.0, "van 1").await;
     let (_, id) = a_shipment(conn, day, 500.0, 1_000).await;
     stored(conn, day).await;
-    let drawn = store::day_geojson(conn, day.0, day.1).await.expect("a read");
+    let sheet = sheet::of_day(conn, day).await.expect("a read").expect("a plan");
+    let drawn = geojson::geojson(&sheet);
     let kinds: Vec<_> = drawn["features"]
         .as_array()
         .expect("features")
@@ -631,7 +633,7 @@ async fn a_day_is_drawn_as_lines_and_points() {
     assert_eq!(
         kinds,
         [
-            ("Point", "warehouse".into()),
+            ("Point", "depot".into()),
             ("LineString", "route".into()),
             ("Point", "stop".into())
         ]

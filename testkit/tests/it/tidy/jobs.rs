@@ -13,6 +13,7 @@ const NO_KINDS: [&str; 8] = [
     "schedule",
     "payment_call",
     "payment_outcome",
+    "road_call",
     "why",
 ];
 
