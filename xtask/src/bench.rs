@@ -15,8 +15,18 @@ pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     sh::run(&mut bench)
 }
 
-/// Our solver beside those that `fleet-tests/solvers/setup` installs.
+/// Our solver beside those that `fleet-tests/solvers/setup` installs; or how long it makes its caller wait.
 fn routes(args: &[String]) -> anyhow::Result<()> {
+    if args.first().is_some_and(|first| first == "limits") {
+        return sh::run(&mut sh::cargo([
+            "bench",
+            "--quiet",
+            "--package",
+            "domain",
+            "--bench",
+            "limits",
+        ]));
+    }
     sh::run(&mut sh::cargo([
         "build",
         "--quiet",

@@ -51,9 +51,33 @@ pub(super) fn course(problem: &Problem, vehicle: &Vehicle, nodes: &[u32]) -> Opt
     // Back before the rest would have to start, or with the rest at one of the stops.
     let home_by = rest.window.end.min(vehicle.shift.end);
     let without = course_with(problem, vehicle, nodes, home_by, None);
-    let with = (0..=nodes.len())
+    let mut with = (0..=last_rest(problem, vehicle, nodes, rest)?)
         .filter_map(|after| course_with(problem, vehicle, nodes, vehicle.shift.end, Some((after, rest))));
+    if vehicle.second_cost == 0 {
+        // Wherever the rest is, the way is as long: the first place will do.
+        return without.or_else(|| with.next());
+    }
     without.into_iter().chain(with).min_by_key(|course| course.cost)
+}
+
+/// After how many stops the rest may be at most: none is reached in time after that one. `None` when the first window
+/// that is missed comes before the rest could.
+fn last_rest(problem: &Problem, vehicle: &Vehicle, nodes: &[u32], rest: Rest) -> Option<usize> {
+    let ways = problem.ways(vehicle);
+    let (mut from, mut clock) = (vehicle.start, vehicle.shift.start);
+    for (after, &node) in nodes.iter().enumerate() {
+        let node = node as usize;
+        clock = clock.saturating_add(ways.seconds(from, node));
+        if clock > rest.window.end {
+            // A rest at the stop before is the last that is in time, if there is one.
+            return after.checked_sub(1);
+        }
+        let stop = &problem.stops[node - problem.depots];
+        let window = stop.windows.iter().find(|window| clock <= window.end)?;
+        clock = clock.max(window.start) + stop.service;
+        from = node;
+    }
+    Some(nodes.len())
 }
 
 fn course_with(

@@ -80,11 +80,12 @@ const NEAR_MAX: usize = 400;
 const CLOSE_MAX: usize = 12;
 
 /// A gap of a tour, before one of its stops or before its end.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Gap {
     pub(super) from: u32,
     pub(super) to: u32,
     pub(super) metres: i32,
+    pub(super) seconds: i32,
     /// The earliest the tour can leave `from`.
     pub(super) leaves: i32,
     /// The latest it may arrive at `to`.
@@ -376,18 +377,20 @@ impl<'a> Model<'a> {
         let mut is_sound = true;
         for &node in &tour.nodes {
             let way = self.metres(ways, from, node);
+            let seconds = if is_timed { self.seconds(ways, from, node) } else { 0 };
             metres += i64::from(way);
             tour.gaps.push(Gap {
                 from,
                 to: node,
                 metres: way,
+                seconds,
                 leaves,
                 by: 0,
             });
             let load = self.load[node as usize];
             tour.load = [tour.load[0] + load[0], tour.load[1] + load[1]];
             if is_timed {
-                let arrives = leaves + self.seconds(ways, from, node);
+                let arrives = leaves + seconds;
                 is_sound &= arrives <= self.late[node as usize];
                 leaves = arrives.max(self.early[node as usize]) + self.service[node as usize];
             }
@@ -397,25 +400,29 @@ impl<'a> Model<'a> {
             moves = tour.nodes.iter().map(|node| self.move_cost(at, *node as usize)).sum();
         }
         // An empty van stays where it is.
-        let way = if count == 0 { 0 } else { self.metres(ways, from, end) };
+        let (way, seconds) = match count {
+            0 => (0, 0),
+            _ => (self.metres(ways, from, end), self.seconds(ways, from, end)),
+        };
         metres += i64::from(way);
         tour.gaps.push(Gap {
             from,
             to: end,
             metres: way,
+            seconds,
             leaves,
             by: vehicle.shift.end,
         });
         let mut by = vehicle.shift.end;
         if is_timed {
             if count > 0 {
-                is_sound &= leaves + self.seconds(ways, from, end) <= by;
+                is_sound &= leaves + seconds <= by;
             }
             for gap in tour.gaps.iter_mut().rev() {
                 gap.by = by;
                 let node = gap.from as usize;
                 if node >= self.depots {
-                    by = (by - self.seconds(ways, gap.from, gap.to) - self.service[node]).min(self.late[node]);
+                    by = (by - gap.seconds - self.service[node]).min(self.late[node]);
                 }
             }
         }
@@ -440,6 +447,64 @@ impl<'a> Model<'a> {
                 None => false,
             },
         }
+    }
+
+    /// Puts a stop into a tour at a place, and brings up to date what judging places relies on, as far as it changes;
+    /// false as [`refresh`](Self::refresh) is. Only for tours that need no spans and no walks.
+    pub(super) fn insert(&self, at: usize, tour: &mut Tour, before: usize, node: u32) -> bool {
+        let vehicle = self.vehicle(at);
+        let ways = &self.ways[vehicle.profile];
+        let is_timed = self.depth >= Depth::Times;
+        let seconds = |from, to| if is_timed { self.seconds(ways, from, to) } else { 0 };
+        let old = tour.gaps[before];
+        let into = Gap {
+            to: node,
+            metres: self.metres(ways, old.from, node),
+            seconds: seconds(old.from, node),
+            ..old
+        };
+        tour.gaps[before] = Gap {
+            from: node,
+            metres: self.metres(ways, node, old.to),
+            seconds: seconds(node, old.to),
+            ..old
+        };
+        let more = i64::from(into.metres) + i64::from(tour.gaps[before].metres) - i64::from(old.metres);
+        tour.gaps.insert(before, into);
+        let fixed = if tour.nodes.is_empty() { vehicle.fixed_cost } else { 0 };
+        tour.nodes.insert(before, node);
+        let load = self.load[node as usize];
+        tour.load = [tour.load[0] + load[0], tour.load[1] + load[1]];
+        tour.metres += more;
+        tour.cost += fixed + vehicle.metre_cost * more + self.move_cost(at, node as usize);
+        (!is_timed || self.pass_on_times(tour, before)) && tour.metres <= vehicle.metres_max
+    }
+
+    /// From a stop that was put in, passes on when the tour can leave towards its end, and when it must arrive towards
+    /// its start, each as far as that changes anything. False when it would be late somewhere.
+    fn pass_on_times(&self, tour: &mut Tour, before: usize) -> bool {
+        let gaps = &mut tour.gaps;
+        let mut is_sound = true;
+        for at in before + 1..gaps.len() {
+            let node = gaps[at].from as usize;
+            let arrives = gaps[at - 1].leaves + gaps[at - 1].seconds;
+            is_sound &= arrives <= self.late[node];
+            let leaves = arrives.max(self.early[node]) + self.service[node];
+            if std::mem::replace(&mut gaps[at].leaves, leaves) == leaves && at > before + 1 {
+                break;
+            }
+        }
+        let last = gaps[gaps.len() - 1];
+        is_sound &= last.leaves + last.seconds <= last.by;
+        for at in (0..=before).rev() {
+            let next = gaps[at + 1];
+            let node = next.from as usize;
+            let by = (next.by - next.seconds - self.service[node]).min(self.late[node]);
+            if std::mem::replace(&mut gaps[at].by, by) == by && at < before {
+                break;
+            }
+        }
+        is_sound
     }
 
     fn refresh_spans(&self, vehicle: &Vehicle, ways: &Ways, tour: &mut Tour) -> bool {

@@ -3,6 +3,9 @@
 //!
 //! A round costs microseconds: it allocates nothing, looks again only at tours that changed since it last looked
 //! ([`Top`]), and undoes by putting back the few tours it touched.
+//!
+//! Days with very many stops are searched part by part: for a while only the tours around one stop are live, then those
+//! around another. Parts overlap and are never the same twice, so no border stays a border, and all parts cool together.
 
 use std::ops::ControlFlow;
 
@@ -20,6 +23,19 @@ const STRING_MAX: u64 = 20;
 const POLISH_ONE_IN: u64 = 4;
 /// The best place is passed over once in so many times.
 const BLINK_ONE_IN: u64 = 100;
+/// Days with more stops than this are searched part by part.
+const UNDIVIDED_MAX: usize = 600;
+/// A part is the tours nearest to a random stop: of so many stops at least, and so many tours.
+const PART_STOPS: usize = 250;
+const PART_TOURS: usize = 12;
+/// How many rounds a part is searched for, for each of its stops, before the next part's turn.
+const PART_ROUNDS_PER_STOP: u64 = 1;
+/// How many stops of walked tours a search looks at before it asks whether to go on, however few rounds that takes.
+const WALKED_PER_TICK: u64 = 50_000;
+/// How many stops are polished between two such questions.
+const POLISHED_PER_TICK: usize = 32;
+/// How many of its cheapest places are walked for a stop, in a tour that must be walked and has one that is valid.
+const WALKS_MAX: usize = 8;
 /// No place has a cost like that.
 const NO_PLACE: i64 = i64::MAX;
 
@@ -76,9 +92,16 @@ pub(super) struct Search<'a> {
     cost: i64,
     missing_weight: u64,
     is_weighted: bool,
-    /// Tours that a stop may go to: those with stops, and one empty one of each kind of vehicle.
+    /// Tours that a stop may go to: those with stops, and one empty one of each kind of vehicle; of the part only.
     live: Vec<u32>,
     is_live_stale: bool,
+    /// The stops of the part that is searched now, and whether each tour belongs to it; empty where there are no parts.
+    part: Vec<u32>,
+    is_in_part: Vec<bool>,
+    part_rounds_left: u64,
+    pub(super) undivided_max: usize,
+    /// With how many stops were looked at by it since the last tick.
+    walk: Walk,
     stamp: u32,
     tops: Vec<Top>,
     /// Tours as they were before this round touched them; the first `touched_count` count.
@@ -121,6 +144,11 @@ impl<'a> Search<'a> {
             is_weighted,
             live: Vec::new(),
             is_live_stale: true,
+            part: Vec::new(),
+            is_in_part: vec![false; count],
+            part_rounds_left: 0,
+            undivided_max: UNDIVIDED_MAX,
+            walk: Walk::default(),
             stamp: 0,
             tops: vec![UNSEEN; model.points * count],
             touched: Vec::new(),
@@ -203,15 +231,37 @@ impl<'a> Search<'a> {
         self.missing.iter().map(weight).sum()
     }
 
-    /// Recomputes a tour whose stops have changed.
-    pub(super) fn settle(&mut self, at: usize) -> bool {
+    /// Puts a stop into a tour; false when the tour is not valid any more.
+    fn put(&mut self, at: usize, before: usize, node: u32) -> bool {
+        let tour = &mut self.tours[at];
+        if self.model.depth >= Depth::Spans {
+            tour.nodes.insert(before, node);
+            return self.settle(at);
+        }
+        self.is_live_stale |= tour.nodes.is_empty();
+        let is_sound = self.model.insert(at, tour, before, node);
+        self.tour_of[node as usize] = at as u32;
+        for (place, node) in tour.nodes.iter().enumerate().skip(before) {
+            self.place_of[*node as usize] = place as u16;
+        }
+        self.stamp_anew(at);
+        is_sound
+    }
+
+    /// Says that a tour is not what it was.
+    fn stamp_anew(&mut self, at: usize) {
         if self.stamp == u32::MAX {
             self.restamp();
         }
         self.stamp += 1;
+        self.tours[at].stamp = self.stamp;
+    }
+
+    /// Recomputes a tour whose stops have changed.
+    pub(super) fn settle(&mut self, at: usize) -> bool {
+        self.stamp_anew(at);
         let tour = &mut self.tours[at];
         let was_empty = tour.gaps.len() <= 1;
-        tour.stamp = self.stamp;
         let is_sound = self.model.refresh(at, tour);
         for (place, node) in tour.nodes.iter().enumerate() {
             self.tour_of[*node as usize] = at as u32;
@@ -303,6 +353,8 @@ impl<'a> Search<'a> {
             self.settle(at);
         }
         self.missing.clone_from(&self.best.missing);
+        // From here on every tour counts again.
+        self.part.clear();
         self.is_live_stale = true;
         self.sum_up();
     }
@@ -310,25 +362,24 @@ impl<'a> Search<'a> {
     /// Ruins and recreates until the budget is used up; the best solution stays. Says how many rounds were made, and
     /// whether it was stopped before the end.
     pub(super) fn run(&mut self, budget: &Budget, control: &dyn Control) -> (u64, bool) {
-        self.polish_all();
         self.forget_touched();
         self.sum_up();
         self.keep_as_best();
         if self.wanted.len() < 2 || self.tours.is_empty() {
             return (0, false);
         }
+        let is_stopped = self.polish_all(control).is_break();
+        self.keep_as_best();
+        if is_stopped {
+            return (0, true);
+        }
         let used = self.tours.iter().filter(|tour| !tour.nodes.is_empty()).count();
         let mut cooling = Cooling::new(self.cost, self.wanted.len(), used);
         let mut made = 0;
         let mut is_stopped = false;
         while made < budget.iterations {
-            if made % TICK_ITERATIONS == 0 {
-                let progress = Progress {
-                    iterations: made,
-                    cost: self.best.cost,
-                    unassigned: self.best.missing.len(),
-                };
-                if control.tick(&progress) == ControlFlow::Break(()) {
+            if made % TICK_ITERATIONS == 0 || self.walk.walked >= WALKED_PER_TICK {
+                if self.tick(made, control).is_break() {
                     is_stopped = true;
                     break;
                 }
@@ -337,11 +388,54 @@ impl<'a> Search<'a> {
                     .unwrap_or_else(|| share_q32(made, budget.iterations));
                 cooling.set(share);
             }
+            self.choose_part();
             self.round(&cooling);
             made += 1;
         }
         self.return_to_best();
         (made, is_stopped)
+    }
+
+    fn tick(&mut self, iterations: u64, control: &dyn Control) -> ControlFlow<()> {
+        self.walk.walked = 0;
+        control.tick(&Progress {
+            iterations,
+            cost: self.best.cost,
+            unassigned: self.best.missing.len(),
+        })
+    }
+
+    /// Where there are too many stops for all at once: when the part's rounds are over, makes the tours around a
+    /// random stop the next one.
+    fn choose_part(&mut self) {
+        if self.wanted.len() <= self.undivided_max || self.missing.len() == self.wanted.len() {
+            return;
+        }
+        if self.part_rounds_left > 0 {
+            self.part_rounds_left -= 1;
+            return;
+        }
+        let centre = self.wanted[self.random.below(self.wanted.len() as u64) as usize];
+        self.is_in_part.fill(false);
+        self.part.clear();
+        let model = self.model;
+        let mut tours = 0;
+        for &node in model.near(centre as usize) {
+            let tour = self.tour_of[node as usize];
+            if tour == NONE {
+                self.part.push(u32::from(node));
+                continue;
+            }
+            if !std::mem::replace(&mut self.is_in_part[tour as usize], true) {
+                self.part.extend_from_slice(&self.tours[tour as usize].nodes);
+                tours += 1;
+            }
+            if self.part.len() >= PART_STOPS && tours >= PART_TOURS {
+                break;
+            }
+        }
+        self.part_rounds_left = PART_ROUNDS_PER_STOP * self.part.len() as u64;
+        self.is_live_stale = true;
     }
 
     fn round(&mut self, cooling: &Cooling) {
@@ -371,10 +465,21 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn polish_all(&mut self) {
+    /// Improves the first solution.
+    fn polish_all(&mut self, control: &dyn Control) -> ControlFlow<()> {
         let wanted = std::mem::take(&mut self.wanted);
-        self.polish(wanted.iter().copied());
+        let mut flow = self.tick(0, control);
+        for nodes in wanted.chunks(POLISHED_PER_TICK) {
+            if flow.is_break() {
+                break;
+            }
+            self.polish(nodes.iter().copied());
+            flow = self.tick(0, control);
+        }
         self.wanted = wanted;
+        self.forget_touched();
+        self.sum_up();
+        flow
     }
 
     /// Improves around what this round has moved.
@@ -387,12 +492,9 @@ impl<'a> Search<'a> {
     /// Takes strings of neighbouring stops out of several tours near a random stop.
     fn ruin(&mut self) {
         self.renew_live();
-        let used = self
-            .live
-            .iter()
-            .filter(|at| !self.tours[**at as usize].nodes.is_empty())
-            .count() as u64;
-        let placed = (self.wanted.len() - self.missing.len()) as u64;
+        let lengths = || self.live.iter().map(|at| self.tours[*at as usize].nodes.len() as u64);
+        let used = lengths().filter(|length| *length > 0).count() as u64;
+        let placed: u64 = lengths().sum();
         if placed == 0 {
             return;
         }
@@ -402,14 +504,15 @@ impl<'a> Search<'a> {
         let string_max = removed.min(length).max(256);
         let strings_max = ((4 * removed) << 8) / (256 + string_max) - 256;
         let strings = ((256 + self.random.below(strings_max.max(1))) >> 8) as usize;
-        let centre = self.wanted[self.random.below(self.wanted.len() as u64) as usize];
+        let among = if self.part.is_empty() { &self.wanted } else { &self.part };
+        let centre = among[self.random.below(among.len() as u64) as usize];
         let model = self.model;
         for &node in model.near(centre as usize) {
             if self.touched_count >= strings {
                 break;
             }
             let tour = self.tour_of[node as usize];
-            if tour == NONE || self.is_touched[tour as usize] {
+            if tour == NONE || self.is_touched[tour as usize] || !self.is_in_reach(tour as usize) {
                 continue;
             }
             let tour = tour as usize;
@@ -465,6 +568,12 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// Whether a tour belongs to what is searched now.
+    #[inline]
+    fn is_in_reach(&self, tour: usize) -> bool {
+        self.part.is_empty() || self.is_in_part[tour]
+    }
+
     fn renew_live(&mut self) {
         if !std::mem::take(&mut self.is_live_stale) {
             return;
@@ -473,7 +582,11 @@ impl<'a> Search<'a> {
         let mut seen = vec![false; self.model.kinds];
         for (at, tour) in self.tours.iter().enumerate() {
             let kind = self.model.kind[at] as usize;
-            if !tour.nodes.is_empty() || !std::mem::replace(&mut seen[kind], true) {
+            let is_live = match tour.nodes.is_empty() {
+                true => !std::mem::replace(&mut seen[kind], true),
+                false => self.part.is_empty() || self.is_in_part[at],
+            };
+            if is_live {
                 self.live.push(at as u32);
             }
         }
@@ -504,9 +617,9 @@ impl<'a> Search<'a> {
             return false;
         }
         let at = place.tour as usize;
+        self.is_in_part[at] = true;
         self.touch(at);
-        self.tours[at].nodes.insert(place.before as usize, node);
-        if self.settle(at) {
+        if self.put(at, place.before as usize, node) {
             return true;
         }
         // Only with several windows, or ways that are shorter by a detour.
@@ -543,6 +656,53 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// The tours that might have taken a stop if they had more of something, the one that comes nearest first: a little
+    /// late, then too long, then full. Of tours without stops one of each kind is among them.
+    pub(super) fn nearest_misses(&mut self, node: u32) -> Vec<usize> {
+        self.renew_live();
+        let node = node as usize;
+        let (model, load) = (self.model, self.model.load[node]);
+        let mut misses: Vec<(u8, i64, usize)> = Vec::new();
+        for &at in &self.live {
+            let at = at as usize;
+            let (tour, vehicle) = (&self.tours[at], model.vehicle(at));
+            if !model.allows(at, node) {
+                continue;
+            }
+            let over_grams = (tour.load[0] + load[0] - vehicle.capacity.grams).max(0);
+            let over_cm3 = (tour.load[1] + load[1] - vehicle.capacity.cm3).max(0);
+            let miss = if tour.nodes.len() >= vehicle.stops_max {
+                (3, 0)
+            } else if over_grams > 0 || over_cm3 > 0 {
+                (2, over_grams.saturating_add(over_cm3))
+            } else {
+                match self.late_seconds(at, node) {
+                    0 => (1, 0),
+                    late_seconds => (0, i64::from(late_seconds)),
+                }
+            };
+            misses.push((miss.0, miss.1, at));
+        }
+        misses.sort_unstable();
+        misses.into_iter().map(|(_, _, at)| at).collect()
+    }
+
+    /// By how many seconds a tour would be late at least, wherever it took this stop.
+    fn late_seconds(&self, at: usize, node: usize) -> i32 {
+        let (model, tour) = (self.model, &self.tours[at]);
+        if model.depth == Depth::Lengths {
+            return 0;
+        }
+        let ways = &model.ways[model.vehicle(at).profile];
+        let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
+        let late = tour.gaps[tour.locked..].iter().map(|gap| {
+            let arrives = gap.leaves + until[gap.from as usize];
+            let leaves = arrives.max(model.early[node]) + model.service[node];
+            (arrives - model.late[node]).max(leaves + driving[gap.to as usize] - gap.by)
+        });
+        late.min().unwrap_or(0).max(0)
+    }
+
     pub(super) fn has_room(&self, tour: usize, node: usize) -> bool {
         let vehicle = self.model.vehicle(tour);
         let (load, more) = (self.tours[tour].load, self.model.load[node]);
@@ -571,7 +731,7 @@ impl<'a> Search<'a> {
             let top = &mut tops[at];
             if top.stamp != tour.stamp {
                 *top = UNSEEN;
-                judge(self.model, at, tour, node, top);
+                judge(self.model, at, tour, node, top, &mut self.walk);
                 top.stamp = tour.stamp;
             }
             if top.cost[0] < next.cost {
@@ -596,8 +756,16 @@ impl<'a> Search<'a> {
     }
 }
 
+/// What judging places by walking works with, kept to allocate nothing.
+#[derive(Debug, Default)]
+struct Walk {
+    places: Vec<(i64, u16)>,
+    nodes: Vec<u32>,
+    walked: u64,
+}
+
 /// Finds the two cheapest places of a stop in one tour that has room for it.
-fn judge(model: &Model, at: usize, tour: &Tour, node: usize, top: &mut Top) {
+fn judge(model: &Model, at: usize, tour: &Tour, node: usize, top: &mut Top, walk: &mut Walk) {
     let vehicle = model.vehicle(at);
     let ways = &model.ways[vehicle.profile];
     let (into, from) = (model.row(ways.metres_into, node), model.row(ways.metres_from, node));
@@ -675,7 +843,7 @@ fn judge(model: &Model, at: usize, tour: &Tour, node: usize, top: &mut Top) {
         Depth::Walk => {
             let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
             let (early, late, service) = (model.early[node], model.late[node], model.service[node]);
-            let mut nodes = Vec::with_capacity(tour.nodes.len() + 1);
+            walk.places.clear();
             for (before, gap) in gaps {
                 if gap.leaves > late {
                     break;
@@ -683,20 +851,27 @@ fn judge(model: &Model, at: usize, tour: &Tour, node: usize, top: &mut Top) {
                 let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
                 let arrives = gap.leaves + until[gap.from as usize];
                 let is_late = arrives > late || arrives.max(early) + service + driving[gap.to as usize] > gap.by;
-                let cost = base + vehicle.metre_cost * more;
-                if is_late || more > longest || (vehicle.second_cost == 0 && cost >= top.cost[1]) {
-                    continue;
+                if !is_late && more <= longest {
+                    walk.places.push((base + vehicle.metre_cost * more, before as u16));
                 }
-                nodes.clear();
-                nodes.extend_from_slice(&tour.nodes);
-                nodes.insert(before, node as u32);
-                if let Some(course) = course(model.problem, vehicle, &nodes) {
-                    let before_cost = if tour.nodes.is_empty() {
-                        0
-                    } else {
-                        tour.cost - moves(model, at, tour)
-                    };
-                    top.offer(model.move_cost(at, node) + course.cost - before_cost, before);
+            }
+            walk.places.sort_unstable();
+            let is_paid = vehicle.second_cost > 0;
+            let before_cost = match tour.nodes.is_empty() {
+                true => 0,
+                false => tour.cost - moves(model, at, tour),
+            };
+            for (walks, &(cost, before)) in walk.places.iter().enumerate() {
+                // A tour does not get shorter by a stop, or hardly ever, so what the way costs is the least it costs.
+                if cost >= top.cost[1] || (walks >= WALKS_MAX && top.cost[0] != NO_PLACE && is_paid) {
+                    break;
+                }
+                walk.nodes.clear();
+                walk.nodes.extend_from_slice(&tour.nodes);
+                walk.nodes.insert(before as usize, node as u32);
+                walk.walked += walk.nodes.len() as u64;
+                if let Some(course) = course(model.problem, vehicle, &walk.nodes) {
+                    top.offer(model.move_cost(at, node) + course.cost - before_cost, before as usize);
                 }
             }
         }
@@ -735,8 +910,10 @@ fn share_q32(made: u64, budget: u64) -> u64 {
     ((u128::from(made) << 32) / u128::from(budget.max(1))) as u64
 }
 
-/// The temperature: from about the mean leg down to a four hundredth of that, by the share of the budget used. Long tours
-/// are worth more than their legs say, since opening or closing one changes many: there it starts at up to two legs.
+/// The temperature: from about the mean leg down to a thirtieth of that, by the share of the budget used, and in the last
+/// tenth of the budget to a four hundredth. So cold hardly anything moves: it only settles what is there, and cooling to
+/// that evenly spent half of the rounds on plans that stood still. Long tours are worth more than their legs say, since
+/// opening or closing one changes many: there it starts at up to two legs.
 struct Cooling {
     /// In 1/1024 of the unit of cost.
     start_q10: i64,
@@ -755,8 +932,14 @@ impl Cooling {
     }
 
     fn set(&mut self, share_q32: u64) {
-        // log2(400) octaves in all, in 1/65536; within an octave a straight line is near enough.
-        let octaves_q16 = ((566_400_u128 * u128::from(share_q32.min(1 << 32))) >> 32) as u64;
+        // log2(30) octaves until here, and log2(400) until the end, in 1/65536.
+        let (bend, until_bend, until_end) = ((1 << 32) / 10 * 9, 321_600_u128, 566_400_u128);
+        let share = u128::from(share_q32.min(1 << 32));
+        let octaves_q16 = match share.checked_sub(bend) {
+            None => until_bend * share / bend,
+            Some(past) => until_bend + (until_end - until_bend) * past / ((1 << 32) - bend),
+        } as u64;
+        // Within an octave a straight line is near enough.
         let (octave, rest) = (octaves_q16 >> 16, (octaves_q16 & 0xffff) as i64);
         self.now_q10 = (i128::from(self.start_q10 >> octave) * i128::from((2 << 16) - rest) / (2 << 16)) as i64;
     }
@@ -766,5 +949,90 @@ impl Cooling {
     fn slack(&self, random: &mut Random) -> i64 {
         let minus_ln_q16 = minus_log2_q16(random.next() as u32) * 45_426 / 65_536;
         ((i128::from(self.now_q10) * i128::from(minus_ln_q16)) >> 26) as i64 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::problem::{Load, Matrix, Problem, Stop, Vehicle, Window};
+    use super::super::solver::Unhurried;
+    use super::*;
+
+    /// Stops all over a square, three hours to hand each over, vans for a dozen.
+    fn big_day(stops: usize) -> Problem {
+        let mut random = Random(3);
+        let mut below = |bound: u64| random.below(bound) as i32;
+        let points: Vec<(i32, i32)> = (0..=stops).map(|_| (below(20_000), below(20_000))).collect();
+        let matrix = Matrix::from_fn(points.len(), |from, to| {
+            let ((ax, ay), (bx, by)) = (points[from], points[to]);
+            let metres = ax.abs_diff(bx) + ay.abs_diff(by);
+            (metres, metres / 9)
+        });
+        let all = (0..stops).map(|_| {
+            let start = below(25_000);
+            Stop {
+                load: Load {
+                    grams: 1 + i64::from(below(20)),
+                    cm3: 0,
+                },
+                windows: vec![Window {
+                    start,
+                    end: start + 10_800,
+                }],
+                service: 120,
+                ..Stop::default()
+            }
+        });
+        let all = all.collect();
+        let van = Vehicle {
+            capacity: Load { grams: 130, cm3: 0 },
+            ..Vehicle::default()
+        };
+        Problem::of_one_depot(all, vec![van; stops / 8], matrix)
+    }
+
+    fn searched(problem: &Problem, undivided_max: usize) -> (Vec<Vec<u32>>, i64, usize) {
+        let model = Model::new(problem);
+        let wanted = (1..=problem.stops.len() as u32).collect();
+        let mut search = Search::new(&model, wanted, &[], 1);
+        search.undivided_max = undivided_max;
+        search.recreate(false);
+        let budget = Budget {
+            iterations: 15_000,
+            seed: 1,
+        };
+        assert_eq!(search.run(&budget, &Unhurried), (budget.iterations, false));
+        let tours = search.tours.iter().map(|tour| tour.nodes.clone()).collect();
+        (tours, search.cost, search.missing.len())
+    }
+
+    #[test]
+    fn a_day_searched_in_parts_is_as_good_as_one_searched_whole_and_the_same_again() {
+        let problem = big_day(1_100);
+        let (_, whole, missing) = searched(&problem, usize::MAX);
+        assert_eq!(missing, 0);
+        let in_parts = searched(&problem, UNDIVIDED_MAX);
+        assert_eq!(in_parts.2, 0);
+        assert!(in_parts.1 <= whole, "{} in parts, {whole} whole", in_parts.1);
+        assert_eq!(in_parts, searched(&problem, UNDIVIDED_MAX));
+    }
+
+    #[test]
+    fn a_tour_that_a_stop_is_put_into_is_what_it_would_be_recomputed() {
+        let problem = big_day(60);
+        let model = Model::new(&problem);
+        let mut search = Search::new(&model, (1..=60).collect(), &[], 1);
+        for node in 1..=60 {
+            search.renew_live();
+            let (place, _) = search.cheapest(node);
+            let (tour, before) = (place.tour as usize, place.before as usize);
+            assert!(search.put(tour, before, node as u32), "its place was judged");
+            let put = search.tours[tour].clone();
+            assert!(search.settle(tour));
+            let recomputed = &search.tours[tour];
+            assert_eq!((&put.nodes, &put.gaps), (&recomputed.nodes, &recomputed.gaps));
+            assert_eq!((put.load, put.metres), (recomputed.load, recomputed.metres));
+            assert_eq!(put.cost, recomputed.cost);
+        }
     }
 }

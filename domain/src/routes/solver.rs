@@ -100,8 +100,9 @@ pub fn solve_from(problem: &Problem, start: &Start, budget: &Budget, control: &d
         .enumerate()
         .map(|(at, tour)| (model.vehicles[at], stops_of(&tour.nodes)))
         .collect();
-    for stop in stops_of(&search.missing) {
-        unassigned.push((stop, reason(problem, &tours, stop)));
+    for node in search.missing.clone() {
+        let stop = node as usize - problem.depots;
+        unassigned.push((stop, reason(problem, &tours, &search.nearest_misses(node), stop)));
     }
     unassigned.sort_by_key(|(stop, _)| *stop);
     let mut routes: Vec<_> = tours
@@ -125,6 +126,13 @@ pub fn solve_from(problem: &Problem, start: &Start, budget: &Budget, control: &d
 pub fn impossible(problem: &Problem, index: usize) -> Option<Reason> {
     let stop = &problem.stops[index];
     let point = problem.point(index);
+    if problem
+        .vehicles
+        .iter()
+        .any(|vehicle| takes_alone(problem, vehicle, stop, point))
+    {
+        return None;
+    }
     let Some(nearest) = problem
         .vehicles
         .iter()
@@ -186,6 +194,17 @@ pub fn impossible(problem: &Problem, index: usize) -> Option<Reason> {
             },
             Miss::None => unreachable!("filtered above"),
         })
+}
+
+/// Whether a vehicle that is empty could serve this stop and nothing else.
+fn takes_alone(problem: &Problem, vehicle: &Vehicle, stop: &Stop, point: usize) -> bool {
+    let ways = problem.ways(vehicle);
+    stop.load.fits(vehicle.capacity)
+        && vehicle.stops_max > 0
+        && stop.skills & !vehicle.skills == 0
+        && stop.depots >> vehicle.start & 1 == 1
+        && ways.metres(vehicle.start, point) <= i64::from(problem.range_metres)
+        && course(problem, vehicle, &[point as u32]).is_some()
 }
 
 /// What keeps an empty vehicle from serving one stop alone.
@@ -266,14 +285,14 @@ fn obstacle(problem: &Problem, vehicle: usize, stops: &[usize], index: usize) ->
         .zip(stops)
         .take_while(|(locked, stop)| locked == stop)
         .count();
-    let mut longer = stops.to_vec();
-    longer.insert(locked, index);
+    let mut longer: Vec<u32> = stops.iter().map(|stop| problem.point(*stop) as u32).collect();
+    longer.insert(locked, problem.point(index) as u32);
     let mut late_seconds = i32::MAX;
     for before in locked..=stops.len() {
         if before > locked {
             longer.swap(before - 1, before);
         }
-        if timetable(problem, number, &longer).is_some() {
+        if course(problem, vehicle, &longer).is_some() {
             return None;
         }
         late_seconds = late_seconds.min(lateness(problem, vehicle, &longer));
@@ -288,11 +307,12 @@ fn obstacle(problem: &Problem, vehicle: usize, stops: &[usize], index: usize) ->
 }
 
 /// By how many seconds a route misses a window or its shift, at the first place where it does; all before is in time.
-fn lateness(problem: &Problem, vehicle: &Vehicle, stops: &[usize]) -> i32 {
+fn lateness(problem: &Problem, vehicle: &Vehicle, nodes: &[u32]) -> i32 {
     let ways = problem.ways(vehicle);
     let (mut at, mut clock, mut late) = (vehicle.start, vehicle.shift.start, 0);
-    for &index in stops {
-        let (stop, point) = (&problem.stops[index], problem.point(index));
+    for &node in nodes {
+        let point = node as usize;
+        let stop = &problem.stops[point - problem.depots];
         let arrives = clock + ways.seconds(at, point);
         let last = stop.windows[stop.windows.len() - 1];
         late = late.max(arrives - last.end);
@@ -306,25 +326,14 @@ fn lateness(problem: &Problem, vehicle: &Vehicle, stops: &[usize]) -> i32 {
     late.max(clock + ways.seconds(at, vehicle.end) - vehicle.shift.end)
 }
 
-/// What kept a stop off every route: the nearest miss.
-fn reason(problem: &Problem, tours: &[(usize, Vec<usize>)], stop: usize) -> Reason {
-    let obstacles = tours
-        .iter()
-        .filter_map(|(vehicle, stops)| obstacle(problem, *vehicle, stops, stop));
-    let rank = |reason: &Reason| match reason {
-        Reason::NoTimeLeft { late_seconds, .. } => (0, i64::from(*late_seconds)),
-        Reason::RouteTooLong { .. } => (1, 0),
-        Reason::NoCapacityLeft {
-            over_grams, over_cm3, ..
-        } => (2, over_grams.saturating_add(*over_cm3)),
-        Reason::StopsMax => (3, 0),
-        _ => (4, 0),
-    };
-    match obstacles.min_by_key(rank) {
-        Some(reason) if rank(&reason).0 < 4 => reason,
-        // No vehicle that could take it at all is free.
-        _ => Reason::NoVehicleLeft,
-    }
+/// What kept a stop off every route: the nearest miss. Only the tour that comes nearest is looked at closely.
+fn reason(problem: &Problem, tours: &[(usize, Vec<usize>)], nearest: &[usize], stop: usize) -> Reason {
+    let mut obstacles = nearest.iter().filter_map(|tour| {
+        let (vehicle, stops) = &tours[*tour];
+        obstacle(problem, *vehicle, stops, stop)
+    });
+    // Without any, no vehicle that could take it at all is free.
+    obstacles.next().unwrap_or(Reason::NoVehicleLeft)
 }
 
 /// How many of the vehicles that are free are kept from a stop by what: counts by the names of the reasons.

@@ -454,6 +454,228 @@ fn a_van_leaves_as_late_as_its_first_stop_allows() {
     );
 }
 
+fn stops_of(solution: &Solution) -> Vec<(usize, Vec<usize>)> {
+    let of_route = |route: &domain::routes::problem::PlannedRoute| route.stops.iter().map(|stop| stop.stop).collect();
+    solution
+        .routes
+        .iter()
+        .map(|route| (route.vehicle, of_route(route)))
+        .collect()
+}
+
+/// Solves, and insists that the checker finds it valid and counts the same cost.
+fn solved(problem: &Problem) -> Solution {
+    problem.check().expect("a day that makes sense");
+    let solution = solver::solve(problem, &budget(1), &Unhurried);
+    assert_eq!(checker::check(problem, &solution.routes, &solution.unassigned), []);
+    assert_eq!(checker::cost(problem, &solution.routes), solution.cost);
+    solution
+}
+
+#[test]
+fn a_driver_rests_in_the_window_unless_back_before() {
+    let rest = Rest {
+        window: Window {
+            start: 39_000,
+            end: 41_000,
+        },
+        seconds: 1_800,
+    };
+    let at = |start: i32| Stop {
+        windows: vec![Window {
+            start,
+            end: start + 3_000,
+        }],
+        ..stop(10)
+    };
+    let driver = Vehicle {
+        rest: Some(rest),
+        ..van(100)
+    };
+    let solution = solved(&on_a_line(vec![at(36_000), at(42_000)], vec![driver.clone()]));
+    assert_eq!(solution.unassigned, []);
+    let taken = solution.routes[0].rest.expect("out at noon, so there is a rest");
+    assert_eq!(taken.after_stops, 1);
+    assert!((39_000..=41_000).contains(&taken.starts_at), "{taken:?}");
+    // Alone the first is over long before.
+    let solution = solved(&on_a_line(vec![at(36_000)], vec![driver]));
+    assert_eq!(solution.routes[0].rest, None);
+}
+
+#[test]
+fn a_stop_whose_first_window_is_missed_is_served_in_the_next() {
+    let twice = Stop {
+        windows: vec![
+            Window {
+                start: 29_000,
+                end: 29_100,
+            },
+            Window {
+                start: 50_000,
+                end: 51_000,
+            },
+        ],
+        ..stop(10)
+    };
+    // Both open at once and are 240 seconds and a service apart: only one of them can be first.
+    let solution = solved(&on_a_line(vec![twice.clone(), stop(10), twice], vec![van(100)]));
+    assert_eq!(solution.unassigned, []);
+    let starts: Vec<i32> = solution.routes[0].stops.iter().map(|stop| stop.starts_at).collect();
+    assert!(
+        starts.iter().any(|start| (50_000..=51_000).contains(start)),
+        "{starts:?}"
+    );
+}
+
+#[test]
+fn the_van_goes_that_costs_least_for_the_way_the_time_and_itself() {
+    let costs = |fixed_cost, metre_cost, second_cost| Vehicle {
+        fixed_cost,
+        metre_cost,
+        second_cost,
+        ..van(100)
+    };
+    // There and back are 2,000 m and 540 s with the service.
+    let fleet = vec![
+        costs(9_000, 1, 0),
+        costs(0, 5, 0),
+        costs(1_000, 1, 10),
+        costs(1_000, 2, 6),
+    ];
+    let solution = solved(&on_a_line(vec![stop(10)], fleet));
+    assert_eq!(
+        (solution.routes[0].vehicle, solution.cost),
+        (3, 1_000 + 4_000 + 6 * 540)
+    );
+}
+
+#[test]
+fn two_vans_go_when_that_is_cheaper_and_one_when_a_van_is_dear() {
+    let ends = vec![stop(10), stop(10)];
+    let matrix = Matrix::from_fn(3, |from, to| match (from, to) {
+        (1, 2) | (2, 1) => (5_000, 600),
+        (from, to) if from == to => (0, 0),
+        _ => (1_000, 120),
+    });
+    let with = |fixed_cost| {
+        let fleet = vec![Vehicle { fixed_cost, ..van(100) }; 2];
+        solved(&Problem::of_one_depot(ends.clone(), fleet, matrix.clone()))
+            .routes
+            .len()
+    };
+    assert_eq!((with(1_000), with(10_000)), (2, 1));
+}
+
+#[test]
+fn skills_and_depots_decide_who_may_go() {
+    let cold = Stop {
+        skills: 0b10,
+        ..stop(10)
+    };
+    let from_second = Stop {
+        depots: 0b10,
+        ..stop(10)
+    };
+    // Two depots, then a stop at each side; the nearer van is never the one that may go.
+    let matrix = Matrix::from_fn(4, |from, to| {
+        let metres = if from == to {
+            0
+        } else {
+            1_000 + 500 * (from + to) as u32
+        };
+        (metres, metres / 10)
+    });
+    let vans = vec![
+        van(100),
+        Vehicle {
+            skills: 0b11,
+            fixed_cost: 5_000,
+            ..van(100)
+        },
+        Vehicle {
+            start: 1,
+            end: 1,
+            fixed_cost: 9_000,
+            ..van(100)
+        },
+    ];
+    let problem = Problem {
+        depots: 2,
+        ..Problem::of_one_depot(vec![cold, from_second], vans, matrix)
+    };
+    assert_eq!(stops_of(&solved(&problem)), [(1, vec![0]), (2, vec![1])]);
+}
+
+#[test]
+fn what_is_locked_stays_first_and_in_its_order() {
+    let driven = Vehicle {
+        locked: vec![2, 0],
+        ..van(100)
+    };
+    let solution = solved(&on_a_line(vec![stop(10); 3], vec![driven, van(100)]));
+    assert_eq!(solution.unassigned, []);
+    assert_eq!(solution.routes[0].stops[0].stop, 2);
+    assert_eq!(solution.routes[0].stops[1].stop, 0);
+}
+
+#[test]
+fn a_search_from_a_plan_without_a_round_is_that_plan_or_better() {
+    let problem = on_a_line(vec![stop(10); 6], vec![van(100); 4]);
+    let none = Budget { iterations: 0, seed: 1 };
+    let start = [(3, vec![5, 4, 3]), (1, vec![0, 1, 2])];
+    let solution = solver::solve_from(&problem, &start, &none, &Unhurried);
+    assert_eq!(checker::check(&problem, &solution.routes, &solution.unassigned), []);
+    let mut vans: Vec<usize> = solution.routes.iter().map(|route| route.vehicle).collect();
+    vans.sort_unstable();
+    assert_eq!(vans, [1, 3]);
+    assert!(solution.metres <= 18_000, "{} m", solution.metres);
+}
+
+#[test]
+fn a_stop_stays_with_its_van_while_moving_it_costs_more_than_it_saves() {
+    let was = |van| Stop {
+        was_on: Some(van),
+        ..stop(10)
+    };
+    let with = |move_cost| {
+        let problem = Problem {
+            move_cost,
+            ..on_a_line(vec![was(0), was(1)], vec![van(100), van(100)])
+        };
+        solved(&problem).routes.len()
+    };
+    // One van saves 2,000 m.
+    assert_eq!((with(1_000), with(3_000)), (1, 2));
+}
+
+#[test]
+fn a_crowded_day_of_every_kind_of_rule_says_why_for_each_stop() {
+    let mut stops = vec![stop(30); 40];
+    for (number, stop) in stops.iter_mut().enumerate() {
+        stop.weight = 1 + number as u32 % 3;
+        stop.skills = u64::from(number % 5 == 0);
+    }
+    let solution = solved(&on_a_line(stops, vec![van(100); 5]));
+    assert_eq!(solution.unassigned.len(), 40 - 15);
+    for (number, reason) in &solution.unassigned {
+        match number % 5 {
+            0 => assert_eq!(*reason, Reason::MissingSkill),
+            _ => assert_eq!(*reason, Reason::StopsMax),
+        }
+    }
+}
+
+#[test]
+fn the_checker_shares_nothing_with_the_solver_but_the_problem() {
+    let source = include_str!("../../../src/routes/checker.rs");
+    let shared: Vec<&str> = source
+        .lines()
+        .filter(|line| line.contains("super::") || line.contains("crate::"))
+        .collect();
+    assert_eq!(shared.len(), 1, "{shared:?}");
+    assert!(shared[0].starts_with("use super::problem::"), "{shared:?}");
+}
+
 #[test]
 fn the_checker_sees_every_number_that_is_wrong() {
     let problem = on_a_line(vec![stop(10); 3], vec![van(100)]);
