@@ -1764,6 +1764,20 @@ CREATE TABLE public.reservations (
     CONSTRAINT reservations_state_check CHECK ((state = ANY (ARRAY['held'::text, 'committed'::text, 'released'::text, 'expired'::text, 'shipped'::text])))
 );
 
+CREATE TABLE public.route_checkpoints (
+    warehouse_id uuid NOT NULL,
+    date date NOT NULL,
+    job_id bigint NOT NULL,
+    fence bigint NOT NULL,
+    input_hash bytea NOT NULL,
+    iterations bigint NOT NULL,
+    iterations_budget bigint NOT NULL,
+    cost bigint NOT NULL,
+    routes jsonb NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT route_checkpoints_iterations_check CHECK ((iterations >= 0))
+);
+
 CREATE TABLE public.route_plans (
     id uuid NOT NULL,
     warehouse_id uuid NOT NULL,
@@ -1782,6 +1796,15 @@ CREATE TABLE public.route_plans (
     job_id bigint,
     fence bigint,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    cost bigint,
+    iterations_budget bigint,
+    iterations_before bigint,
+    move_cost bigint,
+    start jsonb,
+    replaces uuid,
+    shipment_ids uuid[],
+    vehicle_ids uuid[],
+    busy_vehicle_ids uuid[],
     CONSTRAINT route_plans_version_check CHECK ((version > 0))
 );
 
@@ -1810,6 +1833,12 @@ CREATE TABLE public.routes (
     load_grams bigint NOT NULL,
     load_cm3 bigint NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    locked_stops integer DEFAULT 0 NOT NULL,
+    rest_after_stops integer,
+    rest_starts_at integer,
+    CONSTRAINT routes_locked_stops_check CHECK ((locked_stops >= 0)),
+    CONSTRAINT routes_rest_after_stops_check CHECK ((rest_after_stops >= 0)),
+    CONSTRAINT routes_rest_is_whole CHECK (((rest_after_stops IS NULL) = (rest_starts_at IS NULL))),
     CONSTRAINT routes_state_check CHECK ((state = ANY (ARRAY['planned'::text, 'dispatched'::text, 'superseded'::text])))
 );
 
@@ -1830,8 +1859,14 @@ CREATE TABLE public.shipments (
     version integer DEFAULT 1 NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    priority smallint DEFAULT 3 NOT NULL,
+    skills text[] DEFAULT '{}'::text[] NOT NULL,
+    later_windows integer[] DEFAULT '{}'::integer[] NOT NULL,
     CONSTRAINT shipments_check CHECK (((window_start < window_end) AND (window_end <= 86400))),
+    CONSTRAINT shipments_later_windows_check CHECK ((((cardinality(later_windows) % 2) = 0) AND (cardinality(later_windows) <= 14))),
+    CONSTRAINT shipments_priority_check CHECK (((priority >= 1) AND (priority <= 3))),
     CONSTRAINT shipments_service_seconds_check CHECK (((service_seconds >= 0) AND (service_seconds <= 14400))),
+    CONSTRAINT shipments_skills_check CHECK ((cardinality(skills) <= 16)),
     CONSTRAINT shipments_state_check CHECK ((state = ANY (ARRAY['unplanned'::text, 'planned'::text, 'dispatched'::text, 'shipped'::text, 'cancelled'::text]))),
     CONSTRAINT shipments_volume_cm3_check CHECK ((volume_cm3 > 0)),
     CONSTRAINT shipments_weight_grams_check CHECK ((weight_grams > 0)),
@@ -1891,11 +1926,29 @@ CREATE TABLE public.vehicles (
     version integer DEFAULT 1 NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     retired_at timestamp with time zone,
+    skills text[] DEFAULT '{}'::text[] NOT NULL,
+    seconds_max integer,
+    metres_max bigint,
+    fixed_cost bigint DEFAULT 20000 NOT NULL,
+    metre_cost bigint DEFAULT 1 NOT NULL,
+    second_cost bigint DEFAULT 0 NOT NULL,
+    rest_start integer,
+    rest_end integer,
+    rest_seconds integer,
     CONSTRAINT vehicles_capacity_cm3_check CHECK ((capacity_cm3 > 0)),
     CONSTRAINT vehicles_capacity_grams_check CHECK ((capacity_grams > 0)),
     CONSTRAINT vehicles_check CHECK (((shift_start < shift_end) AND (shift_end <= 86400))),
+    CONSTRAINT vehicles_fixed_cost_check CHECK (((fixed_cost >= 0) AND (fixed_cost <= '1000000000000'::bigint))),
+    CONSTRAINT vehicles_metre_cost_check CHECK (((metre_cost >= 0) AND (metre_cost <= 1000000))),
+    CONSTRAINT vehicles_metres_max_check CHECK ((metres_max > 0)),
     CONSTRAINT vehicles_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT vehicles_rest_is_whole CHECK ((((rest_start IS NULL) AND (rest_end IS NULL) AND (rest_seconds IS NULL)) OR ((rest_start IS NOT NULL) AND (rest_seconds IS NOT NULL) AND ((rest_end >= rest_start) AND (rest_end <= 86400))))),
+    CONSTRAINT vehicles_rest_seconds_check CHECK (((rest_seconds >= 1) AND (rest_seconds <= 28800))),
+    CONSTRAINT vehicles_rest_start_check CHECK (((rest_start >= 0) AND (rest_start <= 86400))),
+    CONSTRAINT vehicles_second_cost_check CHECK (((second_cost >= 0) AND (second_cost <= 1000000))),
+    CONSTRAINT vehicles_seconds_max_check CHECK ((seconds_max > 0)),
     CONSTRAINT vehicles_shift_start_check CHECK (((shift_start >= 0) AND (shift_start <= 86400))),
+    CONSTRAINT vehicles_skills_check CHECK ((cardinality(skills) <= 16)),
     CONSTRAINT vehicles_stops_max_check CHECK ((stops_max > 0))
 );
 
@@ -2758,6 +2811,9 @@ ALTER TABLE ONLY public.purged_events
 ALTER TABLE ONLY public.reservations
     ADD CONSTRAINT reservations_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.route_checkpoints
+    ADD CONSTRAINT route_checkpoints_pkey PRIMARY KEY (warehouse_id, date);
+
 ALTER TABLE ONLY public.route_plans
     ADD CONSTRAINT route_plans_pkey PRIMARY KEY (id);
 
@@ -3098,6 +3154,12 @@ ALTER TABLE ONLY public.reservations
 
 ALTER TABLE ONLY public.reservations
     ADD CONSTRAINT reservations_product_id_warehouse_id_fkey FOREIGN KEY (product_id, warehouse_id) REFERENCES public.stock_levels(product_id, warehouse_id);
+
+ALTER TABLE ONLY public.route_checkpoints
+    ADD CONSTRAINT route_checkpoints_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);
+
+ALTER TABLE ONLY public.route_plans
+    ADD CONSTRAINT route_plans_replaces_fkey FOREIGN KEY (replaces) REFERENCES public.route_plans(id);
 
 ALTER TABLE ONLY public.route_plans
     ADD CONSTRAINT route_plans_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);

@@ -10,7 +10,7 @@ use super::course::{Span, course};
 use super::improve::Bench;
 use super::model::{Depth, Model, NO_WAY, NONE, Tour};
 use super::random::{Random, minus_log2_q16};
-use super::solver::{Budget, Control, Progress, TICK_ITERATIONS};
+use super::solver::{Budget, Control, Progress, Routes, TICK_ITERATIONS};
 
 /// The longest string taken out of one tour, and how many stops a round removes on average: the published ten, and
 /// more where tours are long, up to this.
@@ -336,12 +336,25 @@ impl<'a> Search<'a> {
                     .share_q32()
                     .unwrap_or_else(|| share_q32(made, budget.iterations));
                 cooling.set(share);
+                if control.wants_best() {
+                    control.best(&progress, self.best_routes());
+                }
             }
             self.round(&cooling);
             made += 1;
         }
         self.return_to_best();
         (made, is_stopped)
+    }
+
+    /// The best solution so far, in the problem's numbers.
+    fn best_routes(&self) -> Routes {
+        let stop = |node: &u32| *node as usize - self.model.problem.depots;
+        let tours = self.model.vehicles.iter().zip(&self.best.nodes);
+        tours
+            .filter(|(_, nodes)| !nodes.is_empty())
+            .map(|(vehicle, nodes)| (*vehicle, nodes.iter().map(stop).collect()))
+            .collect()
     }
 
     fn round(&mut self, cooling: &Cooling) {
