@@ -27,6 +27,7 @@ pub mod reconcile_payments;
 pub mod refund_payment;
 pub mod release_stock;
 pub mod reserve_stock;
+mod route_search;
 mod schedule;
 pub mod ship_shipment;
 pub mod sweep_ledger;
