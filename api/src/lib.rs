@@ -39,6 +39,7 @@ mod routes;
 mod sagas;
 mod schedules;
 mod serve;
+mod shipments;
 mod site;
 mod telemetry;
 mod vehicles;

@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod partners;
 mod redrives;
+mod routes;
 mod sagas;
 mod schedules;
 mod snapshot;
