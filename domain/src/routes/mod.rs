@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
 //! finds the routes (by `search` over a `model`, with the local search of `improve` and the times of `course`),
-//! [`instance`] reads published problems, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day from
+//! [`recipe`] is how a plan was found, `skills` gives each skill its bit, [`instance`] reads published problems, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day from
 //! the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. All but the last two are pure.
 //!
 //! The life of a shipment: `unplanned` → `planned` (it is a stop of one route) → `dispatched` (its van has left or is

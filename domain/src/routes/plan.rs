@@ -1,11 +1,15 @@
 //! Planning a warehouse's day, in two steps with no transaction between them: [`snapshot`] reads what is to be planned,
 //! the solver computes, and [`publish`] stores the result if what was read is still so.
 //!
-//! Stops keep their place in line: those already planned come first, then the oldest, up to
+//! Stops keep their place in line: those already planned come first, then the urgent, then the oldest, up to
 //! [`STOPS_PER_PLAN_MAX`](super::STOPS_PER_PLAN_MAX). What the day cannot take moves to the next day that is not full,
 //! and the plan remembers that it is full, so that new shipments go there at once. What no day could take stays, with
 //! its reason; the reason carries the shipment's version, and only a change of that brings it before a planner again.
 //! So every plan either places a shipment, moves it to a later day, or settles it: planning comes to an end.
+//!
+//! The plan that counts is where the next one starts. What is locked in it stays; who has a van moves only for what it is
+//! worth. The hash of the input leaves that plan out, all but its locks: whether a day is to be planned again does not depend
+//! on how it was planned before.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
