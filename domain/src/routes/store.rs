@@ -284,6 +284,7 @@ async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error
             returns_at: before.departs_at,
             metres: 0,
             load: Load::default(),
+            rest: None,
             ..before.clone()
         }
     } else {
@@ -317,6 +318,7 @@ async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error
     let plan = sqlx::query_scalar!(
         r#"update routes
            set departs_at = $2, returns_at = $3, metres = $4, load_grams = $5, load_cm3 = $6,
+               rest_after_stops = $8, rest_starts_at = $9,
                state = case when $7 and state = 'planned' then 'superseded' else state end
            where id = $1
            returning plan_id"#,
@@ -327,6 +329,8 @@ async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error
         after.load.grams,
         after.load.cm3,
         order.is_empty(),
+        after.rest.map(|rest| rest.after_stops as i32),
+        after.rest.map(|rest| rest.starts_at),
     )
     .fetch_one(&mut *conn)
     .await?;
