@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use super::Source;
 
 /// Files in jobs/src that are no kind of job. A new one is a decision.
-const NO_KINDS: [&str; 7] = [
+const NO_KINDS: [&str; 8] = [
     "lib",
     "intake",
     "limits",
     "schedule",
     "payment_call",
     "payment_outcome",
+    "route_search",
     "why",
 ];
 
