@@ -35,13 +35,6 @@ alter table route_plans
 create index route_plans_by_matrix on route_plans (matrix_id) where matrix_id is not null;
 create index route_plans_in_order on route_plans (created_at, id);
 
--- When the driver rests, if so: after how many stops, from when on, and for how long.
-alter table routes
-    add column rest_after int check (rest_after >= 0),
-    add column rest_starts_at int,
-    add column rest_seconds int check (rest_seconds >= 0),
-    add constraint routes_rest_is_whole check (num_nonnulls(rest_after, rest_starts_at, rest_seconds) in (0, 3));
-
 -- A place that is none on earth is a mistake of whoever wrote it. Rows from before are not looked at.
 alter table shipments
     add constraint shipments_are_on_earth

@@ -135,6 +135,11 @@ impl Fields<'_> {
             .collect()
     }
 
+    /// Whether a field is there at all.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.object.contains_key(name)
+    }
+
     /// Adds a fault that the reader found by itself; `under` is the rest of the pointer after this object.
     pub(crate) fn complain(&mut self, under: &str, code: &'static str, detail: String) {
         let pointer = format!("{}/{under}", self.at);
@@ -227,6 +232,14 @@ pub(crate) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Parsed<f6
         )),
         None => Err(("wrong_type", format!("must be a number, not {}", name_of(value)))),
     }
+}
+
+/// A list of texts.
+pub(crate) fn words(value: &Value) -> Parsed<Vec<String>> {
+    let Value::Array(items) = value else {
+        return Err(("wrong_type", format!("must be an array, not {}", name_of(value))));
+    };
+    items.iter().map(|item| string(item).map(str::to_owned)).collect()
 }
 
 /// A UUID.

@@ -41,6 +41,7 @@ mod sagas;
 mod schedules;
 mod sellers;
 mod serve;
+mod shipments;
 mod site;
 mod telemetry;
 mod vehicles;

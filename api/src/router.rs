@@ -9,8 +9,8 @@ use utoipa_axum::routes;
 use crate::problem::Problem;
 use crate::{
     State, api_keys, auth, customers, dead_letters, health, inbound, inventory, layers, limits, open_api, orders,
-    partners, payments, products, queues, redrives, route_plans, routes as vans, sagas, schedules, sellers, site,
-    telemetry, vehicles, warehouses, webhooks, why, work,
+    partners, payments, products, queues, redrives, route_plans, routes as vans, sagas, schedules, sellers, shipments,
+    site, telemetry, vehicles, warehouses, webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -70,6 +70,8 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(route_plans::as_gantt))
         .routes(routes!(route_plans::as_page))
         .routes(routes!(route_plans::as_text))
+        .routes(routes!(vans::lock))
+        .routes(routes!(shipments::get, shipments::change))
         .routes(routes!(vehicles::create, vehicles::list))
         .routes(routes!(vehicles::get, vehicles::update, vehicles::retire))
         .routes(routes!(work::list))

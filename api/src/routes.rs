@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::State;
 use crate::answer::Answer;
 use crate::call::{Call, Keyed};
+use crate::fields::{self, small_integer};
 use crate::paging::{Page, Params, Position};
 use crate::path::Id;
 use crate::problem::Problem;
@@ -53,6 +54,8 @@ view! {
         load_cm3: i64 as i64,
         /// How many stops it makes.
         stops: i64 as i64,
+        /// How many of the first of them are loaded or driven to: they stay where they are.
+        locked_stops: i32 as i32,
         /// Which distances it was planned with.
         distance_source: String as String,
         /// When it was planned.
@@ -222,6 +225,33 @@ pub(crate) async fn dispatch(extract::State(state): extract::State<State>, call:
     .await
 }
 
+/// How much of a route is loaded.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `lock` reads it")]
+pub(crate) struct Lock {
+    /// How many of its first stops; 0 takes the lock off.
+    stops: i32,
+}
+
+/// Locks the first stops of a planned route, because they are loaded or driven to: they stay first on it, in this order,
+/// whenever its day is planned again.
+#[utoipa::path(
+    post, path = "/routes/{id}/lock", tag = "routes",
+    params(("id" = Uuid, Path, description = "The route")),
+    request_body = Lock,
+    responses((status = 200, description = "Locked", body = RouteView)),
+    security(("api_key" = ["routes:write"])),
+)]
+pub(crate) async fn lock(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let id: RouteId = call.path("id", "route")?;
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        let stops = fields::read(&call.body, |f| f.required("stops", small_integer(0..=1_000)))?;
+        let route = routes::store::lock_stops(conn, id, stops, &call.cause()).await?;
+        Ok(Answer::ok(&RouteView::from(route)))
+    })
+    .await
+}
+
 impl From<routes::Error> for Problem {
     fn from(error: routes::Error) -> Problem {
         let detail = error.to_string();
@@ -234,7 +264,9 @@ impl From<routes::Error> for Problem {
             routes::Error::VersionChanged { current } => Problem::version_mismatch(current),
             routes::Error::InUse => Problem::conflict("in_use", detail),
             routes::Error::NotPlanned { state } => Problem::conflict("not_planned", detail).with("state", state),
-            routes::Error::Unsound(_) => anyhow::Error::from(error).into(),
+            routes::Error::OnItsWay { state } => Problem::conflict("on_its_way", detail).with("state", state),
+            routes::Error::Unrepeatable(_) => Problem::conflict("unrepeatable", detail),
+            routes::Error::Unsound(_) | routes::Error::Malformed(_) => anyhow::Error::from(error).into(),
             routes::Error::Database(error) => error.into(),
         }
     }

@@ -3,7 +3,7 @@
 use axum::extract;
 use chrono::{DateTime, Utc};
 use domain::ids::{VehicleId, WarehouseId};
-use domain::routes::{self, Vehicle, VehicleSpec};
+use domain::routes::{self, Rest, Vehicle, VehicleSpec, Window};
 use jobs::plan_routes;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::State;
 use crate::answer::Answer;
 use crate::call::{Call, Keyed};
-use crate::fields::{self, Fields, integer, small_integer, text, uuid};
+use crate::fields::{self, Fields, integer, small_integer, text, uuid, words};
 use crate::paging::{Page, Params};
 use crate::path::Id;
 use crate::problem::Problem;
@@ -38,6 +38,24 @@ pub(crate) struct VehicleView {
     shift_end: i32,
     /// How many stops it makes at most.
     stops_max: i32,
+    /// What it can do, in words: `cold`, `tail_lift`.
+    skills: Vec<String>,
+    /// The longest it may be out, in seconds, waiting and rest included.
+    seconds_max: Option<i32>,
+    /// The furthest it may drive, in metres.
+    metres_max: Option<i64>,
+    /// What it costs to use it, in the unit of the other two: as much as 20 km of driving, unless somebody says otherwise.
+    fixed_cost: i64,
+    /// What a metre costs: 1, unless somebody says otherwise.
+    metre_cost: i64,
+    /// What a second out costs: nothing, unless somebody says otherwise.
+    second_cost: i64,
+    /// The rest its driver takes, unless they are back before it would have to start: its earliest start.
+    rest_start: Option<i32>,
+    /// Its latest start.
+    rest_end: Option<i32>,
+    /// How long it is.
+    rest_seconds: Option<i32>,
     /// Raised by every change.
     version: i32,
     /// When it joined.
@@ -57,6 +75,15 @@ impl From<Vehicle> for VehicleView {
             shift_start: vehicle.spec.shift_start,
             shift_end: vehicle.spec.shift_end,
             stops_max: vehicle.spec.stops_max,
+            skills: vehicle.spec.skills,
+            seconds_max: vehicle.spec.seconds_max,
+            metres_max: vehicle.spec.metres_max,
+            fixed_cost: vehicle.spec.fixed_cost,
+            metre_cost: vehicle.spec.metre_cost,
+            second_cost: vehicle.spec.second_cost,
+            rest_start: vehicle.spec.rest.map(|rest| rest.window.start),
+            rest_end: vehicle.spec.rest.map(|rest| rest.window.end),
+            rest_seconds: vehicle.spec.rest.map(|rest| rest.seconds),
             version: vehicle.version,
             created_at: vehicle.created_at,
             retired_at: vehicle.retired_at,
@@ -82,6 +109,24 @@ pub(crate) struct NewVehicle {
     shift_end: i32,
     /// How many stops it makes at most; 100 without.
     stops_max: Option<i32>,
+    /// What it can do, in words of lower-case letters, digits and _; none without.
+    skills: Option<Vec<String>>,
+    /// The longest it may be out, in seconds, waiting and rest included.
+    seconds_max: Option<i32>,
+    /// The furthest it may drive, in metres.
+    metres_max: Option<i64>,
+    /// What it costs to use it; 20000 without.
+    fixed_cost: Option<i64>,
+    /// What a metre costs; 1 without.
+    metre_cost: Option<i64>,
+    /// What a second out costs; 0 without.
+    second_cost: Option<i64>,
+    /// The earliest start of its driver's rest; given with the other two or not at all.
+    rest_start: Option<i32>,
+    /// Its latest start.
+    rest_end: Option<i32>,
+    /// How long it is, in seconds.
+    rest_seconds: Option<i32>,
 }
 
 /// What changes of a van.
@@ -100,6 +145,24 @@ pub(crate) struct VehiclePatch {
     shift_end: Option<i32>,
     /// How many stops it makes at most.
     stops_max: Option<i32>,
+    /// What it can do, in words of lower-case letters, digits and _.
+    skills: Option<Vec<String>>,
+    /// The longest it may be out, in seconds, waiting and rest included.
+    seconds_max: Option<i32>,
+    /// The furthest it may drive, in metres.
+    metres_max: Option<i64>,
+    /// What it costs to use it.
+    fixed_cost: Option<i64>,
+    /// What a metre costs.
+    metre_cost: Option<i64>,
+    /// What a second out costs.
+    second_cost: Option<i64>,
+    /// The earliest start of its driver's rest; given with the other two or not at all.
+    rest_start: Option<i32>,
+    /// Its latest start.
+    rest_end: Option<i32>,
+    /// How long it is, in seconds.
+    rest_seconds: Option<i32>,
 }
 
 /// Adds a vehicle.
@@ -113,13 +176,17 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
     call.once(&state, Keyed::OPTIONAL, async |conn| {
         let (warehouse, spec) = fields::read(&call.body, |f| {
             let warehouse: WarehouseId = f.required("warehouse_id", uuid).into();
+            let usual = VehicleSpec::default();
             let spec = VehicleSpec {
                 name: f.required("name", text(1..=100)),
                 capacity_grams: f.required("capacity_grams", integer(1..=CAPACITY_MAX)),
                 capacity_cm3: f.required("capacity_cm3", integer(1..=CAPACITY_MAX)),
                 shift_start: f.required("shift_start", small_integer(0..=86_399)),
                 shift_end: f.required("shift_end", small_integer(1..=86_400)),
-                stops_max: f.optional("stops_max", small_integer(1..=1_000)).unwrap_or(100),
+                stops_max: f
+                    .optional("stops_max", small_integer(1..=1_000))
+                    .unwrap_or(usual.stops_max),
+                ..rules(f, usual)
             };
             (warehouse, spec)
         })?;
@@ -207,7 +274,7 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
 
 fn patched(f: &mut Fields<'_>, spec: VehicleSpec) -> VehicleSpec {
     VehicleSpec {
-        name: f.change("name", text(1..=100)).unwrap_or(spec.name),
+        name: f.change("name", text(1..=100)).unwrap_or_else(|| spec.name.clone()),
         capacity_grams: f
             .change("capacity_grams", integer(1..=CAPACITY_MAX))
             .unwrap_or(spec.capacity_grams),
@@ -223,6 +290,50 @@ fn patched(f: &mut Fields<'_>, spec: VehicleSpec) -> VehicleSpec {
         stops_max: f
             .change("stops_max", small_integer(1..=1_000))
             .unwrap_or(spec.stops_max),
+        ..rules(f, spec)
+    }
+}
+
+/// What a vehicle can do, costs and needs: what is not given stays as it was.
+fn rules(f: &mut Fields<'_>, spec: VehicleSpec) -> VehicleSpec {
+    const DAY: i32 = 86_400;
+    let rest = [
+        ("rest_start", spec.rest.map(|rest| rest.window.start), 0..=DAY),
+        ("rest_end", spec.rest.map(|rest| rest.window.end), 0..=DAY),
+        ("rest_seconds", spec.rest.map(|rest| rest.seconds), 1..=28_800),
+    ]
+    .map(|(name, before, range)| f.patch(name, small_integer(range)).unwrap_or(before));
+    let rest = match rest {
+        [Some(start), Some(end), Some(seconds)] => Some(Rest {
+            window: Window { start, end },
+            seconds,
+        }),
+        [None, None, None] => None,
+        _ => {
+            let detail = "must come with rest_end and rest_seconds, or none of them".to_owned();
+            f.complain("rest_start", "incomplete", detail);
+            None
+        }
+    };
+    VehicleSpec {
+        skills: f.change("skills", words).unwrap_or(spec.skills),
+        seconds_max: f
+            .patch("seconds_max", small_integer(1..=DAY))
+            .unwrap_or(spec.seconds_max),
+        metres_max: f
+            .patch("metres_max", integer(1..=10_000_000))
+            .unwrap_or(spec.metres_max),
+        fixed_cost: f
+            .change("fixed_cost", integer(0..=1_000_000_000_000))
+            .unwrap_or(spec.fixed_cost),
+        metre_cost: f
+            .change("metre_cost", integer(0..=1_000_000))
+            .unwrap_or(spec.metre_cost),
+        second_cost: f
+            .change("second_cost", integer(0..=1_000_000))
+            .unwrap_or(spec.second_cost),
+        rest,
+        ..spec
     }
 }
 

@@ -32,6 +32,7 @@ pub mod refund_payment;
 pub mod release_stock;
 pub mod reserve_stock;
 mod road_call;
+mod route_search;
 mod schedule;
 pub mod ship_shipment;
 pub mod sweep_ledger;

@@ -5,27 +5,31 @@
 //! buckets of five seconds, one job each, due when its bucket is over. Nobody waits for a common row: who finds the
 //! bucket's job there does nothing. An order that commits later than its bucket's job has read is found by
 //! [`plan_due_routes`](crate::plan_due_routes) within a minute.
+//!
+//! Such a plan starts from the one before, is made in a fixed number of rounds, and leaves who has a van already where they
+//! are unless a kilometre is saved for each that moves. In the evening the next day is planned once more at length
+//! ([`request_thorough`]), and everybody may move.
+//!
+//! An attempt whose worker dies leaves the best routes of its last five seconds in `route_checkpoints`, and the next one
+//! goes on from there: the job makes its rounds once. [`route_search`] has the rest of how a search is run.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate};
 use domain::Services;
 use domain::ids::WarehouseId;
-use domain::routes::plan::{self, Published, Snapshot, WhenStale};
-use domain::routes::problem::Solution;
-use domain::routes::solver::{self, Budget, Control, Progress};
+use domain::routes::plan::{self, Checkpoint, Published, RoutesById, Snapshot, WhenStale};
+use domain::routes::recipe::{Found, Recipe};
 use domain::routes::store::Day;
 use domain::routes::{self, Haversine};
 use queue::{Attempt, DeadLetter, Failure, Job, JobId, Outcome, Retry, Unique};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::PgConnection;
-use tokio::sync::Semaphore;
 
 use crate::road_call;
+use crate::route_search::{self, Amount, Task};
 
 /// How long orders gather before their day is planned.
 const BUCKET_SECONDS: i64 = 5;
@@ -35,15 +39,15 @@ const MARGIN_SECONDS: i64 = 1;
 const BUCKETS_AHEAD_MAX: i64 = 12;
 /// How often a plan is computed anew because its input changed, before it is published for what did not.
 const RECOMPUTED_MAX: usize = 3;
-/// Searches at one time in one process: planning is the only work here that keeps a core busy.
-const SEARCHES_MAX: usize = 1;
-/// The longest search, whatever its budget.
+/// The longest search of a plan that is made in rounds.
 const SEARCH_TIME_MAX: Duration = Duration::from_secs(10);
+/// The longest search of all: the attempt has to publish as well, and perhaps to search again.
+pub const SECONDS_MAX: u16 = 90;
 /// Rounds of the search for each stop, and the most of all.
 const ITERATIONS_PER_STOP: u64 = 200;
 const ITERATIONS_MAX: u64 = 60_000;
-
-static SEARCHES: Semaphore = Semaphore::const_new(SEARCHES_MAX);
+/// How long a day waits for a thread to be free, or for somebody who loads just now.
+const LATER: Duration = Duration::from_secs(5);
 
 /// Plans the routes of one warehouse's day.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +58,10 @@ pub struct PlanRoutes {
     pub date: NaiveDate,
     /// The five seconds it gathers the requests of, counted from 1970.
     pub bucket: i64,
+    /// How long to search, with everybody free to move; without it as many rounds as suit the number of stops. Counted as
+    /// [`SECONDS_MAX`] at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<u16>,
 }
 
 impl Job for PlanRoutes {
@@ -73,16 +81,18 @@ impl Job for PlanRoutes {
 
     async fn run(self, attempt: &Attempt, services: &Services) -> anyhow::Result<Outcome> {
         let day = (self.warehouse_id, self.date);
-        let source = Haversine::new(services.settings.road_factor, services.settings.speed_kmh);
+        let mut found_before = None;
         for round in 0..=RECOMPUTED_MAX {
-            let mut reads = attempt.read().await?;
-            let snapshot = plan::snapshot(&mut reads, day, source).await?;
-            drop(reads);
-            let Some(snapshot) = snapshot else {
+            let Some((snapshot, checkpoint)) = self.read(attempt, services).await? else {
                 return move_on(attempt, day).await;
             };
-            let snapshot = Arc::new(road_call::measured(attempt, &services.settings, snapshot).await?);
-            let solution = search(attempt, Arc::clone(&snapshot)).await?;
+            if self.seconds.is_none() && snapshot.is_planned() {
+                return attempt.begin().await?.done_with(json!({"published": false})).await;
+            }
+            let recipe = recipe(&snapshot, checkpoint.as_ref(), found_before.as_ref());
+            let Some(found) = self.search(attempt, &snapshot, recipe, round).await? else {
+                return Ok(Outcome::Snooze(LATER));
+            };
 
             let when_stale = if round < RECOMPUTED_MAX {
                 WhenStale::Refuse
@@ -90,8 +100,8 @@ impl Job for PlanRoutes {
                 WhenStale::PublishTheRest
             };
             let mut effects = attempt.begin().await?;
-            match plan::publish(&mut effects, &snapshot, &solution, when_stale, &crate::cause(attempt)).await {
-                Ok(Published::Stale) => continue,
+            match plan::publish(&mut effects, &snapshot, &found, when_stale, &crate::cause(attempt)).await {
+                Ok(Published::Stale) => found_before = Some(snapshot.routes_found(&found)),
                 Ok(Published::Unchanged) => return effects.done_with(json!({"published": false})).await,
                 Ok(Published::Stored(summary)) => {
                     let mut days: Vec<Day> = summary.moved_to.map(|later| (day.0, later)).into_iter().collect();
@@ -109,7 +119,8 @@ impl Job for PlanRoutes {
                 Err(error) => return Err(error.into()),
             }
         }
-        unreachable!("the last round publishes what it can")
+        // Somebody loads just now, again and again.
+        Ok(Outcome::Snooze(LATER))
     }
 
     async fn bury(&self, conn: &mut PgConnection, _letter: &DeadLetter, _services: &Services) -> anyhow::Result<()> {
@@ -118,8 +129,98 @@ impl Job for PlanRoutes {
     }
 }
 
+impl PlanRoutes {
+    /// The day as it is, and what an attempt before this one has kept of its search; none when the day is over.
+    async fn read(
+        &self,
+        attempt: &Attempt,
+        services: &Services,
+    ) -> anyhow::Result<Option<(Arc<Snapshot>, Option<Checkpoint>)>> {
+        let day = (self.warehouse_id, self.date);
+        let source = Haversine::new(services.settings.road_factor, services.settings.speed_kmh);
+        let mut reads = attempt.read().await?;
+        let checkpoint = plan::checkpoint(&mut reads, day, &crate::cause(attempt)).await?;
+        let snapshot = match plan::snapshot(&mut reads, day, source).await {
+            Ok(Some(snapshot)) => snapshot,
+            Ok(None) => return Ok(None),
+            Err(error @ (routes::Error::Malformed(_) | routes::Error::OutOfBounds { .. })) => {
+                return Err(Failure::permanent("malformed_day", error.to_string()).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        drop(reads);
+        let snapshot = road_call::measured(attempt, &services.settings, snapshot).await?;
+        let snapshot = match self.seconds {
+            Some(_) => snapshot.moving_freely(),
+            None => snapshot,
+        };
+        Ok(Some((Arc::new(snapshot), checkpoint)))
+    }
+
+    /// Searches as much as was asked for; none when no thread is free for long. Its turn is over before anything is written:
+    /// no search waits for the database.
+    async fn search(
+        &self,
+        attempt: &Attempt,
+        snapshot: &Arc<Snapshot>,
+        recipe: Recipe,
+        round: usize,
+    ) -> anyhow::Result<Option<Found>> {
+        let Some(turn) = route_search::turn().await? else {
+            return Ok(None);
+        };
+        let rounds = (ITERATIONS_PER_STOP * snapshot.stops() as u64).min(ITERATIONS_MAX);
+        let amount = match self.seconds {
+            // What has changed meanwhile is worth no second search of that length.
+            Some(seconds) if round == 0 => Amount::Time(Duration::from_secs(seconds.clamp(1, SECONDS_MAX).into())),
+            _ => Amount::Rounds(rounds, SEARCH_TIME_MAX),
+        };
+        let task = Task {
+            snapshot: Arc::clone(snapshot),
+            recipe,
+            amount,
+        };
+        turn.search(attempt, task).await.map(Some)
+    }
+}
+
+/// How to search: on from where an attempt before this one had come to; or from what the last round found for a day that
+/// has changed since; or from the plan that counts.
+fn recipe(snapshot: &Snapshot, checkpoint: Option<&Checkpoint>, found_before: Option<&RoutesById>) -> Recipe {
+    let from_the_start = Recipe {
+        seed: snapshot.seed(),
+        iterations: 0,
+        before: 0,
+        start: Vec::new(),
+    };
+    match (found_before, checkpoint) {
+        (Some(routes), _) => Recipe {
+            start: snapshot.routes_from(routes),
+            ..from_the_start
+        },
+        (None, Some(checkpoint)) if checkpoint.is_for(snapshot) => Recipe {
+            iterations: checkpoint.iterations_budget,
+            before: checkpoint.iterations,
+            start: snapshot.routes_from(&checkpoint.routes),
+            ..from_the_start
+        },
+        (None, Some(checkpoint)) => Recipe {
+            start: snapshot.routes_from(&checkpoint.routes),
+            ..from_the_start
+        },
+        (None, None) => Recipe {
+            start: snapshot.routes_before(),
+            ..from_the_start
+        },
+    }
+}
+
 fn key(job: &PlanRoutes) -> String {
-    format!("plan:{}:{}:{}", job.warehouse_id, job.date, job.bucket)
+    let day = format!("plan:{}:{}", job.warehouse_id, job.date);
+    match job.seconds {
+        None => format!("{day}:{}", job.bucket),
+        Some(seconds) => format!("{day}:{}:{seconds}s", job.bucket),
+    }
 }
 
 /// What plans of one day have in common: one at a time.
@@ -134,54 +235,6 @@ async fn move_on(attempt: &Attempt, day: Day) -> anyhow::Result<Outcome> {
     let days: Vec<Day> = later.map(|later| (day.0, later)).into_iter().collect();
     request(&mut effects, &days).await?;
     effects.done_with(json!({"published": false, "moved_to": later})).await
-}
-
-/// Searches on a thread of its own, so that heartbeats and other jobs go on; ends early when the attempt does.
-async fn search(attempt: &Attempt, snapshot: Arc<Snapshot>) -> anyhow::Result<Solution> {
-    let _permit = SEARCHES.acquire().await?;
-    let budget = Budget {
-        iterations: (ITERATIONS_PER_STOP * snapshot.stops() as u64).min(ITERATIONS_MAX),
-        seed: snapshot.seed(),
-    };
-    // A fifth of the time left is for storing what was found.
-    let time = (attempt.time_left() / 5 * 4).min(SEARCH_TIME_MAX);
-    let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
-    let until = Until {
-        deadline: Instant::now() + time,
-        is_stopped: Arc::clone(&stop.0),
-    };
-    let mut searching = tokio::task::spawn_blocking(move || solver::solve(&snapshot.problem, &budget, &until));
-    let found = tokio::select! {
-        found = &mut searching => found,
-        () = attempt.cancelled() => {
-            stop.0.store(true, Ordering::Relaxed);
-            searching.await
-        }
-    };
-    Ok(found?)
-}
-
-/// An attempt that is dropped leaves no thread searching.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-struct Until {
-    deadline: Instant,
-    is_stopped: Arc<AtomicBool>,
-}
-
-impl Control for Until {
-    fn tick(&self, _: &Progress) -> ControlFlow<()> {
-        if self.is_stopped.load(Ordering::Relaxed) || Instant::now() >= self.deadline {
-            return ControlFlow::Break(());
-        }
-        ControlFlow::Continue(())
-    }
 }
 
 /// Asks for days to be planned, in the caller's transaction: soon, and once for all who ask within five seconds.
@@ -200,6 +253,7 @@ pub async fn request(conn: &mut PgConnection, days: &[Day]) -> Result<(), queue:
                 warehouse_id,
                 date,
                 bucket,
+                seconds: None,
             };
             match place(conn, &job).await? {
                 Place::Waits => break,
@@ -230,6 +284,26 @@ pub async fn live(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec
     .fetch_all(conn)
     .await?;
     Ok(jobs.into_iter().map(JobId).collect())
+}
+
+/// Asks for a day to be planned anew at length, at once, in the caller's transaction. Asking twice within five seconds is
+/// asking once.
+pub async fn request_thorough(
+    conn: &mut PgConnection,
+    (warehouse_id, date): Day,
+    seconds: u16,
+) -> Result<(), queue::Error> {
+    let now = sqlx::query_scalar!(r#"select extract(epoch from clock_timestamp())::bigint as "now!""#)
+        .fetch_one(&mut *conn)
+        .await?;
+    let job = PlanRoutes {
+        warehouse_id,
+        date,
+        bucket: now / BUCKET_SECONDS,
+        seconds: Some(seconds),
+    };
+    queue::enqueue(conn, &job).await?;
+    Ok(())
 }
 
 enum Place {
@@ -267,6 +341,7 @@ mod tests {
             warehouse_id: WarehouseId::new(),
             date,
             bucket: 7,
+            seconds: None,
         };
         let later = PlanRoutes {
             bucket: 8,
@@ -279,5 +354,11 @@ mod tests {
         assert_eq!(job.group(), later.group());
         assert_ne!(job.group(), elsewhere.group());
         assert_ne!(key(&job), key(&later));
+        let thorough = PlanRoutes {
+            seconds: Some(30),
+            ..job.clone()
+        };
+        assert_eq!(job.group(), thorough.group());
+        assert_ne!(key(&job), key(&thorough));
     }
 }

@@ -13,7 +13,12 @@ pub fn timetable() -> Vec<Entry> {
     vec![
         Entry::new("expire_reservations", "* * * * *", &ExpireReservations {}),
         Entry::new("pay_sellers", "0 5 * * *", &PaySellers::default()),
-        Entry::new("plan_due_routes", "* * * * *", &PlanDueRoutes {}),
+        Entry::new("plan_due_routes", "* * * * *", &PlanDueRoutes::default()),
+        Entry::new(
+            "plan_due_routes_evening",
+            "0 20 * * *",
+            &PlanDueRoutes { evening: true },
+        ),
         Entry::new("prune_finished_jobs", "10 3 * * *", &PruneFinishedJobs {}),
         Entry::new("prune_idempotency_keys", "20 * * * *", &PruneIdempotencyKeys {}),
         Entry::new("prune_road_matrices", "45 3 * * *", &PruneRoadMatrices {}),

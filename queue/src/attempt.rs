@@ -127,6 +127,17 @@ impl Attempt {
             .min(self.registration.time_left())
     }
 
+    /// How long until this worker, which was told to stop, hands back what still runs; none while it does not stop. Whoever
+    /// can end early with something worth keeping does so before.
+    pub fn hand_back_in(&self) -> Option<Duration> {
+        self.registration.hand_back_in()
+    }
+
+    /// How long this attempt may still take before it times out, as long as its lease is renewed.
+    pub fn timeout_in(&self) -> Duration {
+        self.ends_at.saturating_duration_since(Instant::now())
+    }
+
     /// Ends when the attempt should: its lease is lost, the worker stops, or somebody cancels the job. The attempt is
     /// dropped then; this is for the tasks it has spawned.
     pub async fn cancelled(&self) {

@@ -9,7 +9,7 @@
 //! the process ends at once: a worker that cannot know whether it lives must not live.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
@@ -36,6 +36,8 @@ pub struct Registration {
     /// Cancelled when the row is gone: others may hold our jobs.
     pub lost: CancellationToken,
     valid_until: Mutex<Instant>,
+    /// When what still runs is handed back; set once the worker is told to stop.
+    hand_back_at: OnceLock<Instant>,
     /// Jobs, ours or not, that somebody has asked to stop.
     cancels: watch::Sender<Vec<i64>>,
 }
@@ -47,6 +49,7 @@ impl Registration {
             build,
             lost: CancellationToken::new(),
             valid_until: Mutex::new(valid_until),
+            hand_back_at: OnceLock::new(),
             cancels: watch::Sender::new(Vec::new()),
         }
     }
@@ -65,6 +68,17 @@ impl Registration {
         }
         let until = *self.valid_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.saturating_duration_since(Instant::now())
+    }
+
+    /// Tells the attempts that the worker stops, and how long they may still take. The first time counts.
+    pub fn hand_back_after(&self, grace: Duration) {
+        _ = self.hand_back_at.set(Instant::now() + grace);
+    }
+
+    /// How long the attempts of a worker that stops may still take; none while it does not stop.
+    pub(crate) fn hand_back_in(&self) -> Option<Duration> {
+        let at = self.hand_back_at.get()?;
+        Some(at.saturating_duration_since(Instant::now()))
     }
 
     fn extend(&self, until: Instant) {

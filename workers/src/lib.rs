@@ -251,6 +251,7 @@ async fn bring_down<S: Send + Sync + 'static>(
     tracing::info!(in_flight = site.completer.jobs_in_hand(), "stopping");
     let registration = site.current();
     if let Some(registration) = &registration {
+        registration.hand_back_after(config.shutdown_grace);
         _ = tokio::time::timeout(HAND_BACK, queue::lease::stopping(&site.pool, registration.id)).await;
     }
     let drained = async { while slots.join_next().await.is_some() {} };

@@ -12,6 +12,7 @@ mod lists;
 mod partners;
 mod redrives;
 mod route_plans;
+mod routes;
 mod sagas;
 mod schedules;
 mod sellers;

@@ -12,7 +12,7 @@ async fn sagas_are_paged_and_one_is_shown_with_its_steps() {
     let conn = &mut app.db.connect().await;
     for key in ["o-1", "o-2", "o-3"] {
         let steps = Steps::new()
-            .step_with_undo(&jobs::PruneUniqueKeys {}, &jobs::PlanDueRoutes {})
+            .step_with_undo(&jobs::PruneUniqueKeys {}, &jobs::PlanDueRoutes::default())
             .step(&jobs::ReconcilePayments {});
         saga::begin(conn, "checkout", key, steps).await.unwrap();
     }

@@ -2,10 +2,11 @@
 //!
 //! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
 //! finds the routes (by `search` over a `model`, with the local search of `improve` and the times of `course`),
-//! [`instance`] reads published problems, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day from
-//! the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. [`roads`] asks a road server how
-//! far it is, and [`road_matrix`] keeps what it says. [`sheet`] is a plan as people look at it: [`map`], [`gantt`], [`list`],
-//! [`geojson`] and [`polyline`] are functions of one.
+//! [`recipe`] is how a plan was found, `skills` gives each skill its bit, [`instance`] reads published problems, [`checker`]
+//! recomputes every number of them without trusting the solver, [`plan`] reads a day from the database and publishes its plan,
+//! and [`store`] keeps shipments, vehicles and routes. [`roads`] asks a road server how far it is, and [`road_matrix`] keeps
+//! what it says. [`sheet`] is a plan as people look at it: [`map`], [`gantt`], [`list`], [`geojson`] and [`polyline`] are
+//! functions of one.
 //!
 //! The life of a shipment: `unplanned` → `planned` (it is a stop of one route) → `dispatched` (its van has left or is
 //! loaded) → `shipped`; or `cancelled` before that. A shipment its day cannot take moves to a later day; one that no
@@ -31,15 +32,17 @@ pub mod plan;
 pub mod polyline;
 pub mod problem;
 mod random;
+pub mod recipe;
 pub mod road_matrix;
 pub mod roads;
 mod search;
 pub mod sheet;
+mod skills;
 pub mod solver;
 pub mod store;
 
 pub use distance::Haversine;
-pub use problem::{Load, Problem, Reason, Solution, Window};
+pub use problem::{Load, Problem, Reason, Rest, Solution, Window};
 pub use roads::Roads;
 
 /// The most stops one plan may have. What exceeds it moves to a later day; the plan's cost grows with its square.
@@ -80,8 +83,14 @@ pub struct Shipment {
     pub window_start: i32,
     /// Until when.
     pub window_end: i32,
+    /// The windows after that, as start, end, start, end, ….
+    pub later_windows: Vec<i32>,
     /// How long the stop takes.
     pub service_seconds: i32,
+    /// Clinical priority: 1 is served before everything else, 3 is routine.
+    pub priority: i16,
+    /// What its vehicle must be able to do, in words.
+    pub skills: Vec<String>,
     /// Why it has no route, or why it was put off.
     pub unassigned: Option<serde_json::Value>,
     /// The route that takes it.
@@ -126,6 +135,57 @@ pub struct VehicleSpec {
     pub shift_end: i32,
     /// How many stops it makes at most.
     pub stops_max: i32,
+    /// What it can do, in words: `cold`, `tail_lift`.
+    #[serde(default)]
+    pub skills: Vec<String>,
+    /// The longest it may be out, waiting and rest included, in seconds.
+    #[serde(default)]
+    pub seconds_max: Option<i32>,
+    /// The furthest it may drive, in metres.
+    #[serde(default)]
+    pub metres_max: Option<i64>,
+    /// What it costs to use it at all. The unit is what a metre costs unless somebody says otherwise.
+    #[serde(default = "fixed_cost")]
+    pub fixed_cost: i64,
+    /// What a metre costs.
+    #[serde(default = "metre_cost")]
+    pub metre_cost: i64,
+    /// What a second out costs.
+    #[serde(default)]
+    pub second_cost: i64,
+    /// The rest its driver takes, unless they are back before it would have to start.
+    #[serde(default)]
+    pub rest: Option<Rest>,
+}
+
+/// Using one more van costs as much as 20 km of driving: so that two half-empty ones become one.
+fn fixed_cost() -> i64 {
+    20_000
+}
+
+fn metre_cost() -> i64 {
+    1
+}
+
+impl Default for VehicleSpec {
+    /// A van without a name, which has to be given, as most are.
+    fn default() -> VehicleSpec {
+        VehicleSpec {
+            name: String::new(),
+            capacity_grams: 800_000,
+            capacity_cm3: 6_000_000,
+            shift_start: 7 * 3600,
+            shift_end: 19 * 3600,
+            stops_max: 100,
+            skills: Vec::new(),
+            seconds_max: None,
+            metres_max: None,
+            fixed_cost: fixed_cost(),
+            metre_cost: metre_cost(),
+            second_cost: 0,
+            rest: None,
+        }
+    }
 }
 
 impl VehicleSpec {
@@ -150,6 +210,32 @@ impl VehicleSpec {
         }
         if !(1..=1_000).contains(&self.stops_max) {
             return refuse("stops_max", "from 1 to 1000");
+        }
+        skills::check(&self.skills)?;
+        if self.seconds_max.is_some_and(|most| !(1..=DAY).contains(&most)) {
+            return refuse("seconds_max", "from 1 to 86400");
+        }
+        if self.metres_max.is_some_and(|most| !(1..=10_000_000).contains(&most)) {
+            return refuse("metres_max", "from 1 to 10000000");
+        }
+        if !(0..=1_000_000_000_000).contains(&self.fixed_cost) {
+            return refuse("fixed_cost", "from 0 to 1000000000000");
+        }
+        if !(0..=1_000_000).contains(&self.metre_cost) {
+            return refuse("metre_cost", "from 0 to 1000000");
+        }
+        if !(0..=1_000_000).contains(&self.second_cost) {
+            return refuse("second_cost", "from 0 to 1000000");
+        }
+        let is_rest = |rest: &Rest| {
+            let Window { start, end } = rest.window;
+            0 <= start && start <= end && end <= DAY && (1..=8 * 60 * 60).contains(&rest.seconds)
+        };
+        if self.rest.is_some_and(|rest| !is_rest(&rest)) {
+            return refuse(
+                "rest",
+                "from 1 to 28800 seconds, in a window that starts before it ends",
+            );
         }
         Ok(())
     }
@@ -186,6 +272,8 @@ pub struct Route {
     pub load_cm3: i64,
     /// How many stops it makes.
     pub stops: i64,
+    /// How many of the first of them are loaded or driven to: they stay where they are.
+    pub locked_stops: i32,
     /// Which distances it was planned with.
     pub distance_source: String,
     /// When it was planned.
@@ -268,6 +356,18 @@ pub enum Error {
         /// The state it is in.
         state: String,
     },
+    /// What has left, or was cancelled, is not changed any more.
+    #[error("the shipment is {state}")]
+    OnItsWay {
+        /// The state it is in.
+        state: String,
+    },
+    /// A day that no search could make sense of.
+    #[error("the day cannot be planned: {0}")]
+    Malformed(#[from] problem::Malformed),
+    /// A plan cannot be made once more as it was.
+    #[error("the plan cannot be repeated: {0}")]
+    Unrepeatable(&'static str),
     /// The checker found a plan wrong: a mistake of ours, and nothing was stored.
     #[error("the plan is unsound: {0}")]
     Unsound(String),
@@ -289,6 +389,7 @@ mod tests {
             shift_start: 7 * 3600,
             shift_end: 19 * 3600,
             stops_max: 60,
+            ..VehicleSpec::default()
         };
         assert!(van.check().is_ok());
         let late = VehicleSpec {

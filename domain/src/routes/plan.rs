@@ -1,13 +1,18 @@
 //! Planning a warehouse's day, in two steps with no transaction between them: [`snapshot`] reads what is to be planned,
 //! the solver computes, and [`publish`] stores the result if what was read is still so.
 //!
-//! Stops keep their place in line: those already planned come first, then the oldest, up to
+//! Stops keep their place in line: those already planned come first, then the urgent, then the oldest, up to
 //! [`STOPS_PER_PLAN_MAX`](super::STOPS_PER_PLAN_MAX). What the day cannot take moves to the next day that is not full,
 //! and the plan remembers that it is full, so that new shipments go there at once. What no day could take stays, with
 //! its reason; the reason carries the shipment's version, and only a change of that brings it before a planner again.
 //! So every plan either places a shipment, moves it to a later day, or settles it: planning comes to an end.
+//!
+//! The plan that counts is where the next one starts. What is locked in it stays; who has a van moves only for what it is
+//! worth. The hash of the input leaves that plan out, all but its locks: whether a day is to be planned again does not depend
+//! on how it was planned before.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use chrono::NaiveDate;
 use serde_json::{Value, json};
@@ -19,9 +24,11 @@ use super::{
     Error, MOVES_PER_PLAN_MAX, RANGE_METRES_MAX, STOPS_PER_PLAN_MAX, VEHICLES_PER_PLAN_MAX, checker,
     distance::{Haversine, Point, misplaced},
     problem::{Load, PlannedRoute, Problem, Reason, Solution, Stop, Vehicle, Window},
+    recipe::{Found, Recipe},
     road_matrix::{self, Cell, RoadMatrix},
-    solver,
-    store::{Day, StopColumns, first_open_day},
+    skills,
+    solver::{self, Routes},
+    store::{Day, StopColumns, first_open_day, rest, windows},
 };
 use crate::{
     cause::Cause,
@@ -31,8 +38,11 @@ use crate::{
 /// The most shipments whose reasons a plan remembers.
 const LEFT_OUT_MAX: usize = 1_000;
 
-/// What using one more van costs, in metres of driving: so that two half-empty ones become one.
-const VEHICLE_COST_METRES: i64 = 20_000;
+/// What a shipment that has a van already costs on another one, in metres of driving: a better plan must be worth the
+/// change to those who load and drive.
+pub const MOVE_COST_METRES: i64 = 1_000;
+/// How much worse it is to leave out what is urgent: by clinical priority, 1 to 3.
+const PRIORITY_WEIGHTS: [u32; 3] = [100, 10, 1];
 
 /// A day as it was read.
 #[derive(Debug, Clone)]
@@ -42,7 +52,7 @@ pub struct Snapshot {
     /// The day.
     pub date: NaiveDate,
     /// What to solve.
-    pub problem: Problem,
+    pub problem: Arc<Problem>,
     /// How far it is where no road server says.
     pub source: Haversine,
     /// The depot, and the stops in the order of the problem's.
@@ -50,8 +60,10 @@ pub struct Snapshot {
     /// What a road server says, and its row.
     roads: Option<(Uuid, RoadMatrix)>,
     is_approximate: bool,
-    /// Of everything the solver is given: the same hash, the same plan.
+    /// Of everything that is to be planned, and with what: the same hash, the same task. The plan before is no part of it.
     pub input_hash: [u8; 32],
+    /// The plan that counts.
+    previous: Option<Previous>,
     /// The shipments, in the order of the problem's stops.
     shipments: Vec<Seen>,
     /// More shipments than a plan may have.
@@ -75,6 +87,32 @@ struct SeenVehicle {
     is_available: bool,
 }
 
+/// Routes by the ids of their vehicles and shipments: what outlives a snapshot.
+pub type RoutesById = Vec<(VehicleId, Vec<ShipmentId>)>;
+
+/// The plan that was there before, as far as its routes have not left.
+#[derive(Debug, Clone)]
+struct Previous {
+    id: PlanId,
+    input_hash: Vec<u8>,
+    cost: Option<i64>,
+    routes: RoutesById,
+    /// How many of the first stops of each are locked.
+    locked: Vec<usize>,
+}
+
+impl Previous {
+    /// What is locked to which vehicle.
+    fn locks(previous: Option<&Previous>) -> Vec<(VehicleId, &[ShipmentId])> {
+        let Some(previous) = previous else { return Vec::new() };
+        let locks = previous.routes.iter().zip(&previous.locked);
+        locks
+            .map(|((id, stops), locked)| (*id, &stops[..*locked.min(&stops.len())]))
+            .filter(|(_, stops)| !stops.is_empty())
+            .collect()
+    }
+}
+
 impl Snapshot {
     /// Where the solver's random numbers start: the same input, the same plan.
     pub fn seed(&self) -> u64 {
@@ -84,6 +122,11 @@ impl Snapshot {
             .take(8)
             .fold(0_u64, |seed, byte| (seed << 8) | u64::from(*byte))
             >> 1
+    }
+
+    /// The warehouse and the day.
+    pub fn day(&self) -> Day {
+        (self.warehouse_id, self.date)
     }
 
     /// How many stops there are to plan.
@@ -105,7 +148,7 @@ impl Snapshot {
 
     /// Plans by these ways, which lie in that row of `road_matrices`.
     pub fn drive_by(&mut self, row: Uuid, roads: RoadMatrix) {
-        self.problem.matrices = vec![roads.matrix(&self.points, self.source)];
+        Arc::make_mut(&mut self.problem).matrices = vec![roads.matrix(&self.points, self.source)];
         let mut hash = Sha256::new();
         hash.update(self.input_hash);
         hash.update(roads.hash());
@@ -125,6 +168,64 @@ impl Snapshot {
             None => self.source.to_string(),
         }
     }
+
+    /// Whether the plan that counts is for just this: nothing is new, nothing has changed, nobody waits.
+    pub fn is_planned(&self) -> bool {
+        let is_same = match &self.previous {
+            Some(previous) => previous.input_hash == self.input_hash,
+            None => self.shipments.is_empty(),
+        };
+        is_same && self.surplus.is_empty() && self.shipments.iter().all(|seen| seen.is_planned)
+    }
+
+    /// What a solution costs, whatever it moves: so plans of the same day compare.
+    fn cost(&self, solution: &Solution) -> i64 {
+        let moving_freely = Problem {
+            move_cost: 0,
+            ..Problem::clone(&self.problem)
+        };
+        checker::cost(&moving_freely, &solution.routes)
+    }
+
+    /// The same day with every shipment free to change its van: for who plans it anew and thoroughly.
+    #[must_use]
+    pub fn moving_freely(mut self) -> Snapshot {
+        Arc::make_mut(&mut self.problem).move_cost = 0;
+        self
+    }
+
+    /// The routes of the plan that counts, as far as they can still be driven: what a search starts from.
+    pub fn routes_before(&self) -> Routes {
+        self.previous
+            .as_ref()
+            .map_or_else(Routes::new, |previous| self.routes_from(&previous.routes))
+    }
+
+    /// Routes in the problem's numbers, without vehicles and shipments that are no part of it.
+    pub fn routes_from(&self, routes: &RoutesById) -> Routes {
+        let stop = |id: &ShipmentId| self.shipments.binary_search_by_key(id, |seen| seen.id).ok();
+        let vehicle = |id: &VehicleId| self.vehicles.iter().position(|seen| seen.id == *id);
+        routes
+            .iter()
+            .filter_map(|(id, stops)| Some((vehicle(id)?, stops.iter().filter_map(stop).collect())))
+            .collect()
+    }
+
+    /// The routes that were found, by ids.
+    pub fn routes_found(&self, found: &Found) -> RoutesById {
+        let stops = |route: &PlannedRoute| route.stops.iter().map(|stop| stop.stop).collect();
+        let routes = found.solution.routes.iter().map(|route| (route.vehicle, stops(route)));
+        self.routes_by_id(&routes.collect())
+    }
+
+    /// The same routes by ids.
+    pub fn routes_by_id(&self, routes: &Routes) -> RoutesById {
+        let ids = |stops: &[usize]| stops.iter().map(|stop| self.shipments[*stop].id).collect();
+        routes
+            .iter()
+            .map(|(vehicle, stops)| (self.vehicles[*vehicle].id, ids(stops)))
+            .collect()
+    }
 }
 
 /// Reads what there is to plan; `None` when there is no such warehouse or the day is over. What the warehouse says of its
@@ -133,7 +234,7 @@ pub async fn snapshot(
     conn: &mut PgConnection,
     (warehouse, date): Day,
     source: Haversine,
-) -> Result<Option<Snapshot>, sqlx::Error> {
+) -> Result<Option<Snapshot>, Error> {
     let Some(depot) = sqlx::query!(
         r#"select lat, lon, road_factor, speed_kmh from warehouses where id = $1 and $2 >= (clock_timestamp() at time zone 'UTC')::date"#,
         warehouse.0,
@@ -146,120 +247,398 @@ pub async fn snapshot(
     };
     let source = source.at_depot(depot.road_factor, depot.speed_kmh);
     let vehicles = fleet(conn, (warehouse, date)).await?;
-    let rows = sqlx::query!(
-        r#"select id, version, state, lat, lon, weight_grams, volume_cm3, window_start, window_end, service_seconds
+    let mut shipments = sqlx::query_as!(
+        ShipmentRow,
+        r#"select id as "id: ShipmentId", version, state, lat, lon, weight_grams, volume_cm3, window_start, window_end,
+                  later_windows, service_seconds, priority, skills
            from shipments
            where warehouse_id = $1 and delivery_date = $2 and state in ('unplanned', 'planned')
              and not coalesce((unassigned ->> 'version')::int = version and unassigned ->> 'reason' <> 'planning_failed', false)
-           order by state = 'planned' desc, created_at, id
+           order by state = 'planned' desc, priority, created_at, id
            limit $3"#,
         warehouse.0,
         date,
         (STOPS_PER_PLAN_MAX + MOVES_PER_PLAN_MAX) as i64,
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-
-    let mut hash = Sha256::new();
-    let mut note = |numbers: &[i64]| numbers.iter().for_each(|number| hash.update(number.to_be_bytes()));
-    note(&[depot.lat.to_bits() as i64, depot.lon.to_bits() as i64]);
-    note(&[i64::from(source.road_percent), i64::from(source.metres_per_hour)]);
-    for (seen, vehicle) in &vehicles {
-        let (most, least) = seen.id.0.as_u64_pair();
-        let Vehicle {
-            capacity,
-            shift,
-            stops_max,
-            available,
-            ..
-        } = vehicle;
-        note(&[
-            most as i64,
-            least as i64,
-            capacity.grams,
-            capacity.cm3,
-            i64::from(shift.start),
-            i64::from(shift.end),
-        ]);
-        note(&[*stops_max as i64, i64::from(*available)]);
-    }
-    let mut points = vec![Point {
-        lat: depot.lat,
-        lon: depot.lon,
-    }];
-    let (mut stops, mut shipments, mut surplus) = (Vec::new(), Vec::new(), Vec::new());
-    // Who has a place already keeps it against a newcomer; where nobody has one, or everybody, nothing is weighed.
-    let is_planned = |state: &str| state == "planned";
-    let is_mixed = rows.iter().any(|row| is_planned(&row.state)) && rows.iter().any(|row| !is_planned(&row.state));
-    // By id, so that the order of the rows is no part of the input.
-    let mut kept: Vec<_> = rows.iter().take(STOPS_PER_PLAN_MAX).collect();
-    kept.sort_by_key(|row| row.id);
-    for row in kept {
-        let (most, least) = row.id.as_u64_pair();
-        let window = Window {
-            start: row.window_start,
-            end: row.window_end,
-        };
-        note(&[
-            most as i64,
-            least as i64,
-            row.lat.to_bits() as i64,
-            row.lon.to_bits() as i64,
-        ]);
-        note(&[
-            row.weight_grams,
-            row.volume_cm3,
-            i64::from(window.start),
-            i64::from(window.end),
-            i64::from(row.service_seconds),
-        ]);
-        points.push(Point {
-            lat: row.lat,
-            lon: row.lon,
-        });
-        let weight = if is_mixed && is_planned(&row.state) { 2 } else { 1 };
-        note(&[i64::from(weight)]);
-        stops.push(Stop {
-            load: Load {
-                grams: row.weight_grams,
-                cm3: row.volume_cm3,
-            },
-            windows: vec![window],
-            service: row.service_seconds,
-            weight,
-            ..Stop::default()
-        });
-        shipments.push(Seen {
-            id: ShipmentId(row.id),
-            version: row.version,
-            is_planned: is_planned(&row.state),
-        });
-    }
-    for row in rows.iter().skip(STOPS_PER_PLAN_MAX) {
-        surplus.push(Seen {
-            id: ShipmentId(row.id),
-            version: row.version,
-            is_planned: is_planned(&row.state),
-        });
-    }
-    let (vehicles, fleet): (Vec<_>, Vec<_>) = vehicles.into_iter().unzip();
-    let problem = Problem {
-        range_metres: RANGE_METRES_MAX,
-        ..Problem::of_one_depot(stops, fleet, source.matrix(&points))
-    };
-    let input_hash = hash.finalize().into();
-    Ok(Some(Snapshot {
-        warehouse_id: warehouse,
-        date,
-        problem,
-        source,
-        points,
-        roads: None,
-        is_approximate: false,
-        input_hash,
+    let surplus = shipments.split_off(shipments.len().min(STOPS_PER_PLAN_MAX));
+    let day = DayRead {
+        day: (warehouse, date),
+        depot: Point {
+            lat: depot.lat,
+            lon: depot.lon,
+        },
+        vehicles,
         shipments,
         surplus,
+        previous: previous_plan(conn, (warehouse, date)).await?,
+    };
+    day.put_as_numbers(source).map(Some)
+}
+
+/// A stored plan's input as it was when it was planned, and how it was found; refused where what it was made from is no
+/// longer the same.
+pub async fn as_planned(conn: &mut PgConnection, id: PlanId) -> Result<(Snapshot, Recipe, u64), Error> {
+    let plan = sqlx::query!(
+        r#"select p.warehouse_id as "warehouse_id: WarehouseId", p.date, p.input_hash, p.distance_source, p.seed, p.iterations,
+                  p.iterations_budget, p.iterations_before, p.move_cost, p.start, p.replaces as "replaces: PlanId",
+                  p.shipment_ids, p.vehicle_ids, p.busy_vehicle_ids, w.lat, w.lon
+           from route_plans p
+           join warehouses w on w.id = p.warehouse_id
+           where p.id = $1"#,
+        id.0,
+    )
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or(Error::NotFound("plan"))?;
+    let unrepeatable = || Error::Unrepeatable("it was stored without what it was made from");
+    let (shipment_ids, vehicle_ids) = (
+        plan.shipment_ids.ok_or_else(unrepeatable)?,
+        plan.vehicle_ids.ok_or_else(unrepeatable)?,
+    );
+    let busy = plan.busy_vehicle_ids.unwrap_or_default();
+    let source: Haversine = plan
+        .distance_source
+        .parse()
+        .map_err(|_| Error::Unrepeatable("its distances came from elsewhere"))?;
+    let shipments = sqlx::query_as!(
+        ShipmentRow,
+        r#"select id as "id: ShipmentId", version, state, lat, lon, weight_grams, volume_cm3, window_start, window_end,
+                  later_windows, service_seconds, priority, skills
+           from shipments where id = any($1)"#,
+        &shipment_ids,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let vehicles = sqlx::query_as!(
+        VehicleRow,
+        r#"select id as "id: VehicleId", version, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max,
+                  skills, seconds_max, metres_max, fixed_cost, metre_cost, second_cost, rest_start, rest_end, rest_seconds,
+                  id <> all($2) as "is_available!"
+           from vehicles where id = any($1) order by id"#,
+        &vehicle_ids,
+        &busy,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let previous = match plan.replaces {
+        Some(before) => read_plan(conn, before, "superseded").await?,
+        None => None,
+    };
+    let day = DayRead {
+        day: (plan.warehouse_id, plan.date),
+        depot: Point {
+            lat: plan.lat,
+            lon: plan.lon,
+        },
         vehicles,
+        shipments,
+        surplus: Vec::new(),
+        previous,
+    };
+    let mut snapshot = day.put_as_numbers(source)?;
+    if snapshot.input_hash[..] != plan.input_hash[..] {
+        return Err(Error::Unrepeatable("what it was made from has changed"));
+    }
+    Arc::make_mut(&mut snapshot.problem).move_cost = plan.move_cost.unwrap_or(0);
+    let start: RoutesById = plan
+        .start
+        .map(serde_json::from_value)
+        .transpose()
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))?
+        .unwrap_or_default();
+    let recipe = Recipe {
+        seed: plan.seed as u64,
+        iterations: plan.iterations_budget.unwrap_or(plan.iterations) as u64,
+        before: plan.iterations_before.unwrap_or(0) as u64,
+        start: snapshot.routes_from(&start),
+    };
+    Ok((snapshot, recipe, plan.iterations as u64))
+}
+
+struct ShipmentRow {
+    id: ShipmentId,
+    version: i32,
+    state: String,
+    lat: f64,
+    lon: f64,
+    weight_grams: i64,
+    volume_cm3: i64,
+    window_start: i32,
+    window_end: i32,
+    later_windows: Vec<i32>,
+    service_seconds: i32,
+    priority: i16,
+    skills: Vec<String>,
+}
+
+impl ShipmentRow {
+    fn seen(&self) -> Seen {
+        Seen {
+            id: self.id,
+            version: self.version,
+            is_planned: self.state == "planned",
+        }
+    }
+}
+
+struct VehicleRow {
+    id: VehicleId,
+    version: i32,
+    name: String,
+    capacity_grams: i64,
+    capacity_cm3: i64,
+    shift_start: i32,
+    shift_end: i32,
+    stops_max: i32,
+    skills: Vec<String>,
+    seconds_max: Option<i32>,
+    metres_max: Option<i64>,
+    fixed_cost: i64,
+    metre_cost: i64,
+    second_cost: i64,
+    rest_start: Option<i32>,
+    rest_end: Option<i32>,
+    rest_seconds: Option<i32>,
+    is_available: bool,
+}
+
+/// A day's rows.
+struct DayRead {
+    day: Day,
+    depot: Point,
+    /// By id.
+    vehicles: Vec<VehicleRow>,
+    shipments: Vec<ShipmentRow>,
+    surplus: Vec<ShipmentRow>,
+    previous: Option<Previous>,
+}
+
+impl DayRead {
+    /// The problem that they are. Pure: nothing but the rows goes into it.
+    fn put_as_numbers(mut self, source: Haversine) -> Result<Snapshot, Error> {
+        // By id, so that the order of the rows is no part of the input.
+        self.shipments.sort_by_key(|row| row.id);
+        let names = skills::Names::of(
+            self.shipments
+                .iter()
+                .flat_map(|row| &row.skills)
+                .chain(self.vehicles.iter().flat_map(|row| &row.skills)),
+        )?;
+        let mut points = vec![self.depot];
+        points.extend(self.shipments.iter().map(|row| Point {
+            lat: row.lat,
+            lon: row.lon,
+        }));
+        let stops = self.shipments.iter().map(|row| stop(row, &names)).collect();
+        let vehicles = self.vehicles.iter().map(|row| vehicle(row, &names)).collect();
+        let problem = Problem {
+            range_metres: RANGE_METRES_MAX,
+            move_cost: MOVE_COST_METRES,
+            ..Problem::of_one_depot(stops, vehicles, source.matrix(&points))
+        };
+        problem.check()?;
+        let mut snapshot = Snapshot {
+            warehouse_id: self.day.0,
+            date: self.day.1,
+            problem: Arc::new(problem),
+            source,
+            points,
+            roads: None,
+            is_approximate: false,
+            input_hash: [0; 32],
+            shipments: self.shipments.iter().map(ShipmentRow::seen).collect(),
+            surplus: self.surplus.iter().map(ShipmentRow::seen).collect(),
+            vehicles: self.vehicles.iter().map(SeenVehicle::from).collect(),
+            previous: None,
+        };
+        if let Some(previous) = self.previous {
+            snapshot.lock(&previous);
+            snapshot.input_hash = snapshot.hash();
+            snapshot.prefer(&previous);
+            snapshot.previous = Some(previous);
+        } else {
+            snapshot.input_hash = snapshot.hash();
+        }
+        Ok(snapshot)
+    }
+}
+
+impl From<&VehicleRow> for SeenVehicle {
+    fn from(row: &VehicleRow) -> SeenVehicle {
+        SeenVehicle {
+            id: row.id,
+            version: row.version,
+            name: row.name.clone(),
+            is_available: row.is_available,
+        }
+    }
+}
+
+fn stop(row: &ShipmentRow, names: &skills::Names) -> Stop {
+    Stop {
+        load: Load {
+            grams: row.weight_grams,
+            cm3: row.volume_cm3,
+        },
+        windows: windows(row.window_start, row.window_end, &row.later_windows),
+        service: row.service_seconds,
+        weight: PRIORITY_WEIGHTS[(row.priority.clamp(1, 3) - 1) as usize],
+        skills: names.bits(&row.skills),
+        ..Stop::default()
+    }
+}
+
+fn vehicle(row: &VehicleRow, names: &skills::Names) -> Vehicle {
+    Vehicle {
+        capacity: Load {
+            grams: row.capacity_grams,
+            cm3: row.capacity_cm3,
+        },
+        shift: Window {
+            start: row.shift_start,
+            end: row.shift_end,
+        },
+        stops_max: row.stops_max as usize,
+        available: row.is_available,
+        seconds_max: row.seconds_max.unwrap_or(i32::MAX),
+        metres_max: row.metres_max.unwrap_or(i64::MAX),
+        skills: names.bits(&row.skills),
+        fixed_cost: row.fixed_cost,
+        metre_cost: row.metre_cost,
+        second_cost: row.second_cost,
+        rest: rest(row.rest_start, row.rest_end, row.rest_seconds),
+        ..Vehicle::default()
+    }
+}
+
+impl Snapshot {
+    /// What is loaded or driven to stays where it is, as far as that is still possible.
+    fn lock(&mut self, previous: &Previous) {
+        for ((id, stops), locked) in previous.routes.iter().zip(&previous.locked) {
+            let one = vec![(*id, stops.clone())];
+            let Some((vehicle, mut stops)) = self.routes_from(&one).pop() else {
+                continue;
+            };
+            stops.truncate(*locked);
+            while !stops.is_empty() && solver::timetable(&self.problem, vehicle, &stops).is_none() {
+                tracing::warn!(vehicle.id = %id, "a locked stop cannot be kept: its vehicle could no longer serve it");
+                stops.pop();
+            }
+            Arc::make_mut(&mut self.problem).vehicles[vehicle].locked = stops;
+        }
+    }
+
+    /// Who has a van already keeps it if it costs little, and keeps a place against a newcomer of the same priority. Where
+    /// nobody has one, or everybody, nothing is weighed.
+    fn prefer(&mut self, previous: &Previous) {
+        let problem = Arc::make_mut(&mut self.problem);
+        let mut is_known = vec![false; self.shipments.len()];
+        for (id, stops) in &previous.routes {
+            let vehicle = self.vehicles.iter().position(|seen| seen.id == *id);
+            for stop in stops {
+                if let Ok(stop) = self.shipments.binary_search_by_key(stop, |seen| seen.id) {
+                    is_known[stop] = true;
+                    problem.stops[stop].was_on = vehicle;
+                }
+            }
+        }
+        if is_known.iter().any(|is_known| !is_known) {
+            for (stop, _) in is_known.iter().enumerate().filter(|(_, is_known)| **is_known) {
+                problem.stops[stop].weight *= 2;
+            }
+        }
+    }
+
+    /// Of everything that is to be planned, before anything is preferred.
+    fn hash(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut note = |numbers: &[i64]| numbers.iter().for_each(|number| hash.update(number.to_be_bytes()));
+        let halves = |id: Uuid| {
+            let (most, least) = id.as_u64_pair();
+            [most as i64, least as i64]
+        };
+        let depot = self.depot();
+        note(&[depot.lat.to_bits() as i64, depot.lon.to_bits() as i64]);
+        note(&[
+            i64::from(self.source.road_percent),
+            i64::from(self.source.metres_per_hour),
+        ]);
+        for (seen, vehicle) in self.vehicles.iter().zip(&self.problem.vehicles) {
+            note(&halves(seen.id.0));
+            note(&[vehicle.capacity.grams, vehicle.capacity.cm3]);
+            note(&[i64::from(vehicle.shift.start), i64::from(vehicle.shift.end)]);
+            note(&[vehicle.stops_max as i64, i64::from(vehicle.available)]);
+            note(&[
+                i64::from(vehicle.seconds_max),
+                vehicle.metres_max,
+                vehicle.skills as i64,
+            ]);
+            note(&[vehicle.fixed_cost, vehicle.metre_cost, vehicle.second_cost]);
+            let rest = vehicle.rest.map_or([-1; 3], |rest| {
+                [rest.window.start, rest.window.end, rest.seconds].map(i64::from)
+            });
+            note(&rest);
+            note(&[vehicle.locked.len() as i64]);
+            vehicle.locked.iter().for_each(|stop| note(&[*stop as i64]));
+        }
+        for ((seen, stop), point) in self.shipments.iter().zip(&self.problem.stops).zip(&self.points[1..]) {
+            note(&halves(seen.id.0));
+            note(&[point.lat.to_bits() as i64, point.lon.to_bits() as i64]);
+            note(&[stop.load.grams, stop.load.cm3, i64::from(stop.service)]);
+            note(&[stop.windows.len() as i64, i64::from(stop.weight), stop.skills as i64]);
+            for window in &stop.windows {
+                note(&[i64::from(window.start), i64::from(window.end)]);
+            }
+        }
+        hash.finalize().into()
+    }
+}
+
+/// The plan that counts, and those of its routes that have not left.
+async fn previous_plan(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Option<Previous>, sqlx::Error> {
+    let active = sqlx::query_scalar!(
+        r#"select id as "id: PlanId" from route_plans where warehouse_id = $1 and date = $2 and active"#,
+        warehouse.0,
+        date,
+    )
+    .fetch_optional(&mut *conn)
+    .await?;
+    match active {
+        Some(id) => read_plan(conn, id, "planned").await,
+        None => Ok(None),
+    }
+}
+
+/// A plan and its routes in one state: `planned` while it counts, `superseded` afterwards.
+async fn read_plan(conn: &mut PgConnection, id: PlanId, state: &str) -> Result<Option<Previous>, sqlx::Error> {
+    let Some(plan) = sqlx::query!("select input_hash, cost from route_plans where id = $1", id.0)
+        .fetch_optional(&mut *conn)
+        .await?
+    else {
+        return Ok(None);
+    };
+    let rows = sqlx::query!(
+        r#"select r.vehicle_id as "vehicle_id: VehicleId", r.locked_stops,
+                  array_agg(t.shipment_id order by t.position) as "stops!: Vec<ShipmentId>"
+           from routes r
+           join route_stops t on t.route_id = r.id
+           where r.plan_id = $1 and r.state = $2 and (t.active or r.state = 'superseded')
+           group by r.id
+           order by r.vehicle_id"#,
+        id.0,
+        state,
+    )
+    .fetch_all(conn)
+    .await?;
+    let locked = rows.iter().map(|row| row.locked_stops as usize).collect();
+    Ok(Some(Previous {
+        id,
+        input_hash: plan.input_hash,
+        cost: plan.cost,
+        routes: rows.into_iter().map(|row| (row.vehicle_id, row.stops)).collect(),
+        locked,
     }))
 }
 
@@ -281,9 +660,12 @@ async fn lock_fleet(conn: &mut PgConnection, warehouse: WarehouseId) -> Result<(
 }
 
 /// The vehicles of a warehouse and whether they are free that day.
-async fn fleet(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<(SeenVehicle, Vehicle)>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"select v.id, v.version, v.name, v.capacity_grams, v.capacity_cm3, v.shift_start, v.shift_end, v.stops_max,
+async fn fleet(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<VehicleRow>, sqlx::Error> {
+    sqlx::query_as!(
+        VehicleRow,
+        r#"select v.id as "id: VehicleId", v.version, v.name, v.capacity_grams, v.capacity_cm3, v.shift_start, v.shift_end,
+                  v.stops_max, v.skills, v.seconds_max, v.metres_max, v.fixed_cost, v.metre_cost, v.second_cost,
+                  v.rest_start, v.rest_end, v.rest_seconds,
                   not exists (select from routes r where r.vehicle_id = v.id and r.date = $2 and r.state = 'dispatched')
                       as "is_available!"
            from vehicles v
@@ -295,31 +677,7 @@ async fn fleet(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Vec<(S
         VEHICLES_PER_PLAN_MAX as i64,
     )
     .fetch_all(conn)
-    .await?;
-    let vehicles = rows.into_iter().map(|row| {
-        let seen = SeenVehicle {
-            id: VehicleId(row.id),
-            version: row.version,
-            name: row.name,
-            is_available: row.is_available,
-        };
-        let vehicle = Vehicle {
-            capacity: Load {
-                grams: row.capacity_grams,
-                cm3: row.capacity_cm3,
-            },
-            shift: Window {
-                start: row.shift_start,
-                end: row.shift_end,
-            },
-            stops_max: row.stops_max as usize,
-            available: row.is_available,
-            fixed_cost: VEHICLE_COST_METRES,
-            ..Vehicle::default()
-        };
-        (seen, vehicle)
-    });
-    Ok(vehicles.collect())
+    .await
 }
 
 /// What to do when shipments or vehicles have changed since they were read.
@@ -369,10 +727,11 @@ pub struct Summary {
 pub async fn publish(
     conn: &mut PgConnection,
     snapshot: &Snapshot,
-    solution: &Solution,
+    found: &Found,
     when_stale: WhenStale,
     cause: &Cause,
 ) -> Result<Published, Error> {
+    let solution = &found.solution;
     let violations = checker::check(&snapshot.problem, &solution.routes, &solution.unassigned);
     if !violations.is_empty() {
         let lines: Vec<_> = violations.iter().take(10).map(ToString::to_string).collect();
@@ -383,23 +742,20 @@ pub async fn publish(
     let usable = usable_vehicles(conn, snapshot).await?;
     let unchanged = unchanged_shipments(conn, snapshot).await?;
     let is_fresh = |seen: &Seen| unchanged.contains(&seen.id);
+    let now = previous_plan(conn, day).await?;
     let is_stale = !snapshot.shipments.iter().all(is_fresh) || usable.len() < snapshot.vehicles.len();
-    if is_stale && when_stale == WhenStale::Refuse {
+    // What is loaded is never taken off by a plan that did not know it, whatever the round.
+    let are_locks_known = Previous::locks(now.as_ref()) == Previous::locks(snapshot.previous.as_ref());
+    let mut locked = snapshot.problem.vehicles.iter().flat_map(|vehicle| &vehicle.locked);
+    let are_locks_fresh = locked.all(|stop| is_fresh(&snapshot.shipments[*stop]));
+    if !are_locks_known || !are_locks_fresh || (is_stale && when_stale == WhenStale::Refuse) {
         return Ok(Published::Stale);
     }
-    let active = sqlx::query!(
-        r#"select input_hash from route_plans where warehouse_id = $1 and date = $2 and active"#,
-        day.0.0,
-        day.1,
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
-    let is_empty = snapshot.shipments.is_empty() && snapshot.surplus.is_empty();
-    let is_same = active
-        .as_ref()
-        .is_some_and(|active| active.input_hash == snapshot.input_hash);
-    let all_planned = snapshot.shipments.iter().all(|seen| seen.is_planned);
-    if !is_stale && snapshot.surplus.is_empty() && all_planned && (is_same || (is_empty && active.is_none())) {
+    let cost = snapshot.cost(solution);
+    let is_known = now.as_ref().map(|now| now.id) == snapshot.previous.as_ref().map(|seen| seen.id);
+    let is_no_better = |before: i64| cost >= before;
+    if !is_stale && is_known && snapshot.is_planned() && now.and_then(|now| now.cost).is_none_or(is_no_better) {
+        forget_checkpoint(conn, day).await?;
         return Ok(Published::Unchanged);
     }
 
@@ -432,13 +788,14 @@ pub async fn publish(
         summary.moved_to = Some(first_open_day(conn, day.0, day.1).await?);
     }
     let left_out = left_out(&impossible, &crowded, summary.moved_to);
-    insert_plan(conn, snapshot, solution, (&summary, is_full, left_out), cause).await?;
+    insert_plan(conn, snapshot, (found, cost), (&summary, is_full, left_out), cause).await?;
     insert_routes(conn, snapshot, &summary, &routes).await?;
     settle(conn, snapshot, &placed, &impossible).await?;
     if let Some(later) = summary.moved_to {
         put_off(conn, &crowded, later).await?;
     }
     unplan_stranded(conn, day).await?;
+    forget_checkpoint(conn, day).await?;
     Ok(Published::Stored(summary))
 }
 
@@ -447,8 +804,8 @@ async fn usable_vehicles(conn: &mut PgConnection, snapshot: &Snapshot) -> Result
     lock_fleet(conn, snapshot.warehouse_id).await?;
     let now: HashMap<_, _> = fleet(conn, (snapshot.warehouse_id, snapshot.date))
         .await?
-        .into_iter()
-        .map(|(seen, _)| (seen.id, seen))
+        .iter()
+        .map(|row| (row.id, SeenVehicle::from(row)))
         .collect();
     Ok(snapshot
         .vehicles
@@ -626,7 +983,7 @@ async fn next_version(conn: &mut PgConnection, (warehouse, date): Day) -> Result
 async fn insert_plan(
     conn: &mut PgConnection,
     snapshot: &Snapshot,
-    solution: &Solution,
+    (Found { recipe, solution }, cost): (&Found, i64),
     (summary, is_full, left_out): (&Summary, bool, Value),
     cause: &Cause,
 ) -> Result<(), sqlx::Error> {
@@ -634,18 +991,25 @@ async fn insert_plan(
     if let Some(row) = matrix {
         road_matrix::touch(conn, row).await?;
     }
+    let start = snapshot.routes_by_id(&recipe.start);
+    let shipments: Vec<Uuid> = snapshot.shipments.iter().map(|seen| seen.id.0).collect();
+    let vehicles: Vec<Uuid> = snapshot.vehicles.iter().map(|seen| seen.id.0).collect();
+    let is_busy = |seen: &&SeenVehicle| !seen.is_available;
+    let busy: Vec<Uuid> = snapshot.vehicles.iter().filter(is_busy).map(|seen| seen.id.0).collect();
     sqlx::query!(
         r#"insert into route_plans (id, warehouse_id, date, version, is_full, input_hash, seed, iterations, truncated,
-                                    distance_source, metres, stops, unassigned, job_id, fence,
+                                    distance_source, metres, stops, unassigned, job_id, fence, cost, iterations_budget,
+                                    iterations_before, move_cost, start, replaces, shipment_ids, vehicle_ids, busy_vehicle_ids,
                                     matrix_id, approximate, left_out)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)"#,
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+                   $25, $26, $27)"#,
         summary.plan_id.0,
         snapshot.warehouse_id.0,
         snapshot.date,
         summary.version,
         is_full,
         &snapshot.input_hash,
-        snapshot.seed() as i64,
+        recipe.seed as i64,
         solution.iterations as i64,
         solution.truncated,
         snapshot.distance_source(),
@@ -654,6 +1018,15 @@ async fn insert_plan(
         (summary.impossible + summary.moved) as i32,
         cause.job_id(),
         cause.fence(),
+        cost,
+        recipe.iterations as i64,
+        recipe.before as i64,
+        snapshot.problem.move_cost,
+        (!start.is_empty()).then(|| json!(start)),
+        snapshot.previous.as_ref().map(|previous| previous.id.0),
+        &shipments,
+        &vehicles,
+        &busy,
         matrix,
         snapshot.is_approximate,
         left_out,
@@ -679,24 +1052,20 @@ async fn insert_routes(
     let metres: Vec<i64> = routes.iter().map(|route| route.metres).collect();
     let grams: Vec<i64> = routes.iter().map(|route| route.load.grams).collect();
     let cm3: Vec<i64> = routes.iter().map(|route| route.load.cm3).collect();
-    let rests = || {
-        routes
-            .iter()
-            .map(|route| route.rest.zip(snapshot.problem.vehicles[route.vehicle].rest))
-    };
-    let rest_after: Vec<Option<i32>> = rests()
-        .map(|rest| rest.map(|(rest, _)| rest.after_stops as i32))
-        .collect();
-    let rest_starts_at: Vec<Option<i32>> = rests().map(|rest| rest.map(|(rest, _)| rest.starts_at)).collect();
-    let rest_seconds: Vec<Option<i32>> = rests().map(|rest| rest.map(|(_, rest)| rest.seconds)).collect();
+    let locked_of = |route: &PlannedRoute| snapshot.problem.vehicles[route.vehicle].locked.len() as i32;
+    let locked: Vec<i32> = routes.iter().map(locked_of).collect();
+    let rests = || routes.iter().map(|route| route.rest);
+    let rest_after_stops: Vec<Option<i32>> = rests().map(|rest| Some(rest?.after_stops as i32)).collect();
+    let rest_starts_at: Vec<Option<i32>> = rests().map(|rest| Some(rest?.starts_at)).collect();
     sqlx::query!(
         r#"insert into routes (id, plan_id, warehouse_id, vehicle_id, date, departs_at, returns_at, metres, load_grams, load_cm3,
-                               rest_after, rest_starts_at, rest_seconds)
+                               locked_stops, rest_after_stops, rest_starts_at)
            select n.id, $1, $2, n.vehicle_id, $3, n.departs_at, n.returns_at, n.metres, n.grams, n.cm3,
-                  n.rest_after, n.rest_starts_at, n.rest_seconds
-           from unnest($4::uuid[], $5::uuid[], $6::int[], $7::int[], $8::bigint[], $9::bigint[], $10::bigint[],
-                       $11::int[], $12::int[], $13::int[])
-                as n (id, vehicle_id, departs_at, returns_at, metres, grams, cm3, rest_after, rest_starts_at, rest_seconds)"#,
+                  n.locked_stops, n.rest_after_stops, n.rest_starts_at
+           from unnest($4::uuid[], $5::uuid[], $6::int[], $7::int[], $8::bigint[], $9::bigint[], $10::bigint[], $11::int[],
+                       $12::int[], $13::int[])
+                as n (id, vehicle_id, departs_at, returns_at, metres, grams, cm3, locked_stops, rest_after_stops,
+                      rest_starts_at)"#,
         summary.plan_id.0,
         snapshot.warehouse_id.0,
         snapshot.date,
@@ -707,9 +1076,9 @@ async fn insert_routes(
         &metres,
         &grams,
         &cm3,
-        &rest_after as &[Option<i32>],
+        &locked,
+        &rest_after_stops as &[Option<i32>],
         &rest_starts_at as &[Option<i32>],
-        &rest_seconds as &[Option<i32>],
     )
     .execute(&mut *conn)
     .await?;
@@ -810,6 +1179,7 @@ async fn unplan_stranded(conn: &mut PgConnection, (warehouse, date): Day) -> Res
 
 /// Moves what was never planned for a day that is over to the first day that has room; returns which.
 pub async fn move_on(conn: &mut PgConnection, (warehouse, date): Day) -> Result<Option<NaiveDate>, sqlx::Error> {
+    forget_checkpoint(conn, (warehouse, date)).await?;
     let rows = sqlx::query!(
         r#"select id, (clock_timestamp() at time zone 'UTC')::date as "today!"
            from shipments
@@ -839,6 +1209,7 @@ pub async fn move_on(conn: &mut PgConnection, (warehouse, date): Day) -> Result<
 
 /// Marks what is still unplanned that day as given up, so that no timetable tries it again; the next request does.
 pub async fn give_up(conn: &mut PgConnection, (warehouse, date): Day) -> Result<u64, sqlx::Error> {
+    forget_checkpoint(conn, (warehouse, date)).await?;
     let reason = serde_json::to_value(Reason::PlanningFailed).unwrap_or_default();
     let marked = sqlx::query!(
         r#"with waiting as (
@@ -896,4 +1267,123 @@ pub async fn today(conn: &mut PgConnection) -> Result<NaiveDate, sqlx::Error> {
     sqlx::query_scalar!(r#"select (clock_timestamp() at time zone 'UTC')::date as "today!""#)
         .fetch_one(conn)
         .await
+}
+
+/// The best a search under way has come to, for the attempt after this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The rounds made, of all.
+    pub iterations: u64,
+    /// How many the whole search is to make.
+    pub iterations_budget: u64,
+    /// What the best routes cost.
+    pub cost: i64,
+    /// The best routes.
+    pub routes: RoutesById,
+    /// What they are for.
+    input_hash: Vec<u8>,
+}
+
+impl Checkpoint {
+    /// Of the search for a snapshot.
+    pub fn of(snapshot: &Snapshot, iterations: u64, iterations_budget: u64, cost: i64, routes: &Routes) -> Checkpoint {
+        Checkpoint {
+            iterations,
+            iterations_budget,
+            cost,
+            routes: snapshot.routes_by_id(routes),
+            input_hash: snapshot.input_hash.to_vec(),
+        }
+    }
+
+    /// Whether it is of a search for just this.
+    pub fn is_for(&self, snapshot: &Snapshot) -> bool {
+        self.input_hash == snapshot.input_hash
+    }
+}
+
+/// Keeps a checkpoint of a job's search. The transaction is the caller's: a fenced one.
+pub async fn keep_checkpoint(
+    conn: &mut PgConnection,
+    (warehouse, date): Day,
+    checkpoint: &Checkpoint,
+    cause: &Cause,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"insert into route_checkpoints (warehouse_id, date, job_id, fence, input_hash, iterations, iterations_budget, cost, routes)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+           on conflict (warehouse_id, date) do update
+           set job_id = excluded.job_id, fence = excluded.fence, input_hash = excluded.input_hash,
+               iterations = excluded.iterations, iterations_budget = excluded.iterations_budget, cost = excluded.cost,
+               routes = excluded.routes, at = excluded.at"#,
+        warehouse.0,
+        date,
+        cause.job_id().unwrap_or(0),
+        cause.fence().unwrap_or(0),
+        &checkpoint.input_hash,
+        checkpoint.iterations as i64,
+        checkpoint.iterations_budget as i64,
+        checkpoint.cost,
+        json!(checkpoint.routes),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What an earlier attempt of this job has kept.
+pub async fn checkpoint(
+    conn: &mut PgConnection,
+    (warehouse, date): Day,
+    cause: &Cause,
+) -> Result<Option<Checkpoint>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"select input_hash, iterations, iterations_budget, cost, routes from route_checkpoints
+           where warehouse_id = $1 and date = $2 and job_id = $3"#,
+        warehouse.0,
+        date,
+        cause.job_id(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        Ok(Checkpoint {
+            iterations: row.iterations as u64,
+            iterations_budget: row.iterations_budget as u64,
+            cost: row.cost,
+            routes: serde_json::from_value(row.routes).map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+            input_hash: row.input_hash,
+        })
+    })
+    .transpose()
+}
+
+/// The search is over, or given up.
+async fn forget_checkpoint(conn: &mut PgConnection, (warehouse, date): Day) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "delete from route_checkpoints where warehouse_id = $1 and date = $2",
+        warehouse.0,
+        date,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The days of tomorrow (UTC), one for each warehouse that has something to plan then, whether it is planned or not.
+pub async fn days_tomorrow(conn: &mut PgConnection, limit: i64) -> Result<Vec<Day>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"select distinct warehouse_id, delivery_date from shipments
+           where state in ('unplanned', 'planned')
+             and delivery_date = (clock_timestamp() at time zone 'UTC')::date + 1
+           order by warehouse_id
+           limit $1"#,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (WarehouseId(row.warehouse_id), row.delivery_date))
+        .collect())
 }

@@ -13,7 +13,7 @@ use super::course::{Span, course};
 use super::improve::Bench;
 use super::model::{Depth, Model, NO_WAY, NONE, Tour};
 use super::random::{Random, minus_log2_q16};
-use super::solver::{Budget, Control, Progress, TICK_ITERATIONS};
+use super::solver::{Budget, Control, Progress, Routes, TICK_ITERATIONS};
 
 /// The longest string taken out of one tour, and how many stops a round removes on average: the published ten, and
 /// more where tours are long, up to this.
@@ -387,6 +387,9 @@ impl<'a> Search<'a> {
                     .share_q32()
                     .unwrap_or_else(|| share_q32(made, budget.iterations));
                 cooling.set(share);
+                if control.wants_best() {
+                    control.best(&self.progress(made), self.best_routes());
+                }
             }
             self.choose_part();
             self.round(&cooling);
@@ -398,11 +401,15 @@ impl<'a> Search<'a> {
 
     fn tick(&mut self, iterations: u64, control: &dyn Control) -> ControlFlow<()> {
         self.walk.walked = 0;
-        control.tick(&Progress {
+        control.tick(&self.progress(iterations))
+    }
+
+    fn progress(&self, iterations: u64) -> Progress {
+        Progress {
             iterations,
             cost: self.best.cost,
             unassigned: self.best.missing.len(),
-        })
+        }
     }
 
     /// Where there are too many stops for all at once: when the part's rounds are over, makes the tours around a
@@ -436,6 +443,16 @@ impl<'a> Search<'a> {
         }
         self.part_rounds_left = PART_ROUNDS_PER_STOP * self.part.len() as u64;
         self.is_live_stale = true;
+    }
+
+    /// The best solution so far, in the problem's numbers.
+    fn best_routes(&self) -> Routes {
+        let stop = |node: &u32| *node as usize - self.model.problem.depots;
+        let tours = self.model.vehicles.iter().zip(&self.best.nodes);
+        tours
+            .filter(|(_, nodes)| !nodes.is_empty())
+            .map(|(vehicle, nodes)| (*vehicle, nodes.iter().map(stop).collect()))
+            .collect()
     }
 
     fn round(&mut self, cooling: &Cooling) {

@@ -358,8 +358,8 @@ async fn tours(conn: &mut PgConnection, routes: &[Uuid]) -> Result<Vec<Tour>, sq
     }
     let rows = sqlx::query!(
         r#"select r.id as "id: RouteId", r.vehicle_id as "vehicle_id: VehicleId", v.name, r.state, r.departs_at, r.returns_at,
-                  r.metres, r.load_grams, r.load_cm3, v.capacity_grams, v.capacity_cm3, r.rest_after, r.rest_starts_at,
-                  r.rest_seconds
+                  r.metres, r.load_grams, r.load_cm3, v.capacity_grams, v.capacity_cm3, r.rest_after_stops,
+                  r.rest_starts_at, v.rest_seconds
            from routes r
            join vehicles v on v.id = r.vehicle_id
            where r.id = any($1)"#,
@@ -384,7 +384,7 @@ async fn tours(conn: &mut PgConnection, routes: &[Uuid]) -> Result<Vec<Tour>, sq
             grams: row.capacity_grams,
             cm3: row.capacity_cm3,
         },
-        rest: row.rest_after.zip(row.rest_starts_at).zip(row.rest_seconds).map(
+        rest: row.rest_after_stops.zip(row.rest_starts_at).zip(row.rest_seconds).map(
             |((after_stops, starts_at), seconds)| Rest {
                 after_stops: after_stops as usize,
                 starts_at,

@@ -44,6 +44,14 @@ pub trait Control: Sync {
     fn share_q32(&self) -> Option<u64> {
         None
     }
+
+    /// Whether [`best`](Control::best) is to be told the routes now. Asked after each tick.
+    fn wants_best(&self) -> bool {
+        false
+    }
+
+    /// Is told the best routes so far, when it wants them: what a search could start from.
+    fn best(&self, _: &Progress, _: Routes) {}
 }
 
 /// Lets every search use its whole budget.
@@ -58,6 +66,9 @@ impl Control for Unhurried {
 
 /// How often a search asks whether to go on.
 pub const TICK_ITERATIONS: u64 = 16;
+
+/// Routes without their times: each is a vehicle and its stops.
+pub type Routes = Vec<(usize, Vec<usize>)>;
 
 /// Routes to start from: yesterday's, or this morning's. Each is a vehicle and its stops.
 pub type Start = [(usize, Vec<usize>)];

@@ -16,9 +16,9 @@ use super::{
     DAYS_AHEAD_MAX, Error, RANGE_METRES_MAX, Route, RouteFilter, RouteStop, SERVICE_SECONDS, Shipment, Vehicle,
     VehicleSpec, checker,
     distance::{Haversine, Point},
-    problem::{self, Load, Matrix, PlannedRoute, PlannedStop, Problem, Window},
+    problem::{self, Load, Matrix, PlannedRest, PlannedRoute, PlannedStop, Problem, Rest, Window},
     road_matrix::{self, RoadMatrix},
-    solver,
+    skills, solver,
 };
 use crate::{
     cause::Cause,
@@ -150,24 +150,7 @@ pub async fn cancel_shipments(
     .fetch_all(&mut *conn)
     .await?;
     let ids: Vec<Uuid> = cancelled.iter().map(|row| row.id).collect();
-    let routes = sqlx::query_scalar!(
-        r#"select r.id from routes r
-           where r.state <> 'superseded'
-             and r.id in (select route_id from route_stops where shipment_id = any($1) and active)
-           order by r.id for update"#,
-        &ids,
-    )
-    .fetch_all(&mut *conn)
-    .await?;
-    sqlx::query!(
-        "update route_stops set active = false where shipment_id = any($1) and active",
-        &ids
-    )
-    .execute(&mut *conn)
-    .await?;
-    for route in routes {
-        shorten(conn, RouteId(route)).await?;
-    }
+    take_off_routes(conn, &ids).await?;
     let mut days: Vec<Day> = cancelled
         .iter()
         .filter(|row| row.state_before == "planned")
@@ -176,6 +159,119 @@ pub async fn cancel_shipments(
     days.sort_unstable();
     days.dedup();
     Ok(days)
+}
+
+/// Takes shipments, locked by the caller, off the routes they are on, and computes what is left of those.
+async fn take_off_routes(conn: &mut PgConnection, ids: &[Uuid]) -> Result<(), sqlx::Error> {
+    let routes = sqlx::query_scalar!(
+        r#"select r.id from routes r
+           where r.state <> 'superseded'
+             and r.id in (select route_id from route_stops where shipment_id = any($1) and active)
+           order by r.id for update"#,
+        ids,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    sqlx::query!(
+        r#"update routes r
+           set locked_stops = locked_stops - (
+               select count(*) from (select shipment_id, row_number() over (order by position) as place
+                                     from route_stops where route_id = r.id and active) a
+               where a.place <= r.locked_stops and a.shipment_id = any($2))
+           where r.id = any($1) and r.locked_stops > 0"#,
+        &routes,
+        ids,
+    )
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query!(
+        "update route_stops set active = false where shipment_id = any($1) and active",
+        ids
+    )
+    .execute(&mut *conn)
+    .await?;
+    for route in routes {
+        shorten(conn, RouteId(route)).await?;
+    }
+    Ok(())
+}
+
+/// What a delivery asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Clinical priority: 1 is served before everything else, 3 is routine.
+    pub priority: i16,
+    /// What its vehicle must be able to do, in words.
+    pub skills: Vec<String>,
+    /// When it is taken in: from one to [`WINDOWS_MAX`](Self::WINDOWS_MAX) windows of a day, in order, none touching the next.
+    pub windows: Vec<Window>,
+}
+
+impl Delivery {
+    /// The most windows.
+    pub const WINDOWS_MAX: usize = 8;
+
+    /// Refuses what cannot be kept, with the field and what it may be.
+    pub fn check(&self) -> Result<(), Error> {
+        const DAY: i32 = 24 * 60 * 60;
+        if !(1..=3).contains(&self.priority) {
+            return Err(Error::OutOfBounds {
+                field: "priority",
+                allowed: "from 1 to 3",
+            });
+        }
+        skills::check(&self.skills)?;
+        let is_window = |window: &Window| 0 <= window.start && window.start < window.end && window.end <= DAY;
+        let is_apart = |pair: &[Window]| pair[0].end < pair[1].start;
+        let is_count = (1..=Self::WINDOWS_MAX).contains(&self.windows.len());
+        if !is_count || !self.windows.iter().all(is_window) || !self.windows.windows(2).all(is_apart) {
+            return Err(Error::OutOfBounds {
+                field: "windows",
+                allowed: "from 1 to 8 of a day, in order, none touching the next",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Changes what a delivery asks for. It is taken off its route, and its day, which is returned, is to be planned again.
+pub async fn change_delivery(
+    conn: &mut PgConnection,
+    id: ShipmentId,
+    wanted: &Delivery,
+    _cause: &Cause,
+) -> Result<(Shipment, Day), Error> {
+    wanted.check()?;
+    let state = sqlx::query_scalar!("select state from shipments where id = $1 for update", id.0)
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or(Error::NotFound("shipment"))?;
+    if !["unplanned", "planned"].contains(&state.as_str()) {
+        return Err(Error::OnItsWay { state });
+    }
+    let first = wanted.windows[0];
+    let later: Vec<i32> = wanted.windows[1..]
+        .iter()
+        .flat_map(|window| [window.start, window.end])
+        .collect();
+    take_off_routes(conn, &[id.0]).await?;
+    sqlx::query!(
+        r#"update shipments
+           set priority = $2, skills = $3, window_start = $4, window_end = $5, later_windows = $6,
+               state = 'unplanned', unassigned = null, version = version + 1, updated_at = clock_timestamp()
+           where id = $1"#,
+        id.0,
+        wanted.priority,
+        &wanted.skills,
+        first.start,
+        first.end,
+        &later,
+    )
+    .execute(&mut *conn)
+    .await?;
+    let shipment = shipment(conn, id).await?.ok_or(Error::NotFound("shipment"))?;
+    let day = (shipment.warehouse_id, shipment.delivery_date);
+    Ok((shipment, day))
 }
 
 /// Computes a route again from the stops that are still active. The route is locked.
@@ -189,6 +285,7 @@ async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error
             returns_at: before.departs_at,
             metres: 0,
             load: Load::default(),
+            rest: None,
             ..before.clone()
         }
     } else {
@@ -222,6 +319,7 @@ async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error
     let plan = sqlx::query_scalar!(
         r#"update routes
            set departs_at = $2, returns_at = $3, metres = $4, load_grams = $5, load_cm3 = $6,
+               rest_after_stops = $8, rest_starts_at = $9,
                state = case when $7 and state = 'planned' then 'superseded' else state end
            where id = $1
            returning plan_id"#,
@@ -232,6 +330,8 @@ async fn shorten(conn: &mut PgConnection, id: RouteId) -> Result<(), sqlx::Error
         after.load.grams,
         after.load.cm3,
         order.is_empty(),
+        after.rest.map(|rest| rest.after_stops as i32),
+        after.rest.map(|rest| rest.starts_at),
     )
     .fetch_one(&mut *conn)
     .await?;
@@ -279,8 +379,9 @@ async fn stored_route(
     roads: &mut Option<(Uuid, RoadMatrix)>,
 ) -> Result<Option<(Problem, PlannedRoute)>, sqlx::Error> {
     let Some(route) = sqlx::query!(
-        r#"select r.departs_at, r.returns_at, r.metres, r.load_grams, r.load_cm3, w.lat, w.lon, p.distance_source, p.matrix_id,
-                  v.capacity_grams, v.capacity_cm3, v.shift_start, v.shift_end, v.stops_max
+        r#"select r.departs_at, r.returns_at, r.metres, r.load_grams, r.load_cm3, r.locked_stops, r.rest_after_stops,
+                  r.rest_starts_at, w.lat, w.lon, p.distance_source, p.matrix_id, v.capacity_grams, v.capacity_cm3, v.shift_start,
+                  v.shift_end, v.stops_max, v.skills, v.seconds_max, v.metres_max, v.rest_start, v.rest_end, v.rest_seconds
            from routes r
            join route_plans p on p.id = r.plan_id
            join warehouses w on w.id = r.warehouse_id
@@ -294,8 +395,8 @@ async fn stored_route(
         return Ok(None);
     };
     let rows = sqlx::query!(
-        r#"select s.lat, s.lon, s.weight_grams, s.volume_cm3, s.window_start, s.window_end, s.service_seconds,
-                  t.arrives_at, t.starts_at, t.leaves_at, t.metres_from_previous
+        r#"select s.lat, s.lon, s.weight_grams, s.volume_cm3, s.window_start, s.window_end, s.later_windows,
+                  s.service_seconds, s.skills, t.arrives_at, t.starts_at, t.leaves_at, t.metres_from_previous
            from route_stops t
            join shipments s on s.id = t.shipment_id
            where t.route_id = $1 and t.active
@@ -320,18 +421,18 @@ async fn stored_route(
             lon: row.lon,
         }))
         .collect();
-    let stops: Vec<_> = rows
+    let asked = rows.iter().flat_map(|row| &row.skills);
+    let names = skills::Names::of(asked.chain(&route.skills)).map_err(|many| sqlx::Error::Decode(Box::new(many)))?;
+    let stops: Vec<problem::Stop> = rows
         .iter()
         .map(|row| problem::Stop {
             load: Load {
                 grams: row.weight_grams,
                 cm3: row.volume_cm3,
             },
-            windows: vec![Window {
-                start: row.window_start,
-                end: row.window_end,
-            }],
+            windows: windows(row.window_start, row.window_end, &row.later_windows),
             service: row.service_seconds,
+            skills: names.bits(&row.skills),
             ..problem::Stop::default()
         })
         .collect();
@@ -345,6 +446,11 @@ async fn stored_route(
             end: route.shift_end,
         },
         stops_max: route.stops_max as usize,
+        seconds_max: route.seconds_max.unwrap_or(i32::MAX),
+        metres_max: route.metres_max.unwrap_or(i64::MAX),
+        skills: names.bits(&route.skills),
+        rest: rest(route.rest_start, route.rest_end, route.rest_seconds),
+        locked: (0..route.locked_stops as usize).collect(),
         ..problem::Vehicle::default()
     };
     let stored = PlannedRoute {
@@ -367,7 +473,13 @@ async fn stored_route(
                 metres_from_previous: row.metres_from_previous,
             })
             .collect(),
-        rest: None,
+        rest: match (route.rest_after_stops, route.rest_starts_at) {
+            (Some(after_stops), Some(starts_at)) => Some(PlannedRest {
+                after_stops: after_stops as usize,
+                starts_at,
+            }),
+            _ => None,
+        },
     };
     let matrix = match (roads, route.distance_source.parse::<Haversine>()) {
         (Some((_, roads)), _) => roads.matrix(&points, Haversine::new(1.0, 1.0)),
@@ -414,7 +526,7 @@ pub async fn shipment(conn: &mut PgConnection, id: ShipmentId) -> Result<Option<
         Shipment,
         r#"select s.id as "id: _", s.order_id as "order_id: _", s.warehouse_id as "warehouse_id: _", s.state,
                   s.delivery_date, s.lat, s.lon, s.weight_grams, s.volume_cm3, s.window_start, s.window_end,
-                  s.service_seconds, s.unassigned, t.route_id as "route_id?: RouteId", s.version, s.created_at
+                  s.later_windows, s.service_seconds, s.priority, s.skills, s.unassigned, t.route_id as "route_id?: RouteId", s.version, s.created_at
            from shipments s
            left join route_stops t on t.shipment_id = s.id and t.active
            where s.id = $1"#,
@@ -430,7 +542,7 @@ pub async fn shipments_of_order(conn: &mut PgConnection, order: OrderId) -> Resu
         Shipment,
         r#"select s.id as "id: _", s.order_id as "order_id: _", s.warehouse_id as "warehouse_id: _", s.state,
                   s.delivery_date, s.lat, s.lon, s.weight_grams, s.volume_cm3, s.window_start, s.window_end,
-                  s.service_seconds, s.unassigned, t.route_id as "route_id?: RouteId", s.version, s.created_at
+                  s.later_windows, s.service_seconds, s.priority, s.skills, s.unassigned, t.route_id as "route_id?: RouteId", s.version, s.created_at
            from shipments s
            left join route_stops t on t.shipment_id = s.id and t.active
            where s.order_id = $1
@@ -462,8 +574,10 @@ pub async fn create_vehicle(
     spec.check()?;
     let id = VehicleId::new();
     sqlx::query!(
-        r#"insert into vehicles (id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max)
-           values ($1, $2, $3, $4, $5, $6, $7, $8)"#,
+        r#"insert into vehicles (id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max,
+                                 skills, seconds_max, metres_max, fixed_cost, metre_cost, second_cost, rest_start, rest_end,
+                                 rest_seconds)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)"#,
         id.0,
         warehouse.0,
         spec.name,
@@ -472,6 +586,15 @@ pub async fn create_vehicle(
         spec.shift_start,
         spec.shift_end,
         spec.stops_max,
+        &spec.skills,
+        spec.seconds_max,
+        spec.metres_max,
+        spec.fixed_cost,
+        spec.metre_cost,
+        spec.second_cost,
+        spec.rest.map(|rest| rest.window.start),
+        spec.rest.map(|rest| rest.window.end),
+        spec.rest.map(|rest| rest.seconds),
     )
     .execute(&mut *conn)
     .await
@@ -537,7 +660,9 @@ pub async fn update_vehicle(
     }
     sqlx::query!(
         r#"update vehicles set name = $2, capacity_grams = $3, capacity_cm3 = $4, shift_start = $5, shift_end = $6,
-                               stops_max = $7, version = version + 1
+                               stops_max = $7, skills = $8, seconds_max = $9, metres_max = $10, fixed_cost = $11,
+                               metre_cost = $12, second_cost = $13, rest_start = $14, rest_end = $15, rest_seconds = $16,
+                               version = version + 1
            where id = $1"#,
         id.0,
         spec.name,
@@ -546,6 +671,15 @@ pub async fn update_vehicle(
         spec.shift_start,
         spec.shift_end,
         spec.stops_max,
+        &spec.skills,
+        spec.seconds_max,
+        spec.metres_max,
+        spec.fixed_cost,
+        spec.metre_cost,
+        spec.second_cost,
+        spec.rest.map(|rest| rest.window.start),
+        spec.rest.map(|rest| rest.window.end),
+        spec.rest.map(|rest| rest.seconds),
     )
     .execute(&mut *conn)
     .await
@@ -602,6 +736,15 @@ struct VehicleRow {
     shift_start: i32,
     shift_end: i32,
     stops_max: i32,
+    skills: Vec<String>,
+    seconds_max: Option<i32>,
+    metres_max: Option<i64>,
+    fixed_cost: i64,
+    metre_cost: i64,
+    second_cost: i64,
+    rest_start: Option<i32>,
+    rest_end: Option<i32>,
+    rest_seconds: Option<i32>,
     version: i32,
     created_at: DateTime<Utc>,
     retired_at: Option<DateTime<Utc>>,
@@ -619,6 +762,13 @@ impl From<VehicleRow> for Vehicle {
                 shift_start: row.shift_start,
                 shift_end: row.shift_end,
                 stops_max: row.stops_max,
+                rest: rest(row.rest_start, row.rest_end, row.rest_seconds),
+                skills: row.skills,
+                seconds_max: row.seconds_max,
+                metres_max: row.metres_max,
+                fixed_cost: row.fixed_cost,
+                metre_cost: row.metre_cost,
+                second_cost: row.second_cost,
             },
             version: row.version,
             created_at: row.created_at,
@@ -627,11 +777,32 @@ impl From<VehicleRow> for Vehicle {
     }
 }
 
+/// A rest as its three columns say; they are null together.
+pub(super) fn rest(start: Option<i32>, end: Option<i32>, seconds: Option<i32>) -> Option<Rest> {
+    Some(Rest {
+        window: Window {
+            start: start?,
+            end: end?,
+        },
+        seconds: seconds?,
+    })
+}
+
+/// The windows of a shipment: the first, and those after it as start, end, start, end, ….
+pub fn windows(start: i32, end: i32, later: &[i32]) -> Vec<Window> {
+    let later = later.chunks_exact(2).map(|pair| Window {
+        start: pair[0],
+        end: pair[1],
+    });
+    std::iter::once(Window { start, end }).chain(later).collect()
+}
+
 /// One vehicle, retired or not.
 pub async fn vehicle(conn: &mut PgConnection, id: VehicleId) -> Result<Option<Vehicle>, sqlx::Error> {
     let row = sqlx::query_as!(
         VehicleRow,
-        r#"select id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max, version,
+        r#"select id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max, skills,
+                  seconds_max, metres_max, fixed_cost, metre_cost, second_cost, rest_start, rest_end, rest_seconds, version,
                   created_at, retired_at
            from vehicles where id = $1"#,
         id.0,
@@ -650,7 +821,8 @@ pub async fn vehicles(
 ) -> Result<Vec<Vehicle>, sqlx::Error> {
     let rows = sqlx::query_as!(
         VehicleRow,
-        r#"select id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max, version,
+        r#"select id, warehouse_id, name, capacity_grams, capacity_cm3, shift_start, shift_end, stops_max, skills,
+                  seconds_max, metres_max, fixed_cost, metre_cost, second_cost, rest_start, rest_end, rest_seconds, version,
                   created_at, retired_at
            from vehicles
            where retired_at is null and ($1::uuid is null or warehouse_id = $1) and ($2::uuid is null or id > $2)
@@ -672,7 +844,7 @@ pub async fn routes(conn: &mut PgConnection, filter: &RouteFilter) -> Result<Vec
         Route,
         r#"select r.id as "id: _", r.plan_id as "plan_id: _", p.version as plan_version, r.warehouse_id as "warehouse_id: _",
                   r.vehicle_id as "vehicle_id: _", v.name as vehicle_name, r.date, r.state, r.departs_at, r.returns_at,
-                  r.metres, r.load_grams, r.load_cm3,
+                  r.metres, r.load_grams, r.load_cm3, r.locked_stops,
                   (select count(*) from route_stops t where t.route_id = r.id and (t.active or r.state = 'superseded')) as "stops!",
                   p.distance_source, r.created_at
            from routes r
@@ -701,7 +873,7 @@ pub async fn route(conn: &mut PgConnection, id: RouteId) -> Result<Option<(Route
         Route,
         r#"select r.id as "id: _", r.plan_id as "plan_id: _", p.version as plan_version, r.warehouse_id as "warehouse_id: _",
                   r.vehicle_id as "vehicle_id: _", v.name as vehicle_name, r.date, r.state, r.departs_at, r.returns_at,
-                  r.metres, r.load_grams, r.load_cm3,
+                  r.metres, r.load_grams, r.load_cm3, r.locked_stops,
                   (select count(*) from route_stops t where t.route_id = r.id and (t.active or r.state = 'superseded')) as "stops!",
                   p.distance_source, r.created_at
            from routes r
@@ -769,6 +941,44 @@ pub async fn dispatch_route(conn: &mut PgConnection, id: RouteId, _cause: &Cause
     Ok(shipments)
 }
 
+/// Locks the first stops of a planned route: they are loaded, or driven to, and stay first on it, in this order, whenever
+/// the day is planned again. Zero takes the lock off.
+pub async fn lock_stops(conn: &mut PgConnection, id: RouteId, stops: i32, _cause: &Cause) -> Result<Route, Error> {
+    // A plan that is made meanwhile finds their versions changed, and is made again with the lock.
+    let shipments = sqlx::query_scalar!(
+        r#"with listed as (
+               select s.id from shipments s
+               where s.id in (select shipment_id from route_stops where route_id = $1 and active)
+               order by s.id for update
+           )
+           update shipments s set version = s.version + 1, updated_at = clock_timestamp()
+           from listed
+           where s.id = listed.id
+           returning s.id"#,
+        id.0,
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+    let state = sqlx::query_scalar!("select state from routes where id = $1 for update", id.0)
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or(Error::NotFound("route"))?;
+    if state != "planned" {
+        return Err(Error::NotPlanned { state });
+    }
+    if usize::try_from(stops).is_ok_and(|stops| stops > shipments.len()) || stops < 0 {
+        return Err(Error::OutOfBounds {
+            field: "stops",
+            allowed: "from 0 to as many as the route has",
+        });
+    }
+    sqlx::query!("update routes set locked_stops = $2 where id = $1", id.0, stops)
+        .execute(&mut *conn)
+        .await?;
+    let (route, _) = route(conn, id).await?.ok_or(Error::NotFound("route"))?;
+    Ok(route)
+}
+
 /// What is wrong with the routes as stored (R1 to R5), one line each; empty when all is well. Call it in a
 /// `repeatable read` transaction when the fleet runs, so that it sees one moment.
 pub async fn audit(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
@@ -791,7 +1001,24 @@ pub async fn audit(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> 
            join shipments s on s.id = t.shipment_id
            where t.active
              and (r.state = 'superseded' or s.state in ('unplanned', 'cancelled')
-                  or s.warehouse_id <> r.warehouse_id or s.delivery_date <> r.date)"#,
+                  or s.warehouse_id <> r.warehouse_id or s.delivery_date <> r.date)
+           union all
+           -- What was locked when its plan was replaced, and still goes out, is first on the same vehicle in the new one.
+           select 'R1 shipment ' || was.shipment_id || ' was locked on vehicle ' || was.vehicle_id || ' and plan ' || p.id
+                  || ' moved it'
+           from route_plans p
+           join (select r.plan_id, r.vehicle_id, r.locked_stops, t.shipment_id,
+                        row_number() over (partition by r.id order by t.position) as place
+                 from routes r
+                 join route_stops t on t.route_id = r.id
+                 where r.locked_stops > 0 and r.state = 'superseded') was
+             on was.plan_id = p.replaces and was.place <= was.locked_stops
+           join shipments s on s.id = was.shipment_id and s.state in ('planned', 'dispatched', 'shipped')
+           join vehicles v on v.id = was.vehicle_id and v.retired_at is null
+           where s.delivery_date = p.date
+             and not exists (select from routes r join route_stops t on t.route_id = r.id
+                             where r.plan_id = p.id and r.vehicle_id = was.vehicle_id and t.shipment_id = was.shipment_id
+                               and t.position <= was.locked_stops)"#,
     )
     .fetch_all(&mut *conn)
     .await?;

@@ -1,7 +1,7 @@
 //! What a worker held goes on elsewhere: soon after it was killed, when the lease is over after it was frozen or cut off from
 //! the database, and at once when it is told to stop. How soon exactly is what `cargo xtask bench rescue` measures.
 
-mod holder;
+pub(crate) mod holder;
 
 use std::process::Command;
 use std::time::Duration;

@@ -34,11 +34,12 @@ fn samples() -> Vec<(&'static str, Value)> {
         sample(&PaySellers {
             after: Some(SellerId(some_id())),
         }),
-        sample(&PlanDueRoutes {}),
+        sample(&PlanDueRoutes::default()),
         sample(&PlanRoutes {
             warehouse_id: WarehouseId(some_id()),
             date: "2026-11-22".parse().expect("it is a date"),
             bucket: 7,
+            seconds: None,
         }),
         sample(&ProcessGatewayEvent {
             event_id: "evt_1".to_owned(),
@@ -160,6 +161,8 @@ fn the_timetable_starts_kinds_that_exist_each_by_its_own_name() {
             .iter()
             .find(|kind| kind.kind == entry.kind)
             .expect("a kind of the catalogue");
-        assert_eq!((entry.name.as_str(), entry.queue), (kind.kind, kind.queue));
+        // Or the kind's name and what sets the entry apart.
+        assert!(entry.name.starts_with(kind.kind), "{}", entry.name);
+        assert_eq!(entry.queue, kind.queue);
     }
 }

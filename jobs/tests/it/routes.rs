@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{Days, NaiveDate};
-use domain::ids::{OrderId, ShipmentId, WarehouseId};
+use domain::ids::{OrderId, PlanId, ShipmentId, VehicleId, WarehouseId};
 use domain::routes::store::{self, Day};
-use domain::routes::{RouteFilter, VehicleSpec, plan};
+use domain::routes::{RouteFilter, VehicleSpec, plan, recipe};
 use domain::services::Settings;
 use domain::{Cause, Services, payments, webhooks};
 use jobs::{PlanDueRoutes, PlanRoutes, plan_routes};
+use queue::runner::Settled;
 use queue::{Catalogue, testing};
 use sqlx::{PgConnection, PgPool};
 use testkit::Database;
@@ -57,6 +58,7 @@ fn a_van(name: &str, stops_max: i32) -> VehicleSpec {
         shift_start: 7 * 3600,
         shift_end: 19 * 3600,
         stops_max,
+        ..VehicleSpec::default()
     }
 }
 
@@ -192,6 +194,7 @@ async fn two_plan_jobs_of_a_day_at_once_leave_one_sound_plan() {
                 warehouse_id: day.0,
                 date: day.1,
                 bucket,
+                seconds: None,
             },
         )
         .await
@@ -282,14 +285,14 @@ async fn a_day_nobody_asked_for_is_found_within_a_minute_and_then_all_is_quiet()
     let over = (day.0, day.1 - Days::new(4));
     some_shipments(conn, over, 2, 1_000).await;
     for _ in 0..3 {
-        queue::enqueue(conn, &PlanDueRoutes {}).await.expect("a tick");
+        queue::enqueue(conn, &PlanDueRoutes::default()).await.expect("a tick");
         run(&db.pool).await;
     }
     assert_eq!(per_day(conn, "planned").await, [(day.1, 5)]);
     assert_eq!(per_day(conn, "unplanned").await, [(day.1, 2)]);
     let plans = count(conn, "route_plans").await;
     for _ in 0..3 {
-        queue::enqueue(conn, &PlanDueRoutes {}).await.expect("a tick");
+        queue::enqueue(conn, &PlanDueRoutes::default()).await.expect("a tick");
         assert_eq!(run(&db.pool).await.completed, 1, "a tick asks for nothing any more");
     }
     assert_eq!(count(conn, "route_plans").await, plans);
@@ -308,12 +311,13 @@ async fn a_tick_asks_for_no_day_that_has_its_job() {
             warehouse_id: day.0,
             date: day.1,
             bucket: 1,
+            seconds: None,
         },
         Duration::from_secs(3600),
     )
     .await
     .expect("a job for later");
-    queue::enqueue(conn, &PlanDueRoutes {}).await.expect("a tick");
+    queue::enqueue(conn, &PlanDueRoutes::default()).await.expect("a tick");
     run(&db.pool).await;
     assert_eq!(testing::enqueued(&db.pool, "plan_routes").await.expect("jobs").len(), 1);
 }
@@ -350,4 +354,235 @@ async fn a_day_that_cannot_be_planned_is_given_up_in_words_and_planned_when_aske
     run(&db.pool).await;
     assert_eq!(per_day(conn, "planned").await, [(day.1, 1)]);
     all_is_well(conn).await;
+}
+
+fn thorough((warehouse_id, date): Day, seconds: u16) -> PlanRoutes {
+    PlanRoutes {
+        warehouse_id,
+        date,
+        bucket: 1,
+        seconds: Some(seconds),
+    }
+}
+
+/// What is stored of the newest plan of a day.
+#[derive(Debug, sqlx::FromRow)]
+struct StoredPlan {
+    id: PlanId,
+    truncated: bool,
+    iterations: i64,
+    iterations_before: i64,
+    iterations_budget: i64,
+}
+
+async fn newest_plan(conn: &mut PgConnection) -> StoredPlan {
+    sqlx::query_as(
+        "select id, truncated, iterations, iterations_before, iterations_budget from route_plans order by version desc limit 1",
+    )
+    .fetch_one(conn)
+    .await
+    .expect("a plan")
+}
+
+/// Every number of the active routes, as the solver would write them.
+async fn stored_stops(conn: &mut PgConnection) -> Vec<(VehicleId, ShipmentId, i32, i32, i64)> {
+    sqlx::query_as(
+        "select r.vehicle_id, t.shipment_id, t.arrives_at, t.leaves_at, t.metres_from_previous
+         from routes r join route_stops t on t.route_id = r.id
+         where r.state = 'planned' and t.active order by r.vehicle_id, t.position",
+    )
+    .fetch_all(conn)
+    .await
+    .expect("stops")
+}
+
+/// Searches once more as the plan says it was searched, and compares every number.
+async fn is_found_again(conn: &mut PgConnection, plan: PlanId) {
+    let (snapshot, recipe, iterations) = plan::as_planned(conn, plan).await.expect("its input");
+    let found = recipe::search_again(&snapshot.problem, recipe, iterations);
+    let ids = snapshot.routes_found(&found);
+    let again: Vec<_> = ids
+        .iter()
+        .zip(&found.solution.routes)
+        .flat_map(|((vehicle, stops), route)| {
+            stops.iter().zip(&route.stops).map(|(id, stop)| {
+                (
+                    *vehicle,
+                    *id,
+                    stop.arrives_at,
+                    stop.leaves_at,
+                    stop.metres_from_previous,
+                )
+            })
+        })
+        .collect();
+    assert_eq!(stored_stops(conn).await, again);
+}
+
+#[tokio::test]
+async fn a_plan_by_rounds_is_found_again_to_the_byte() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 9), a_van("van 2", 9)]).await;
+    for _ in 0..2 {
+        some_shipments(conn, day, 8, 1_000).await;
+        request(conn, &[day]).await;
+        run(&db.pool).await;
+        let plan = newest_plan(conn).await;
+        assert!(!plan.truncated);
+        assert_eq!(plan.iterations, plan.iterations_budget);
+        is_found_again(conn, plan.id).await;
+    }
+    all_is_well(conn).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_by_time_is_cut_short_by_a_stopping_worker_and_still_found_again() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 30), a_van("van 2", 30)]).await;
+    some_shipments(conn, day, 30, 1_000).await;
+    queue::enqueue(conn, &thorough(day, 90)).await.expect("a job");
+    let (catalogue, services) = (catalogue(), services());
+    let worker = testing::Worker::register(&db.pool, &catalogue, &services)
+        .await
+        .expect("a worker");
+    let job = worker.claim("routes", 1).await.expect("a claim").remove(0);
+    let id = job.id;
+    let stop = async {
+        // Its progress is written from within a tick.
+        testkit::eventually_within(
+            Duration::from_secs(60),
+            "the search to tell how far it is",
+            async || {
+                let view = queue::inspect::job(&mut db.connect().await, id).await.expect("a look");
+                view.and_then(|view| view.progress)
+            },
+        )
+        .await;
+        worker.registration.hand_back_after(Duration::from_secs(5));
+    };
+    let (settled, ()) = tokio::join!(worker.run(job), stop);
+    assert_eq!(settled, Settled::Completed);
+    worker.leave().await.expect("a good end");
+
+    let plan = newest_plan(conn).await;
+    assert!(plan.truncated, "{plan:?}");
+    assert!(plan.iterations < plan.iterations_budget, "{plan:?}");
+    assert_eq!(per_day(conn, "planned").await, [(day.1, 30)]);
+    assert_eq!(count(conn, "route_checkpoints").await, 0);
+    is_found_again(conn, plan.id).await;
+    all_is_well(conn).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_goes_on_from_what_the_one_before_has_kept() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 30), a_van("van 2", 30)]).await;
+    some_shipments(conn, day, 24, 1_000).await;
+    queue::enqueue(conn, &thorough(day, 12)).await.expect("a job");
+    let (catalogue, services) = (catalogue(), services());
+    let worker = testing::Worker::register(&db.pool, &catalogue, &services)
+        .await
+        .expect("a worker");
+    let job = worker.claim("routes", 1).await.expect("a claim").remove(0);
+    let stop = async {
+        testkit::eventually_within(Duration::from_secs(60), "something to be kept", async || {
+            (count(&mut db.connect().await, "route_checkpoints").await == 1).then_some(())
+        })
+        .await;
+        // The grace is over: it is handed back as it is, and stores nothing.
+        worker.stop.cancel();
+    };
+    let (settled, ()) = tokio::join!(worker.run(job), stop);
+    assert_eq!(settled, Settled::Postponed);
+    worker.leave().await.expect("a good end");
+    assert_eq!(count(conn, "route_plans").await, 0);
+    let (made, budget): (i64, i64) = sqlx::query_as("select iterations, iterations_budget from route_checkpoints")
+        .fetch_one(&mut *conn)
+        .await
+        .expect("what was kept");
+
+    run(&db.pool).await;
+    let plan = newest_plan(conn).await;
+    assert_eq!((plan.iterations_before, plan.iterations_budget), (made, budget));
+    assert!(made > 0 && plan.iterations <= budget - made, "{plan:?}");
+    assert_eq!(plan.truncated, plan.iterations < budget - made);
+    assert_eq!(count(conn, "route_checkpoints").await, 0);
+    is_found_again(conn, plan.id).await;
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn what_changes_while_a_day_is_searched_is_in_the_plan_all_the_same() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    let shipments = some_shipments(conn, day, 12, 1_000).await;
+    queue::enqueue(conn, &thorough(day, 3)).await.expect("a job");
+    let cancel = async {
+        testkit::eventually_within(Duration::from_secs(60), "the day to be read", async || {
+            (count(&mut db.connect().await, "queue.claims").await == 1).then_some(())
+        })
+        .await;
+        let mut conn = db.connect().await;
+        store::cancel_shipments(&mut conn, shipments[3].0, &Cause::actor("test"))
+            .await
+            .expect("a cancel");
+    };
+    tokio::join!(run(&db.pool), cancel);
+    assert_eq!(per_day(conn, "planned").await, [(day.1, 11)]);
+    assert_eq!(count(conn, "route_plans").await, 1);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn in_the_evening_every_warehouse_with_something_to_plan_has_its_next_day_planned_at_length() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    some_shipments(conn, day, 3, 1_000).await;
+    let later = (day.0, day.1 + Days::new(1));
+    some_shipments(conn, later, 3, 1_000).await;
+    for _ in 0..2 {
+        queue::enqueue(conn, &PlanDueRoutes { evening: true })
+            .await
+            .expect("a tick");
+    }
+    let only_ticks = Catalogue::new().with::<PlanDueRoutes>();
+    testing::run_until_idle(&db.pool, &only_ticks, &services())
+        .await
+        .expect("an idle queue");
+    let asked = testing::enqueued(&db.pool, "plan_routes").await.expect("jobs");
+    // Two, if five seconds ended on the way.
+    assert!((1..=2).contains(&asked.len()), "{asked:?}");
+    for job in &asked {
+        assert_eq!(job.args["date"], serde_json::json!(day.1));
+        assert_eq!(job.args["seconds"], 30);
+    }
+}
+
+#[tokio::test]
+async fn a_day_nobody_could_make_sense_of_is_given_up_at_once_and_says_why() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = a_day(conn, &[a_van("van 1", 50)]).await;
+    let shipments = some_shipments(conn, day, 1, 1_000).await;
+    sqlx::query("update shipments set later_windows = '{100,50}'")
+        .execute(&mut *conn)
+        .await
+        .expect("a window that ends before it starts");
+    request(conn, &[day]).await;
+    assert_eq!(run(&db.pool).await.buried, 1);
+    let message: String = sqlx::query_scalar("select message from queue.dead_letters")
+        .fetch_one(&mut *conn)
+        .await
+        .expect("a dead letter");
+    assert!(message.contains("/stops/0/windows"), "{message}");
+    let shipment = store::shipment(conn, shipments[0].1)
+        .await
+        .expect("a read")
+        .expect("the shipment");
+    assert_eq!(shipment.unassigned.expect("a reason")["reason"], "planning_failed");
 }

@@ -112,7 +112,7 @@ async fn set_up(kind: &str, world: &World) {
             world
                 .execute("delete from queue.unique_keys where kind = 'plan_routes'")
                 .await;
-            world.enqueue(&PlanDueRoutes {}).await;
+            world.enqueue(&PlanDueRoutes::default()).await;
         }
         "plan_routes" => {
             let mut conn = world.db.pool.acquire().await.unwrap();

@@ -70,6 +70,7 @@ fn services() -> Arc<Services> {
         gateway: payments::Gateway::new(nowhere, "sk_test_nobody".to_owned().into()).unwrap(),
         sender: webhooks::Sender::new(true).unwrap(),
         settings: Settings::default(),
+        keyring: domain::keyring::Keyring::random(),
     })
 }
 

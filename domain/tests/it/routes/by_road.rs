@@ -6,10 +6,11 @@ use domain::ids::{OrderId, ShipmentId, WarehouseId};
 use domain::routes::distance::{Haversine, Point};
 use domain::routes::plan::{self, Published, Snapshot, WhenStale};
 use domain::routes::problem::Matrix;
+use domain::routes::recipe::{self, Recipe};
 use domain::routes::road_matrix::{self, Cell, RoadMatrix, cells};
 use domain::routes::roads::{self, Error, Kind, Roads};
 use domain::routes::sheet;
-use domain::routes::solver::{self, Budget, Unhurried};
+use domain::routes::solver::Unhurried;
 use domain::routes::store::{self, Day};
 use domain::{Cause, catalogue};
 use sqlx::PgConnection;
@@ -317,13 +318,15 @@ async fn planned_by_road(conn: &mut PgConnection, roads: &Roads, day: Day) -> Sn
     let matrix = measure(roads, snapshot.cells(), None).await.expect("a matrix");
     let row = road_matrix::keep(conn, day.0, &matrix).await.expect("a row");
     snapshot.drive_by(row, matrix);
-    let budget = Budget {
-        iterations: 500,
+    let recipe = Recipe {
         seed: 1,
+        iterations: 500,
+        before: 0,
+        start: Vec::new(),
     };
-    let solution = solver::solve(&snapshot.problem, &budget, &Unhurried);
+    let found = recipe::search(&snapshot.problem, recipe, &Unhurried);
     let cause = Cause::actor("test");
-    let published = plan::publish(conn, &snapshot, &solution, WhenStale::Refuse, &cause).await;
+    let published = plan::publish(conn, &snapshot, &found, WhenStale::Refuse, &cause).await;
     assert!(matches!(published, Ok(Published::Stored(_))), "{published:?}");
     snapshot
 }

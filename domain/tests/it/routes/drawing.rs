@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use domain::Cause;
 use domain::ids::{ShipmentId, WarehouseId};
 use domain::routes::distance::Point;
+use domain::routes::recipe::{self, Recipe};
 use domain::routes::sheet::{self, Sheet};
-use domain::routes::solver::{self, Budget, Unhurried};
+use domain::routes::solver::Unhurried;
 use domain::routes::store::Day;
 use domain::routes::{Haversine, gantt, geojson, list, map, plan, polyline};
 use serde_json::Value;
@@ -82,23 +83,23 @@ async fn a_day(conn: &mut PgConnection) -> Day {
     a_shipment(conn, day, depot, 900_000_000).await;
     let roads = Haversine::new(1.3, 30.0);
     let snapshot = plan::snapshot(conn, day, roads).await.expect("a read").expect("a day");
-    let budget = Budget {
-        iterations: 3_000,
+    let recipe = Recipe {
         seed: 1,
+        iterations: 3_000,
+        before: 0,
+        start: Vec::new(),
     };
-    let solution = solver::solve(&snapshot.problem, &budget, &Unhurried);
-    plan::publish(
-        conn,
-        &snapshot,
-        &solution,
-        plan::WhenStale::Refuse,
-        &Cause::actor("test"),
-    )
-    .await
-    .expect("a plan");
+    let found = recipe::search(&snapshot.problem, recipe, &Unhurried);
+    plan::publish(conn, &snapshot, &found, plan::WhenStale::Refuse, &Cause::actor("test"))
+        .await
+        .expect("a plan");
     // As if its driver rested.
+    sqlx::query("update vehicles set rest_start = 0, rest_end = 86400, rest_seconds = 1800")
+        .execute(&mut *conn)
+        .await
+        .expect("vehicles that rest");
     sqlx::query(
-        "update routes r set rest_after = 2, rest_starts_at = t.arrives_at, rest_seconds = 1800
+        "update routes r set rest_after_stops = 2, rest_starts_at = t.arrives_at
          from route_stops t where t.route_id = r.id and t.position = 3",
     )
     .execute(conn)
@@ -277,10 +278,15 @@ async fn a_day_without_routes_is_drawn_too() {
         .await
         .expect("a read")
         .expect("a day");
-    let budget = Budget { iterations: 1, seed: 1 };
-    let solution = solver::solve(&snapshot.problem, &budget, &Unhurried);
+    let recipe = Recipe {
+        seed: 1,
+        iterations: 1,
+        before: 0,
+        start: Vec::new(),
+    };
+    let found = recipe::search(&snapshot.problem, recipe, &Unhurried);
     let cause = Cause::actor("test");
-    plan::publish(conn, &snapshot, &solution, plan::WhenStale::Refuse, &cause)
+    plan::publish(conn, &snapshot, &found, plan::WhenStale::Refuse, &cause)
         .await
         .expect("a plan");
     let sheet = sheet::of_day(conn, (warehouse, date))

@@ -2,13 +2,13 @@
 
 use chrono::{Days, NaiveDate};
 use domain::Cause;
-use domain::ids::{OrderId, ShipmentId, VehicleId, WarehouseId};
+use domain::ids::{OrderId, RouteId, ShipmentId, VehicleId, WarehouseId};
 use domain::orders;
 use domain::routes::plan::{self, Published, Snapshot, Summary, WhenStale};
-use domain::routes::problem::Solution;
-use domain::routes::solver::{self, Budget, Unhurried};
-use domain::routes::store::{self, Day};
-use domain::routes::{Error, Haversine, RouteFilter, STOPS_PER_PLAN_MAX, VehicleSpec};
+use domain::routes::recipe::{self, Found, Recipe};
+use domain::routes::solver::Unhurried;
+use domain::routes::store::{self, Day, Delivery};
+use domain::routes::{Error, Haversine, Rest, RouteFilter, STOPS_PER_PLAN_MAX, VehicleSpec, Window};
 use domain::routes::{geojson, sheet};
 use sqlx::PgConnection;
 use testkit::Database;
@@ -75,22 +75,24 @@ async fn a_shipment(conn: &mut PgConnection, (warehouse, date): Day, north: f64,
     (OrderId(order), id)
 }
 
-async fn computed(conn: &mut PgConnection, day: Day) -> (Snapshot, Solution) {
+async fn computed(conn: &mut PgConnection, day: Day) -> (Snapshot, Found) {
     let snapshot = plan::snapshot(conn, day, roads())
         .await
         .expect("a read")
         .expect("a day to plan");
-    let budget = Budget {
-        iterations: 200,
+    let recipe = Recipe {
         seed: snapshot.seed(),
+        iterations: 200,
+        before: 0,
+        start: snapshot.routes_before(),
     };
-    let solution = solver::solve(&snapshot.problem, &budget, &Unhurried);
-    (snapshot, solution)
+    let found = recipe::search(&snapshot.problem, recipe, &Unhurried);
+    (snapshot, found)
 }
 
 async fn planned(conn: &mut PgConnection, day: Day) -> Published {
-    let (snapshot, solution) = computed(conn, day).await;
-    plan::publish(conn, &snapshot, &solution, WhenStale::Refuse, &by_hand())
+    let (snapshot, found) = computed(conn, day).await;
+    plan::publish(conn, &snapshot, &found, WhenStale::Refuse, &by_hand())
         .await
         .expect("a plan")
 }
@@ -122,6 +124,7 @@ fn a_van(name: &str) -> VehicleSpec {
         shift_start: 7 * 3600,
         shift_end: 19 * 3600,
         stops_max: 50,
+        ..VehicleSpec::default()
     }
 }
 
@@ -221,13 +224,13 @@ async fn a_plan_for_what_has_changed_is_refused_and_then_published_for_the_rest(
     testkit::a_vehicle(conn, day.0.0, "van 1").await;
     let (order, cancelled) = a_shipment(conn, day, 500.0, 1_000).await;
     let (_, kept) = a_shipment(conn, day, 900.0, 1_000).await;
-    let (snapshot, solution) = computed(conn, day).await;
+    let (snapshot, found) = computed(conn, day).await;
 
     let days = store::cancel_shipments(conn, order, &by_hand())
         .await
         .expect("a cancel");
     assert_eq!(days, [], "nothing was planned yet");
-    let refused = plan::publish(conn, &snapshot, &solution, WhenStale::Refuse, &by_hand())
+    let refused = plan::publish(conn, &snapshot, &found, WhenStale::Refuse, &by_hand())
         .await
         .expect("an answer");
     assert_eq!(refused, Published::Stale);
@@ -237,7 +240,7 @@ async fn a_plan_for_what_has_changed_is_refused_and_then_published_for_the_rest(
         .expect("a count");
     assert_eq!(plans, 0);
 
-    let published = plan::publish(conn, &snapshot, &solution, WhenStale::PublishTheRest, &by_hand()).await;
+    let published = plan::publish(conn, &snapshot, &found, WhenStale::PublishTheRest, &by_hand()).await;
     assert!(
         matches!(
             published,
@@ -261,9 +264,9 @@ async fn a_van_that_left_the_fleet_meanwhile_gets_no_route() {
     let day = (a_warehouse(conn).await, tomorrow(conn).await);
     let van = VehicleId(testkit::a_vehicle(conn, day.0.0, "van 1").await);
     let (_, id) = a_shipment(conn, day, 500.0, 1_000).await;
-    let (snapshot, solution) = computed(conn, day).await;
+    let (snapshot, found) = computed(conn, day).await;
     store::retire_vehicle(conn, van).await.expect("a retired van");
-    let publish = plan::publish(conn, &snapshot, &solution, WhenStale::PublishTheRest, &by_hand()).await;
+    let publish = plan::publish(conn, &snapshot, &found, WhenStale::PublishTheRest, &by_hand()).await;
     assert!(
         matches!(
             publish,
@@ -689,4 +692,440 @@ async fn the_audit_sees_what_was_changed_by_hand() {
         sqlx::query(mend).execute(&mut *conn).await.expect(mend);
     }
     all_is_well(conn).await;
+}
+
+/// The shipments of the active plan's route of a van, in order.
+async fn stops_of(conn: &mut PgConnection, van: VehicleId) -> Vec<ShipmentId> {
+    sqlx::query_scalar(
+        "select t.shipment_id from routes r join route_stops t on t.route_id = r.id
+         where r.vehicle_id = $1 and r.state = 'planned' and t.active order by t.position",
+    )
+    .bind(van)
+    .fetch_all(conn)
+    .await
+    .expect("stops")
+}
+
+async fn route_of(conn: &mut PgConnection, van: VehicleId) -> RouteId {
+    sqlx::query_scalar("select id from routes where vehicle_id = $1 and state = 'planned'")
+        .bind(van)
+        .fetch_one(conn)
+        .await
+        .expect("a route")
+}
+
+/// A van that does the work of another for so much less.
+fn a_cheaper_van(name: &str, by: i64) -> VehicleSpec {
+    VehicleSpec {
+        fixed_cost: a_van(name).fixed_cost - by,
+        ..a_van(name)
+    }
+}
+
+#[tokio::test]
+async fn planning_again_moves_nobody_for_less_than_it_is_worth() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = (a_warehouse(conn).await, tomorrow(conn).await);
+    let first = store::create_vehicle(conn, day.0, &a_van("van 1"))
+        .await
+        .expect("a van")
+        .id;
+    for step in 1..=8 {
+        a_shipment(conn, day, f64::from(step) * 700.0, 1_000).await;
+    }
+    stored(conn, day).await;
+    let before = stops_of(conn, first).await;
+    assert_eq!(before.len(), 8);
+
+    // Eight moves would have to save eight kilometres, and save half of one.
+    let cheaper = a_cheaper_van("van 2", 500);
+    let second = store::create_vehicle(conn, day.0, &cheaper).await.expect("a van").id;
+    a_shipment(conn, day, 6_300.0, 1_000).await;
+    stored(conn, day).await;
+    let after = stops_of(conn, first).await;
+    assert!(before.iter().all(|stop| after.contains(stop)), "{before:?} {after:?}");
+    assert_eq!(stops_of(conn, second).await, []);
+    all_is_well(conn).await;
+
+    // Who plans at length may move them, and finds the cheaper van.
+    let (snapshot, _) = computed(conn, day).await;
+    let snapshot = snapshot.moving_freely();
+    let recipe = Recipe {
+        seed: snapshot.seed(),
+        iterations: 2_000,
+        before: 0,
+        start: Vec::new(),
+    };
+    let found = recipe::search(&snapshot.problem, recipe, &Unhurried);
+    let published = plan::publish(conn, &snapshot, &found, WhenStale::Refuse, &by_hand()).await;
+    assert!(matches!(published, Ok(Published::Stored(_))), "{published:?}");
+    assert_eq!(stops_of(conn, second).await.len(), 9);
+    all_is_well(conn).await;
+    let (snapshot, found) = computed(conn, day).await;
+    let no_better = plan::publish(conn, &snapshot, &found, WhenStale::Refuse, &by_hand()).await;
+    assert_eq!(no_better.ok(), Some(Published::Unchanged));
+}
+
+#[tokio::test]
+async fn what_is_loaded_stays_first_on_its_van_whatever_is_planned() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = (a_warehouse(conn).await, tomorrow(conn).await);
+    let van = store::create_vehicle(conn, day.0, &a_van("van 1"))
+        .await
+        .expect("a van")
+        .id;
+    let mut orders = Vec::new();
+    for step in 1..=6 {
+        orders.push(a_shipment(conn, day, f64::from(step) * 700.0, 1_000).await);
+    }
+    stored(conn, day).await;
+    let loaded = stops_of(conn, van).await[..2].to_vec();
+    let route = route_of(conn, van).await;
+    for (stops, field) in [(7, "stops"), (-1, "stops")] {
+        let refused = store::lock_stops(conn, route, stops, &by_hand()).await;
+        assert!(matches!(refused, Err(Error::OutOfBounds { field: named, .. }) if named == field));
+    }
+    let locked = store::lock_stops(conn, route, 2, &by_hand()).await.expect("a lock");
+    assert_eq!((locked.locked_stops, locked.stops), (2, 6));
+    all_is_well(conn).await;
+
+    // A van that costs nothing takes all the others, and a new one comes in.
+    let free = VehicleSpec {
+        fixed_cost: 0,
+        metre_cost: 0,
+        ..a_van("van 2")
+    };
+    let other = store::create_vehicle(conn, day.0, &free).await.expect("a van").id;
+    a_shipment(conn, day, 300.0, 1_000).await;
+    let (snapshot, _) = computed(conn, day).await;
+    let snapshot = snapshot.moving_freely();
+    let recipe = Recipe {
+        seed: snapshot.seed(),
+        iterations: 2_000,
+        before: 0,
+        start: snapshot.routes_before(),
+    };
+    let found = recipe::search(&snapshot.problem, recipe, &Unhurried);
+    plan::publish(conn, &snapshot, &found, WhenStale::Refuse, &by_hand())
+        .await
+        .expect("a plan");
+    assert_eq!(stops_of(conn, van).await, loaded);
+    assert_eq!(stops_of(conn, other).await.len(), 5);
+    all_is_well(conn).await;
+    let route = route_of(conn, van).await;
+    let locked: i32 = sqlx::query_scalar("select locked_stops from routes where id = $1")
+        .bind(route)
+        .fetch_one(&mut *conn)
+        .await
+        .expect("a lock");
+    assert_eq!(locked, 2, "the new plan's route is locked as the old one was");
+
+    // A cancelled stop leaves the lock, and the audit sees a lock that is not kept.
+    let (order, _) = orders.iter().find(|(_, id)| *id == loaded[0]).expect("its order");
+    store::cancel_shipments(conn, *order, &by_hand())
+        .await
+        .expect("a cancel");
+    assert_eq!(stops_of(conn, van).await, loaded[1..]);
+    all_is_well(conn).await;
+    sqlx::query("update routes set locked_stops = locked_stops + 1 where id = $1")
+        .bind(route)
+        .execute(&mut *conn)
+        .await
+        .expect("a lock on nothing");
+    let wrong = store::audit(conn).await.expect("an audit");
+    assert!(wrong.iter().any(|line| line.starts_with("R1")), "{wrong:?}");
+}
+
+#[tokio::test]
+async fn a_plan_made_before_the_van_was_loaded_is_not_published_whatever_the_round() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = (a_warehouse(conn).await, tomorrow(conn).await);
+    let van = store::create_vehicle(conn, day.0, &a_van("van 1"))
+        .await
+        .expect("a van")
+        .id;
+    for step in 1..=4 {
+        a_shipment(conn, day, f64::from(step) * 700.0, 1_000).await;
+    }
+    stored(conn, day).await;
+    a_shipment(conn, day, 100.0, 1_000).await;
+    let (snapshot, found) = computed(conn, day).await;
+    let route = route_of(conn, van).await;
+    store::lock_stops(conn, route, 1, &by_hand()).await.expect("a lock");
+    for when_stale in [WhenStale::Refuse, WhenStale::PublishTheRest] {
+        let published = plan::publish(conn, &snapshot, &found, when_stale, &by_hand()).await;
+        assert_eq!(published.ok(), Some(Published::Stale), "{when_stale:?}");
+    }
+    assert_eq!(stored(conn, day).await.version, 2);
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn what_deliveries_ask_for_and_vans_can_do_is_planned_and_audited() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = (a_warehouse(conn).await, tomorrow(conn).await);
+    store::create_vehicle(conn, day.0, &a_van("plain"))
+        .await
+        .expect("a van");
+    let cold = VehicleSpec {
+        skills: vec!["cold".into()],
+        fixed_cost: 90_000,
+        seconds_max: Some(10 * 3600),
+        metres_max: Some(200_000),
+        rest: Some(Rest {
+            window: Window {
+                start: 11 * 3600,
+                end: 13 * 3600,
+            },
+            seconds: 1_800,
+        }),
+        ..a_van("cold")
+    };
+    let cold = store::create_vehicle(conn, day.0, &cold).await.expect("a van").id;
+    let (_, vaccine) = a_shipment(conn, day, 2_000.0, 1_000).await;
+    a_shipment(conn, day, 2_500.0, 1_000).await;
+    let wanted = Delivery {
+        priority: 1,
+        skills: vec!["cold".into()],
+        // The first is before any shift: it is the second that counts, and keeps the van out over its driver's rest.
+        windows: vec![
+            Window {
+                start: 5 * 3600,
+                end: 6 * 3600,
+            },
+            Window {
+                start: 14 * 3600,
+                end: 15 * 3600,
+            },
+        ],
+    };
+    let (changed, of) = store::change_delivery(conn, vaccine, &wanted, &by_hand())
+        .await
+        .expect("a change");
+    assert_eq!(of, day);
+    assert_eq!(
+        (changed.priority, changed.later_windows),
+        (1, vec![14 * 3600, 15 * 3600])
+    );
+    // It leaves at 14:00 and is back before anybody would rest, unless something takes it out earlier.
+    let early = Delivery {
+        windows: vec![Window {
+            start: 9 * 3600,
+            end: 10 * 3600,
+        }],
+        ..wanted.clone()
+    };
+    let (_, serum) = a_shipment(conn, day, 2_200.0, 1_000).await;
+    store::change_delivery(conn, serum, &early, &by_hand())
+        .await
+        .expect("a change");
+    stored(conn, day).await;
+    // Since that van goes out anyway, it takes everything.
+    let together = stops_of(conn, cold).await;
+    let place = |id: ShipmentId| together.iter().position(|stop| *stop == id);
+    assert!(place(serum) < place(vaccine) && place(serum).is_some(), "{together:?}");
+    all_is_well(conn).await;
+
+    let spoils = [
+        (
+            "R2",
+            "update vehicles set skills = '{}' where name = 'cold'",
+            "update vehicles set skills = '{cold}' where name = 'cold'",
+        ),
+        (
+            "R3",
+            "update vehicles set seconds_max = 600 where name = 'cold'",
+            "update vehicles set seconds_max = 36000 where name = 'cold'",
+        ),
+        (
+            "R3",
+            "update vehicles set metres_max = 600 where name = 'cold'",
+            "update vehicles set metres_max = 200000 where name = 'cold'",
+        ),
+        (
+            "R3",
+            "update vehicles set rest_seconds = 14400 where name = 'cold'",
+            "update vehicles set rest_seconds = 1800 where name = 'cold'",
+        ),
+        (
+            "R3",
+            "update routes set rest_starts_at = rest_starts_at + 3 * 3600",
+            "update routes set rest_starts_at = rest_starts_at - 3 * 3600",
+        ),
+        (
+            "R3",
+            "update shipments set later_windows = '{}' where cardinality(later_windows) > 0",
+            "update shipments set later_windows = '{50400,54000}' where window_start = 18000",
+        ),
+    ];
+    for (rule, spoil, mend) in spoils {
+        sqlx::query(spoil).execute(&mut *conn).await.expect(spoil);
+        let wrong = store::audit(conn).await.expect("an audit");
+        assert!(wrong.iter().any(|line| line.starts_with(rule)), "{spoil}: {wrong:?}");
+        sqlx::query(mend).execute(&mut *conn).await.expect(mend);
+    }
+    all_is_well(conn).await;
+
+    // A planned delivery that asks for something else is off its route at once, and planned anew.
+    let routine = Delivery {
+        skills: vec![],
+        priority: 3,
+        ..early
+    };
+    store::change_delivery(conn, vaccine, &routine, &by_hand())
+        .await
+        .expect("a change");
+    assert!(!stops_of(conn, cold).await.contains(&vaccine));
+    all_is_well(conn).await;
+    stored(conn, day).await;
+    assert_eq!(state_of(conn, vaccine).await.0, "planned");
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn what_no_delivery_can_ask_for_is_refused_by_field() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = (a_warehouse(conn).await, tomorrow(conn).await);
+    testkit::a_vehicle(conn, day.0.0, "van 1").await;
+    let (order, id) = a_shipment(conn, day, 700.0, 1_000).await;
+    let window = |start, end| Window { start, end };
+    let good = Delivery {
+        priority: 3,
+        skills: vec![],
+        windows: vec![window(0, 86_400)],
+    };
+    let bad = [
+        (
+            "priority",
+            Delivery {
+                priority: 4,
+                ..good.clone()
+            },
+        ),
+        (
+            "skills",
+            Delivery {
+                skills: vec!["Cold chain".into()],
+                ..good.clone()
+            },
+        ),
+        (
+            "windows",
+            Delivery {
+                windows: vec![],
+                ..good.clone()
+            },
+        ),
+        (
+            "windows",
+            Delivery {
+                windows: vec![window(60, 60)],
+                ..good.clone()
+            },
+        ),
+        (
+            "windows",
+            Delivery {
+                windows: vec![window(0, 60), window(60, 90)],
+                ..good.clone()
+            },
+        ),
+        (
+            "windows",
+            Delivery {
+                windows: vec![window(100, 86_401)],
+                ..good.clone()
+            },
+        ),
+    ];
+    for (field, bad) in bad {
+        let refused = store::change_delivery(conn, id, &bad, &by_hand()).await;
+        assert!(
+            matches!(refused, Err(Error::OutOfBounds { field: named, .. }) if named == field),
+            "{bad:?}"
+        );
+    }
+    store::cancel_shipments(conn, order, &by_hand())
+        .await
+        .expect("a cancel");
+    let late = store::change_delivery(conn, id, &good, &by_hand()).await;
+    assert!(matches!(late, Err(Error::OnItsWay { state }) if state == "cancelled"));
+}
+
+#[tokio::test]
+async fn the_urgent_one_goes_out_and_the_routine_one_waits_for_another_day() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = (a_warehouse(conn).await, tomorrow(conn).await);
+    let small = VehicleSpec {
+        stops_max: 1,
+        ..a_van("van 1")
+    };
+    store::create_vehicle(conn, day.0, &small).await.expect("a van");
+    let (_, routine) = a_shipment(conn, day, 700.0, 1_000).await;
+    stored(conn, day).await;
+    let (_, urgent) = a_shipment(conn, day, 5_000.0, 1_000).await;
+    let wanted = Delivery {
+        priority: 1,
+        skills: vec![],
+        windows: vec![Window {
+            start: 28_800,
+            end: 64_800,
+        }],
+    };
+    store::change_delivery(conn, urgent, &wanted, &by_hand())
+        .await
+        .expect("a change");
+    stored(conn, day).await;
+    assert_eq!(state_of(conn, urgent).await.0, "planned");
+    assert_eq!(
+        state_of(conn, routine).await,
+        ("unplanned".into(), day.1 + Days::new(1), Some("stops_max".into()))
+    );
+    all_is_well(conn).await;
+}
+
+#[tokio::test]
+async fn a_stored_plan_is_found_again_to_the_byte_as_long_as_its_input_is_the_same() {
+    let db = Database::new().await;
+    let conn = &mut db.connect().await;
+    let day = (a_warehouse(conn).await, tomorrow(conn).await);
+    for name in ["van 1", "van 2"] {
+        let few = VehicleSpec {
+            stops_max: 5,
+            ..a_van(name)
+        };
+        store::create_vehicle(conn, day.0, &few).await.expect("a van");
+    }
+    for step in 1..=7 {
+        a_shipment(conn, day, f64::from(step) * 700.0, 1_000).await;
+    }
+    let first = stored(conn, day).await;
+    // The second starts from the first, prefers it, and leaves somebody out.
+    for step in 1..=5 {
+        a_shipment(conn, day, -f64::from(step) * 600.0, 1_000).await;
+    }
+    let (snapshot, found) = computed(conn, day).await;
+    let Ok(Published::Stored(second)) = plan::publish(conn, &snapshot, &found, WhenStale::Refuse, &by_hand()).await
+    else {
+        panic!("no second plan");
+    };
+    assert_eq!((second.stops, second.moved), (10, 2));
+
+    let (snapshot, recipe, iterations) = plan::as_planned(conn, second.plan_id).await.expect("its input");
+    let again = recipe::search_again(&snapshot.problem, recipe, iterations);
+    assert_eq!(again, found);
+    assert!(plan::as_planned(conn, first.plan_id).await.is_ok());
+
+    sqlx::query("update shipments set weight_grams = weight_grams + 1")
+        .execute(&mut *conn)
+        .await
+        .expect("a change by hand");
+    let refused = plan::as_planned(conn, second.plan_id).await;
+    assert!(matches!(refused, Err(Error::Unrepeatable(_))));
 }

@@ -92,11 +92,16 @@ pub(crate) async fn make_tables(pool: &PgPool) {
 
 /// What a worker process does, until it is told to stop by SIGTERM. It hands its jobs back at once then.
 pub(crate) async fn work() {
+    serve(Catalogue::new().with::<Hold>(), Hold::QUEUE, ()).await;
+}
+
+/// The same with any jobs, of one queue.
+pub(crate) async fn serve<S: Send + Sync + 'static>(catalogue: Catalogue<S>, queue: &str, services: S) {
     let Ok(url) = std::env::var(DATABASE) else { return };
     let lease = std::env::var(LEASE).unwrap().parse().unwrap();
     let config = Config {
         name: std::env::var(NAME).unwrap(),
-        pools: vec![Pool::of(Hold::QUEUE)],
+        pools: vec![Pool::of(queue)],
         slots: SLOTS,
         lease: Duration::from_millis(lease),
         shutdown_grace: Duration::ZERO,
@@ -111,10 +116,16 @@ pub(crate) async fn work() {
         told.recv().await;
         stopping.cancel();
     });
-    let catalogue = Catalogue::new().with::<Hold>();
-    workers::run_with(config, url.parse().unwrap(), catalogue, Vec::new(), Arc::new(()), stop)
-        .await
-        .unwrap();
+    workers::run_with(
+        config,
+        url.parse().unwrap(),
+        catalogue,
+        Vec::new(),
+        Arc::new(services),
+        stop,
+    )
+    .await
+    .unwrap();
 }
 
 /// What befalls a worker process.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Source;
 
 /// Files in jobs/src that are no kind of job. A new one is a decision.
-const NO_KINDS: [&str; 8] = [
+const NO_KINDS: [&str; 10] = [
     "lib",
     "in_steps",
     "intake",
@@ -14,6 +14,7 @@ const NO_KINDS: [&str; 8] = [
     "payment_call",
     "payment_outcome",
     "road_call",
+    "route_search",
     "why",
 ];
 
