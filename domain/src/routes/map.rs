@@ -220,8 +220,8 @@ fn numbers(svg: &mut String, view: &View, sheet: &Sheet, depot: (f64, f64)) {
         .flat_map(|tour| tour.stops.iter().map(move |stop| (tour, stop)))
         .collect();
     let radius = match stops.len() {
-        ..=60 => 10.0,
-        ..=150 => 8.5,
+        0..=60 => 10.0,
+        61..=150 => 8.5,
         _ => 7.0,
     };
     let homes: Vec<(f64, f64)> = stops.iter().map(|(_, stop)| view.place(stop.point())).collect();

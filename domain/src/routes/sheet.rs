@@ -497,7 +497,7 @@ pub fn in_words(reason: &Value) -> String {
 fn minutes(seconds: i64) -> String {
     match seconds {
         ..=90 => format!("{seconds} s"),
-        ..=7199 => format!("{} min", (seconds + 59) / 60),
+        91..=7199 => format!("{} min", (seconds + 59) / 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
     }
 }
