@@ -272,6 +272,34 @@ CREATE FUNCTION public.webhook_public_keys(secrets text[]) RETURNS text[]
     where p.key is not null
 $$;
 
+CREATE FUNCTION queue.is_bounded(p_queue text, p_kind text, p_args jsonb, p_args_version smallint, p_priority smallint, p_attempts_max integer, p_unique_key text, p_group_key text, p_limit_key text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+declare
+    longest constant int := 300;
+begin
+    if length(p_queue) between 1 and 100 and length(p_kind) between 1 and 100 and p_args_version > 0
+       and p_attempts_max between 1 and 1000 and p_priority between -10 and 10 and pg_column_size(p_args) <= 65536
+       and (p_unique_key is null or length(p_unique_key) <= longest)
+       and (p_group_key is null or length(p_group_key) <= longest)
+       and (p_limit_key is null or length(p_limit_key) <= longest) then
+        return true;
+    end if;
+    raise exception '%', case
+            when length(p_queue) not between 1 and 100 then 'the name of a queue has from 1 to 100 characters'
+            when length(p_kind) not between 1 and 100 then 'the name of a kind has from 1 to 100 characters'
+            when p_args_version < 1 then 'versions of payloads count from 1'
+            when p_attempts_max not between 1 and 1000 then format('a job has from 1 to 1000 attempts, not %s', p_attempts_max)
+            when p_priority not between -10 and 10 then format('a priority is from -10 to 10, not %s', p_priority)
+            when pg_column_size(p_args) > 65536
+                then format('the payload of a %s job has at most 65536 bytes, not %s', p_kind, pg_column_size(p_args))
+            when length(p_unique_key) > longest then format('a unique key has at most %s characters', longest)
+            when length(p_group_key) > longest then format('a group key has at most %s characters', longest)
+            else format('a limit key has at most %s characters', longest)
+        end
+        using errcode = 'check_violation', schema = 'queue', table = 'jobs', constraint = 'jobs_are_bounded';
+end $$;
+
 CREATE TABLE queue.jobs (
     id bigint NOT NULL,
     run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -299,17 +327,7 @@ CREATE TABLE queue.jobs (
     limit_key text,
     parked boolean,
     awaited boolean,
-    CONSTRAINT job_args_are_small CHECK ((pg_column_size(args) <= 65536)),
-    CONSTRAINT jobs_args_version_check CHECK ((args_version > 0)),
-    CONSTRAINT jobs_attempt_check CHECK ((attempt >= 0)),
-    CONSTRAINT jobs_attempts_max_check CHECK (((attempts_max >= 1) AND (attempts_max <= 1000))),
-    CONSTRAINT jobs_fence_check CHECK ((fence >= 0)),
-    CONSTRAINT jobs_group_key_check CHECK ((length(group_key) <= 300)),
-    CONSTRAINT jobs_kind_check CHECK (((kind <> ''::text) AND (length(kind) <= 100))),
-    CONSTRAINT jobs_limit_key_check CHECK ((length(limit_key) <= 300)),
-    CONSTRAINT jobs_priority_check CHECK (((priority >= '-10'::integer) AND (priority <= 10))),
-    CONSTRAINT jobs_queue_check CHECK (((queue <> ''::text) AND (length(queue) <= 100))),
-    CONSTRAINT jobs_unique_key_check CHECK ((length(unique_key) <= 300))
+    CONSTRAINT jobs_are_bounded CHECK (queue.is_bounded(queue, kind, args, args_version, priority, attempts_max, unique_key, group_key, limit_key))
 )
 WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0.2', autovacuum_analyze_scale_factor='0.05');
 
@@ -1979,6 +1997,20 @@ CREATE TABLE public.road_matrices (
     CONSTRAINT road_matrices_provider_check CHECK ((provider <> ''::text))
 );
 
+CREATE TABLE public.route_checkpoints (
+    warehouse_id uuid NOT NULL,
+    date date NOT NULL,
+    job_id bigint NOT NULL,
+    fence bigint NOT NULL,
+    input_hash bytea NOT NULL,
+    iterations bigint NOT NULL,
+    iterations_budget bigint NOT NULL,
+    cost bigint NOT NULL,
+    routes jsonb NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT route_checkpoints_iterations_check CHECK ((iterations >= 0))
+);
+
 CREATE TABLE public.route_plans (
     id uuid NOT NULL,
     warehouse_id uuid NOT NULL,
@@ -1997,6 +2029,15 @@ CREATE TABLE public.route_plans (
     job_id bigint,
     fence bigint,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    cost bigint,
+    iterations_budget bigint,
+    iterations_before bigint,
+    move_cost bigint,
+    start jsonb,
+    replaces uuid,
+    shipment_ids uuid[],
+    vehicle_ids uuid[],
+    busy_vehicle_ids uuid[],
     matrix_id uuid,
     approximate boolean DEFAULT false NOT NULL,
     left_out jsonb DEFAULT '[]'::jsonb NOT NULL,
@@ -2029,12 +2070,12 @@ CREATE TABLE public.routes (
     load_grams bigint NOT NULL,
     load_cm3 bigint NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    rest_after integer,
+    locked_stops integer DEFAULT 0 NOT NULL,
+    rest_after_stops integer,
     rest_starts_at integer,
-    rest_seconds integer,
-    CONSTRAINT routes_rest_after_check CHECK ((rest_after >= 0)),
-    CONSTRAINT routes_rest_is_whole CHECK ((num_nonnulls(rest_after, rest_starts_at, rest_seconds) = ANY (ARRAY[0, 3]))),
-    CONSTRAINT routes_rest_seconds_check CHECK ((rest_seconds >= 0)),
+    CONSTRAINT routes_locked_stops_check CHECK ((locked_stops >= 0)),
+    CONSTRAINT routes_rest_after_stops_check CHECK ((rest_after_stops >= 0)),
+    CONSTRAINT routes_rest_is_whole CHECK (((rest_after_stops IS NULL) = (rest_starts_at IS NULL))),
     CONSTRAINT routes_state_check CHECK ((state = ANY (ARRAY['planned'::text, 'dispatched'::text, 'superseded'::text])))
 );
 
@@ -3079,6 +3120,9 @@ ALTER TABLE ONLY public.road_matrices
 ALTER TABLE ONLY public.road_matrices
     ADD CONSTRAINT road_matrices_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.route_checkpoints
+    ADD CONSTRAINT route_checkpoints_pkey PRIMARY KEY (warehouse_id, date);
+
 ALTER TABLE ONLY public.route_plans
     ADD CONSTRAINT route_plans_pkey PRIMARY KEY (id);
 
@@ -3099,6 +3143,9 @@ ALTER TABLE ONLY public.sellers
 
 ALTER TABLE ONLY public.sellers
     ADD CONSTRAINT sellers_pkey PRIMARY KEY (id);
+
+ALTER TABLE public.shipments
+    ADD CONSTRAINT shipments_are_on_earth CHECK ((((lat >= ('-90'::integer)::double precision) AND (lat <= (90)::double precision)) AND ((lon >= ('-180'::integer)::double precision) AND (lon <= (180)::double precision)))) NOT VALID;
 
 ALTER TABLE ONLY public.shipments
     ADD CONSTRAINT shipments_order_id_warehouse_id_key UNIQUE (order_id, warehouse_id);
@@ -3490,8 +3537,14 @@ ALTER TABLE ONLY public.reservations
 ALTER TABLE ONLY public.road_matrices
     ADD CONSTRAINT road_matrices_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);
 
+ALTER TABLE ONLY public.route_checkpoints
+    ADD CONSTRAINT route_checkpoints_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);
+
 ALTER TABLE ONLY public.route_plans
     ADD CONSTRAINT route_plans_matrix_id_fkey FOREIGN KEY (matrix_id) REFERENCES public.road_matrices(id) ON DELETE SET NULL;
+
+ALTER TABLE ONLY public.route_plans
+    ADD CONSTRAINT route_plans_replaces_fkey FOREIGN KEY (replaces) REFERENCES public.route_plans(id);
 
 ALTER TABLE ONLY public.route_plans
     ADD CONSTRAINT route_plans_warehouse_id_fkey FOREIGN KEY (warehouse_id) REFERENCES public.warehouses(id);

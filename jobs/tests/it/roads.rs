@@ -30,6 +30,7 @@ fn services(server: &RoadServer, kind: Kind) -> Arc<Services> {
             roads: Some(roads),
             ..Settings::default()
         },
+        keyring: domain::keyring::Keyring::random(),
     })
 }
 
@@ -41,6 +42,7 @@ async fn a_van(conn: &mut PgConnection, warehouse: WarehouseId, name: &str) {
         shift_start: 7 * 3600,
         shift_end: 19 * 3600,
         stops_max: 50,
+        ..VehicleSpec::default()
     };
     store::create_vehicle(conn, warehouse, &van).await.unwrap();
 }
