@@ -149,10 +149,7 @@ pub(crate) async fn pass_turns(conn: &mut PgConnection, groups: &[String], holde
 
 /// These jobs run no more: their limits have room again. A success says that what they depend on works.
 pub(crate) async fn let_go(conn: &mut PgConnection, jobs: &[&Held], is_success: bool) -> sqlx::Result<()> {
-    let (claims, keys): (Vec<i64>, Vec<String>) = jobs
-        .iter()
-        .flat_map(|held| held.limit_keys.iter().map(|key| (held.claim_id, key.clone())))
-        .unzip();
+    let (claims, keys) = holds_of(jobs);
     if claims.is_empty() {
         return Ok(());
     }
@@ -160,6 +157,13 @@ pub(crate) async fn let_go(conn: &mut PgConnection, jobs: &[&Held], is_success: 
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// The claim and the key of each room that these jobs take.
+pub(crate) fn holds_of(jobs: &[&Held]) -> (Vec<i64>, Vec<String>) {
+    jobs.iter()
+        .flat_map(|held| held.limit_keys.iter().map(|key| (held.claim_id, key.clone())))
+        .unzip()
 }
 
 /// Whether the job was completed under this fence, as far as the history tells.

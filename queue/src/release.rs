@@ -3,6 +3,8 @@
 //! In that transaction it would cost the others their parallelism: the row of a key that jobs wait for would be locked until its
 //! commit is on disk, so that the jobs of a busy key would end one after the other.
 
+use std::collections::BTreeMap;
+
 use sqlx::PgPool;
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,18 +34,18 @@ pub(crate) async fn release(sender: &mpsc::UnboundedSender<Release>, held: Held,
 pub(crate) async fn run(pool: PgPool, mut receiver: mpsc::UnboundedReceiver<Release>) {
     let mut releases = Vec::new();
     while receiver.recv_many(&mut releases, RELEASED_MAX).await > 0 {
-        for is_success in [true, false] {
-            let jobs: Vec<_> = releases
-                .iter()
-                .filter(|release| release.is_success == is_success)
-                .map(|release| &release.held)
-                .collect();
-            if jobs.is_empty() {
-                continue;
-            }
+        let mut alike = BTreeMap::<_, Vec<_>>::new();
+        for release in &releases {
+            let held = &release.held;
+            alike
+                .entry((held.worker_id, release.is_success))
+                .or_default()
+                .push(held);
+        }
+        for ((worker_id, is_success), jobs) in alike {
             // Not tried again: it may have happened, and given back twice the room would be more than there is. What stays
             // taken is freed with its worker's claims, or by `limit::mend` when the claim is gone.
-            if let Err(error) = write(&pool, &jobs, is_success).await {
+            if let Err(error) = write(&pool, worker_id, &jobs, is_success).await {
                 tracing::warn!(jobs = jobs.len(), "the room of limits is given back later: {error}");
             }
         }
@@ -53,6 +55,17 @@ pub(crate) async fn run(pool: PgPool, mut receiver: mpsc::UnboundedReceiver<Rele
     }
 }
 
-async fn write(pool: &PgPool, jobs: &[&Held], is_success: bool) -> sqlx::Result<()> {
-    finish::let_go(&mut *pool.acquire().await?, jobs, is_success).await
+/// A worker that was lost meanwhile tells nobody anything.
+async fn write(pool: &PgPool, worker_id: i64, jobs: &[&Held], is_success: bool) -> sqlx::Result<()> {
+    let (claims, keys) = finish::holds_of(jobs);
+    sqlx::query!(
+        "select queue.let_go($1, $2, $3) from queue.workers where id = $4",
+        &claims,
+        &keys,
+        is_success,
+        worker_id,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }

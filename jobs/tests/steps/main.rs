@@ -349,12 +349,19 @@ async fn frozen_at_every_step(stage: &Stage, undisturbed: &Outcome) -> u32 {
             None => true,
         };
         if let Some(stale) = before.take() {
-            let rows = everything(&run.db.pool).await;
+            // One whose job had ended was giving back the room of its limits, which nobody else has had since.
+            let is_late = next.is_some();
+            let rows = || async {
+                let mut rows = everything(&run.db.pool).await;
+                rows.retain(|row| is_late || !row.starts_with("queue.limit_"));
+                rows
+            };
+            let found = rows().await;
             stale.line.thaw();
             let settled = in_time(stale.task).await.unwrap();
-            assert_eq!(settled, Settled::Lost, "{}, frozen at step {}", stage.kind, step - 1);
-            let now = everything(&run.db.pool).await;
-            assert_eq!(now, rows, "{}: thawed at step {}, it wrote", stage.kind, step - 1);
+            let what = format!("{}, frozen at step {}", stage.kind, step - 1);
+            assert_eq!(settled == Settled::Lost, is_late, "{what}: {settled:?}");
+            assert_eq!(rows().await, found, "{what}, it wrote");
         }
         match next {
             Some(frozen) if !is_over => {

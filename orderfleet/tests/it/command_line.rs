@@ -77,6 +77,7 @@ fn a_wrong_value_is_refused_with_the_settings_name() {
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let database = ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
     let key = ("ORDERFLEET_GATEWAY_KEY", "sk_test_x");
+    let master = ("ORDERFLEET_MASTER_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     let cases: [Case<'_>; 11] = [
         (
             &["api"],
@@ -95,12 +96,12 @@ fn a_wrong_value_is_refused_with_the_settings_name() {
         (&["worker", "--pool", "routes", "--roads", "google"], &[], "--roads"),
         (
             &["worker", "--pool", "routes"],
-            &[database, key, ("ORDERFLEET_ROADS", "osrm")],
+            &[database, key, master, ("ORDERFLEET_ROADS", "osrm")],
             "ORDERFLEET_ROADS_URL is not",
         ),
         (
             &["worker", "--pool", "routes", "--roads", "osrm"],
-            &[database, key, ("ORDERFLEET_ROADS_URL", "user:hunter2@roads")],
+            &[database, key, master, ("ORDERFLEET_ROADS_URL", "user:hunter2@roads")],
             "roads_url",
         ),
         (
@@ -115,12 +116,12 @@ fn a_wrong_value_is_refused_with_the_settings_name() {
                 "--roads-points",
                 "1",
             ],
-            &[database, key],
+            &[database, key, master],
             "roads_points_max",
         ),
         (
             &["worker", "--pool", "routes", "--road-factor", "0.5"],
-            &[database, key],
+            &[database, key, master],
             "road_factor",
         ),
     ];
