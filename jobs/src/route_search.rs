@@ -603,10 +603,13 @@ mod tests {
         let (db, stage, _seen) = a_stage().await;
         let catalogue = Catalogue::new().with::<SearchSo<600>>();
         let worker = Worker::register(&db.pool, &catalogue, &stage).await.expect("a worker");
-        for (how, expected) in [(How::Panic, Settled::Retried), (How::End, Settled::Completed)] {
+        for how in [How::Panic, How::End] {
             enqueue::<600>(&db, how).await;
-            let job = worker.claim("routes", 1).await.expect("a claim").remove(0);
-            assert_eq!(worker.run(job).await, expected, "{how:?}");
+        }
+        // Both at once, since the first may be due again at once.
+        let jobs = worker.claim("routes", 2).await.expect("a claim");
+        for (job, expected) in jobs.into_iter().zip([Settled::Retried, Settled::Completed]) {
+            assert_eq!(worker.run(job).await, expected);
         }
         worker.leave().await.expect("a good end");
     }
