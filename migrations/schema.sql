@@ -172,14 +172,11 @@ CREATE FUNCTION public.order_facts(o public.orders) RETURNS jsonb
         'expires_at', o.expires_at, 'confirmed_at', o.confirmed_at, 'cancel_until', o.cancel_until))
 $$;
 
-CREATE FUNCTION public.record_event(p_event_id uuid, p_type text, p_order_id uuid, p_data jsonb) RETURNS TABLE(delivery_id uuid, endpoint_id uuid, ordering_key text)
-    LANGUAGE sql
-    AS $$
-    select * from record_event(p_event_id, p_type, p_order_id, p_data, null, null)
-$$;
-
-CREATE FUNCTION public.record_event(p_event_id uuid, p_type text, p_order_id uuid, p_data jsonb, p_partner_id uuid, p_endpoint_id uuid) RETURNS TABLE(delivery_id uuid, endpoint_id uuid, ordering_key text)
+CREATE FUNCTION public.record_event(p_event_id uuid, p_type text, p_order_id uuid, p_data jsonb, p_partner_id uuid DEFAULT NULL::uuid, p_endpoint_id uuid DEFAULT NULL::uuid) RETURNS TABLE(delivery_id uuid, endpoint_id uuid, ordering_key text)
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET jit TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     wanted uuid[];
@@ -232,8 +229,11 @@ begin
                                    order by b.seq desc
                                    limit 1)
                when 'per_key' then (select v.id from events v
-                                    join webhook_deliveries b on b.endpoint_id = e.id and b.event_id = v.event_id
                                     where v.order_id = p_order_id and v.id < number
+                                      and exists (select from webhook_deliveries b
+                                                  -- No condition for an index: of an endpoint's deliveries there are many.
+                                                  where b.event_id = v.event_id and b.endpoint_id is not distinct from e.id
+                                                  offset 0)
                                     order by v.id desc
                                     limit 1)
            end
@@ -990,6 +990,8 @@ $$;
 CREATE FUNCTION queue.let_go(p_claims bigint[], p_keys text[], p_succeeded boolean) RETURNS void
     LANGUAGE plpgsql
     SET jit TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
     AS $$
 begin
     -- In one order, since two transactions may let go of jobs of the same claim.
@@ -1227,6 +1229,7 @@ CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET jit TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
     these text[];

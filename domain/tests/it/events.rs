@@ -94,3 +94,65 @@ async fn the_payload_is_frozen_with_its_number_and_says_what_happened() {
     let payload: Value = serde_json::from_str(&stored[1].1).expect("it is JSON");
     assert_eq!(payload["data"], json!({"price": 5, "text": "a \"quoted\" ü"}));
 }
+
+/// The pages of PostgreSQL that one event of an order touches, most of them the catalogue's and the indexes'.
+async fn pages_of_an_event(conn: &mut PgConnection, order: uuid::Uuid) -> i64 {
+    let plan: Value = sqlx::query_scalar(
+        "explain (analyze, buffers, format json)
+         select * from record_event(gen_random_uuid(), 'order.changed', $1, '{}')",
+    )
+    .bind(order)
+    .fetch_one(conn)
+    .await
+    .expect("a plan");
+    plan[0]["Plan"]["Shared Hit Blocks"].as_i64().expect("a count")
+        + plan[0]["Plan"]["Shared Read Blocks"].as_i64().expect("a count")
+}
+
+#[tokio::test]
+async fn an_event_costs_the_same_whatever_its_endpoints_have_received_before() {
+    let database = Database::new().await;
+    for ordering in ["per_key", "strict", "none"] {
+        // A connection of its own, so that every plan is made with what the planner knows now.
+        let mut conn = database.connect().await;
+        let customer = a_customer(&mut conn).await;
+        let order = an_order(&mut conn, customer, &[]).await;
+        sqlx::raw_sql("delete from webhook_deliveries; delete from webhook_endpoints")
+            .execute(&mut conn)
+            .await
+            .expect("no endpoint is left");
+        an_endpoint(&mut conn, &["*"], ordering, "active").await;
+        for _ in 0..3 {
+            pages_of_an_event(&mut conn, order).await;
+        }
+        let before = pages_of_an_event(&mut conn, order).await;
+        // Of other orders, which need not be there.
+        sqlx::raw_sql(
+            "set session_replication_role = replica;
+             select count(*)
+             from (select gen_random_uuid() as id from generate_series(1, 2000)) other, generate_series(1, 2),
+                  record_event(gen_random_uuid(), 'order.changed', other.id, '{}');
+             set session_replication_role = origin",
+        )
+        .execute(&mut conn)
+        .await
+        .expect("4,000 events of 2,000 orders");
+        let after = pages_of_an_event(&mut conn, order).await;
+        assert!(
+            after <= before + 100,
+            "{ordering}: {before} pages, and {after} after 4,000 deliveries"
+        );
+
+        let mut conn = database.connect().await;
+        sqlx::raw_sql("analyze")
+            .execute(&mut conn)
+            .await
+            .expect("the planner knows");
+        pages_of_an_event(&mut conn, order).await;
+        let known = pages_of_an_event(&mut conn, order).await;
+        assert!(
+            known <= before + 100,
+            "{ordering}: {before} pages, and {known} once the planner knows of them"
+        );
+    }
+}
