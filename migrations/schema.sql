@@ -2304,14 +2304,17 @@ CREATE TABLE public.webhook_endpoints (
     rate double precision,
     dead_head text DEFAULT 'skip'::text NOT NULL,
     exhausted_at timestamp with time zone,
+    challenge text,
     CONSTRAINT only_lines_are_blocked CHECK (((dead_head = 'skip'::text) OR (ordering <> 'none'::text))),
+    CONSTRAINT webhook_endpoints_challenge_check CHECK (((length(challenge) >= 20) AND (length(challenge) <= 100))),
     CONSTRAINT webhook_endpoints_concurrency_check CHECK (((concurrency >= 1) AND (concurrency <= 1000))),
     CONSTRAINT webhook_endpoints_dead_head_check CHECK ((dead_head = ANY (ARRAY['skip'::text, 'block'::text]))),
     CONSTRAINT webhook_endpoints_ordering_check CHECK ((ordering = ANY (ARRAY['none'::text, 'per_key'::text, 'strict'::text]))),
     CONSTRAINT webhook_endpoints_rate_check CHECK (((rate >= (0.0001)::double precision) AND (rate <= (100000)::double precision))),
     CONSTRAINT webhook_endpoints_secrets_check CHECK (((cardinality(secrets) >= 1) AND (cardinality(secrets) <= 3))),
-    CONSTRAINT webhook_endpoints_state_check CHECK ((state = ANY (ARRAY['active'::text, 'disabled'::text]))),
-    CONSTRAINT webhook_endpoints_url_check CHECK ((length(url) <= 2000))
+    CONSTRAINT webhook_endpoints_state_check CHECK ((state = ANY (ARRAY['active'::text, 'disabled'::text, 'unconfirmed'::text]))),
+    CONSTRAINT webhook_endpoints_url_check CHECK ((length(url) <= 2000)),
+    CONSTRAINT what_is_unconfirmed_has_a_challenge CHECK (((state <> 'unconfirmed'::text) OR (challenge IS NOT NULL)))
 );
 
 CREATE TABLE queue.claims (

@@ -65,7 +65,7 @@ view! {
         concurrency: Option<i32> as Option<i32>,
         /// Deliveries a second; any number, without.
         rate: Option<f64> as Option<f64>,
-        /// active or disabled.
+        /// active, disabled, or unconfirmed: nobody has shown yet whose address it is.
         state: EndpointState as String,
         /// Why it is disabled.
         disabled_reason: Option<String> as Option<String>,
@@ -173,6 +173,14 @@ pub(crate) struct EndpointPatch {
     state: Option<String>,
 }
 
+/// What shows whose address it is.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body; `confirm` reads it")]
+pub(crate) struct Confirmation {
+    /// The `code` of the `endpoint.challenge` event.
+    code: String,
+}
+
 /// What to replay.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes the body; `replay` reads it")]
@@ -254,6 +262,9 @@ impl NewSecret {
 
 /// Registers an endpoint. Its secret is in this answer and nowhere else; an `Idempotency-Key` is refused here, since
 /// answers under one are kept.
+///
+/// One registered with a partner's key is `unconfirmed`: its address is sent an `endpoint.challenge` event, whose `code` goes to
+/// `/confirm`, and nothing else before that.
 #[utoipa::path(
     post, path = "/webhook-endpoints", tag = "webhooks",
     request_body = NewEndpointBody,
@@ -295,6 +306,7 @@ pub(crate) async fn create(extract::State(state): extract::State<State>, call: C
         )
         .await?;
         jobs::limit_endpoint(conn, &endpoint, &call.principal.name).await?;
+        let endpoint = challenged(conn, endpoint, &call.principal).await?;
         let secret = NewSecret::of(secret).secret;
         let (path, version) = (format!("/api/v1/webhook-endpoints/{}", endpoint.id), endpoint.version);
         Ok(Answer::created(
@@ -362,6 +374,16 @@ async fn existing(conn: &mut PgConnection, id: EndpointId, caller: &Principal) -
         .ok_or_else(|| Problem::not_found("endpoint"))
 }
 
+/// Sends an address that a partner's key named a challenge; one of ours needs none.
+async fn challenged(conn: &mut PgConnection, endpoint: Endpoint, caller: &Principal) -> Result<Endpoint, Problem> {
+    if caller.partner.is_none() {
+        return Ok(endpoint);
+    }
+    let (endpoint, announced) = store::challenge(conn, endpoint.id).await?;
+    jobs::announce(conn, announced).await?;
+    Ok(endpoint)
+}
+
 /// What a body says of how to sign.
 fn signing(f: &mut fields::Fields<'_>) -> Signing {
     match f.optional("signing", one_of(&["hmac", "ed25519"])).as_deref() {
@@ -378,6 +400,9 @@ fn dead_head(word: String) -> DeadHead {
 }
 
 /// Changes what the body names; `state` disables and enables. What is kept in order cannot change.
+///
+/// A new `url` from a partner's key is to be confirmed like a new endpoint's, and what is to be confirmed stays `unconfirmed` when
+/// a partner's key enables it; one of ours vouches for an endpoint that it enables.
 #[utoipa::path(
     patch, path = "/webhook-endpoints/{id}", tag = "webhooks",
     params(("id" = Uuid, Path, description = "The endpoint")),
@@ -406,12 +431,21 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
         };
         existing(conn, id, &call.principal).await?;
         let is_limit = change.concurrency.is_some() || change.rate.is_some();
+        let is_moved = change.url.is_some();
         let mut endpoint = store::patch(conn, id, change, state.services.sender.allows_private()).await?;
         if is_limit {
             jobs::limit_endpoint(conn, &endpoint, &call.principal.name).await?;
         }
+        if is_moved {
+            endpoint = challenged(conn, endpoint, &call.principal).await?;
+        }
         match wanted.as_deref() {
-            Some("active") => endpoint = store::enable(conn, id).await?,
+            Some("active") => {
+                if call.principal.partner.is_none() {
+                    store::vouch(conn, id).await?;
+                }
+                endpoint = store::enable(conn, id).await?;
+            }
             Some(_) => {
                 let (disabled, announced) = store::disable(conn, id, &format!("by {}", call.principal.name)).await?;
                 jobs::announce(conn, announced).await?;
@@ -419,6 +453,27 @@ pub(crate) async fn update(extract::State(state): extract::State<State>, call: C
             }
             None => {}
         }
+        let version = endpoint.version;
+        Ok(Answer::ok(&EndpointView::from(endpoint)).etag(version))
+    })
+    .await
+}
+
+/// Confirms that an endpoint's address is its owner's, by the `code` of the last `endpoint.challenge` event that was sent there.
+/// What it missed is sent by a replay. One that is confirmed already stays as it is.
+#[utoipa::path(
+    post, path = "/webhook-endpoints/{id}/confirm", tag = "webhooks",
+    params(("id" = Uuid, Path, description = "The endpoint")),
+    request_body = Confirmation,
+    responses((status = 200, description = "Confirmed", body = EndpointView)),
+    security(("api_key" = ["webhooks:write"])),
+)]
+pub(crate) async fn confirm(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
+    let id: EndpointId = call.path("id", "endpoint")?;
+    call.once(&state, Keyed::OPTIONAL, async |conn| {
+        let code = fields::read(&call.body, |f| f.required("code", text(1..=100)))?;
+        existing(conn, id, &call.principal).await?;
+        let endpoint = store::confirm(conn, id, &code).await?;
         let version = endpoint.version;
         Ok(Answer::ok(&EndpointView::from(endpoint)).etag(version))
     })
@@ -557,9 +612,7 @@ pub(crate) async fn replay(extract::State(state): extract::State<State>, call: C
 pub(crate) async fn test(extract::State(state): extract::State<State>, call: Call) -> Result<Answer, Problem> {
     let id: EndpointId = call.path("id", "endpoint")?;
     call.once(&state, Keyed::OPTIONAL, async |conn| {
-        if existing(conn, id, &call.principal).await?.state == EndpointState::Disabled {
-            return Err(NotResent::Disabled.into());
-        }
+        store::takes_events(existing(conn, id, &call.principal).await?.state)?;
         let (event, announced) = store::test_fire(conn, id).await?;
         jobs::announce(conn, announced).await?;
         let path = format!("/api/v1/webhook-endpoints/{id}/deliveries");
@@ -649,6 +702,7 @@ impl From<NotResent> for Problem {
             NotResent::OnItsWay(_) => Problem::conflict("delivery_on_its_way", detail),
             NotResent::NotDead(_) => Problem::conflict("delivery_not_dead", detail),
             NotResent::Disabled => Problem::conflict("endpoint_disabled", detail),
+            NotResent::Unconfirmed => Problem::conflict("endpoint_unconfirmed", detail),
             NotResent::Purged => Problem::conflict("payload_purged", detail),
             NotResent::Database(error) => error.into(),
         }
@@ -678,6 +732,7 @@ impl From<Error> for Problem {
             Error::NotFound => Problem::not_found("endpoint"),
             Error::Version(current) => Problem::version_mismatch(current),
             Error::Invalid(invalid) => invalid.into(),
+            Error::WrongCode => Problem::invalid_field("/code", "wrong_code", error.to_string()),
             Error::Sealed(error) => anyhow::Error::from(error).into(),
             Error::Database(error) => error.into(),
         }

@@ -30,9 +30,11 @@ pub async fn webhooks(args: cli::Webhooks) -> anyhow::Result<()> {
         WebhooksAction::Change(args) => change(conn, args).await,
         WebhooksAction::Pause { id, because } => pause(conn, id, &because).await,
         WebhooksAction::Resume { id } => {
-            store::enable(conn, id)
-                .await
-                .with_context(|| format!("endpoint {id}"))?;
+            let mut tx = conn.begin().await?;
+            let about = || format!("endpoint {id}");
+            store::vouch(&mut tx, id).await.with_context(about)?;
+            store::enable(&mut tx, id).await.with_context(about)?;
+            tx.commit().await?;
             table::say(&format!(
                 "{id} is sent to again; `orderfleet webhooks replay {id} --since WHEN` sends what it missed\n"
             ))
@@ -174,6 +176,7 @@ fn line(endpoint: &Endpoint) -> String {
 fn state(endpoint: &Endpoint) -> String {
     match (endpoint.state, endpoint.open_until) {
         (EndpointState::Disabled, _) => "disabled".to_owned(),
+        (EndpointState::Unconfirmed, _) => "unconfirmed".to_owned(),
         (EndpointState::Active, None) => "active".to_owned(),
         (EndpointState::Active, Some(until)) => format!("left alone until {}", moment(until)),
     }
@@ -341,11 +344,22 @@ pub(crate) struct Fired {
     pub(crate) event_id: String,
 }
 
+fn sendable(endpoint: &Endpoint) -> anyhow::Result<()> {
+    let id = endpoint.id;
+    match endpoint.state {
+        EndpointState::Active => Ok(()),
+        EndpointState::Disabled => bail!("endpoint {id} is disabled: `orderfleet webhooks resume {id}` first"),
+        EndpointState::Unconfirmed => {
+            bail!(
+                "endpoint {id} is not confirmed by its partner: `orderfleet webhooks resume {id}` vouches for its address"
+            )
+        }
+    }
+}
+
 /// Sends a test to an endpoint that is sent to.
 pub(crate) async fn test(conn: &mut PgConnection, id: EndpointId) -> anyhow::Result<Fired> {
-    if existing(conn, id).await?.state == EndpointState::Disabled {
-        bail!("endpoint {id} is disabled: `orderfleet webhooks resume {id}` first");
-    }
+    sendable(&existing(conn, id).await?)?;
     let mut tx = conn.begin().await?;
     let (event, announced) = store::test_fire(&mut tx, id).await?;
     jobs::announce(&mut tx, announced).await?;
@@ -431,9 +445,7 @@ async fn discard(conn: &mut PgConnection, id: DeliveryId, because: &Because) -> 
 }
 
 async fn replay(conn: &mut PgConnection, id: EndpointId, range: &Range, actor: &str) -> anyhow::Result<()> {
-    if existing(conn, id).await?.state == EndpointState::Disabled {
-        bail!("endpoint {id} is disabled: `orderfleet webhooks resume {id}` first");
-    }
+    sendable(&existing(conn, id).await?)?;
     let mut tx = conn.begin().await?;
     let again = store::replay(&mut tx, id, range, REPLAY_MAX).await?;
     let count = again.len();

@@ -151,6 +151,7 @@ async fn every_writing_endpoint_refuses_what_it_does_not_know() {
         (Method::POST, "/api/v1/inventory/MUG/adjustments".to_owned()),
         (Method::POST, "/api/v1/webhook-endpoints".to_owned()),
         (Method::PATCH, endpoint.clone()),
+        (Method::POST, format!("{endpoint}/confirm")),
         (Method::POST, format!("{endpoint}/replay")),
         (Method::POST, "/api/v1/vehicles".to_owned()),
         (Method::POST, "/api/v1/dead-letters/1/redrive".to_owned()),

@@ -45,6 +45,33 @@ impl App {
         self.raw(request.body(body).unwrap()).await
     }
 
+    /// The code that an endpoint's address was sent last.
+    async fn code_of(&self, endpoint: &str) -> String {
+        let id: uuid::Uuid = endpoint.rsplit('/').next().unwrap().parse().unwrap();
+        let payload: String = sqlx::query_scalar(
+            "select payload from events where endpoint_id = $1 and type = 'endpoint.challenge' order by id desc limit 1",
+        )
+        .bind(id)
+        .fetch_one(&self.db.pool)
+        .await
+        .expect("a challenge");
+        let payload: Value = serde_json::from_str(&payload).unwrap();
+        payload["data"]["code"].as_str().unwrap().to_owned()
+    }
+
+    /// Confirms an endpoint as a partner that received the challenge.
+    async fn confirm(&self, partner: &Partner, endpoint: &str) {
+        let code = json!({"code": self.code_of(endpoint).await});
+        let confirmed = self
+            .by(partner, Method::POST, &format!("{endpoint}/confirm"), Some(code))
+            .await;
+        assert_eq!(
+            (confirmed.status, &confirmed.json()["state"]),
+            (StatusCode::OK, &json!("active")),
+            "{confirmed:?}"
+        );
+    }
+
     /// What a partner sends: signed that many seconds ago, with that secret.
     async fn inbound(&self, partner: &str, secret: &str, id: &str, seconds_ago: i64, body: &str) -> Answer {
         let timestamp = chrono::Utc::now().timestamp() - seconds_ago;
@@ -252,6 +279,7 @@ async fn a_partners_key_sees_the_partners_own_endpoints_and_nothing_else() {
     assert_eq!((&made["partner_id"], &made["secret"]), (&json!(one.id), &Value::Null));
     assert!(made["public_keys"][0].as_str().unwrap().starts_with("whpk_"));
     let path = format!("{endpoints}/{}", made["id"].as_str().unwrap());
+    app.confirm(&one, &path).await;
 
     // More than the partner may ask for, or for somebody else.
     assert_eq!(
@@ -290,6 +318,7 @@ async fn a_partners_key_sees_the_partners_own_endpoints_and_nothing_else() {
         (Method::POST, &format!("{delivery}/resend"), None),
         (Method::POST, &rotate, None),
         (Method::POST, &fire, None),
+        (Method::POST, &format!("{path}/confirm"), Some(json!({"code": "x"}))),
         (Method::POST, &replay, Some(since)),
         (Method::DELETE, &path, None),
     ];
@@ -333,6 +362,7 @@ async fn a_paused_partner_is_left_alone_in_both_directions() {
         .await
         .json();
     let endpoint = format!("/api/v1/webhook-endpoints/{}", made["id"].as_str().unwrap());
+    app.confirm(&partner, &endpoint).await;
     let path = format!("/api/v1/partners/{}", partner.id);
     let set = async |state: &str| {
         let changed = app.send(Method::PATCH, &path, &[], Some(json!({"state": state}))).await;
@@ -424,15 +454,17 @@ async fn a_partner_chooses_what_a_dead_head_does_and_gives_a_dead_delivery_up() 
     assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
     assert_eq!(made.json()["dead_head"], "block");
     let id = made.json()["id"].as_str().unwrap().to_owned();
+    app.confirm(&partner, &format!("{endpoints}/{id}")).await;
 
     for _ in 0..2 {
         app.by(&partner, Method::POST, &format!("{endpoints}/{id}/test"), None)
             .await;
     }
     let page = app.get(&format!("{endpoints}/{id}/deliveries")).await.json();
-    let (second, first) = (&page["items"][0], &page["items"][1]);
+    let (second, first, challenge) = (&page["items"][0], &page["items"][1], &page["items"][2]);
     assert_eq!(second["prev_seq"], first["seq"]);
-    assert_eq!(first["prev_seq"], Value::Null);
+    assert_eq!(first["prev_seq"], challenge["seq"]);
+    assert_eq!(challenge["prev_seq"], Value::Null);
     let discard = format!("/api/v1/webhook-deliveries/{}/discard", first["id"].as_str().unwrap());
     let alive = app.by(&partner, Method::POST, &discard, None).await;
     assert_eq!(alive.status, StatusCode::CONFLICT);
@@ -449,4 +481,83 @@ async fn a_partner_chooses_what_a_dead_head_does_and_gives_a_dead_delivery_up() 
         (&given_up.json()["state"], &given_up.json()["reason"]),
         (&"discarded".into(), &"by acme".into())
     );
+}
+
+#[tokio::test]
+async fn a_partners_endpoint_is_confirmed_with_the_code_its_address_was_sent() {
+    let app = App::new().await;
+    let partner = app.partner("acme").await;
+    let endpoints = "/api/v1/webhook-endpoints";
+    let new = json!({"url": "https://hooks.example.com/a", "event_types": ["order.*"]});
+    let made = app
+        .by(&partner, Method::POST, endpoints, Some(new.clone()))
+        .await
+        .json();
+    assert_eq!(made["state"], "unconfirmed");
+    let path = format!("{endpoints}/{}", made["id"].as_str().unwrap());
+    let confirm = format!("{path}/confirm");
+    let code = app.code_of(&path).await;
+
+    // Nothing that the partner sees over the API has the code in it.
+    let deliveries = app.by(&partner, Method::GET, &format!("{path}/deliveries"), None).await;
+    let challenge = deliveries.json()["items"][0].clone();
+    assert_eq!(challenge["event_type"], "endpoint.challenge");
+    let challenge = format!("/api/v1/webhook-deliveries/{}", challenge["id"].as_str().unwrap());
+    let alone = app.by(&partner, Method::GET, &challenge, None).await;
+    for answer in [&deliveries, &alone] {
+        assert!(!answer.text.contains(&code), "{}", answer.text);
+    }
+
+    for (body, problem) in [
+        (json!({"code": "wrong"}), "422 validation_failed /code:wrong_code"),
+        (json!({"code": &code[1..]}), "422 validation_failed /code:wrong_code"),
+        (json!({}), "422 validation_failed /code:missing"),
+    ] {
+        let refused = app.by(&partner, Method::POST, &confirm, Some(body)).await;
+        assert_eq!(refused.problem(), problem);
+    }
+    let fired = app.by(&partner, Method::POST, &format!("{path}/test"), None).await;
+    assert_eq!(fired.problem(), "409 endpoint_unconfirmed");
+    // Neither enabling nor a way round by disabling confirms it.
+    for state in ["active", "disabled", "active"] {
+        let changed = app
+            .by(&partner, Method::PATCH, &path, Some(json!({"state": state})))
+            .await;
+        assert_eq!(changed.status, StatusCode::OK, "{changed:?}");
+        let expected = if state == "active" { "unconfirmed" } else { state };
+        assert_eq!(changed.json()["state"], expected);
+    }
+    app.confirm(&partner, &path).await;
+    // Once more changes nothing, whatever the code.
+    let again = app
+        .by(&partner, Method::POST, &confirm, Some(json!({"code": "x"})))
+        .await;
+    assert_eq!(
+        (again.status, &again.json()["state"]),
+        (StatusCode::OK, &json!("active"))
+    );
+
+    // Another address is another's until it is confirmed too, with a new code.
+    let moved = json!({"url": "https://hooks.example.com/b"});
+    let moved = app.by(&partner, Method::PATCH, &path, Some(moved)).await;
+    assert_eq!(moved.json()["state"], "unconfirmed", "{moved:?}");
+    let stale = app
+        .by(&partner, Method::POST, &confirm, Some(json!({"code": code})))
+        .await;
+    assert_eq!(stale.problem(), "422 validation_failed /code:wrong_code");
+    app.confirm(&partner, &path).await;
+
+    // One of us knows whose it is.
+    let made = app
+        .by(&partner, Method::POST, endpoints, Some(new.clone()))
+        .await
+        .json();
+    let path = format!("{endpoints}/{}", made["id"].as_str().unwrap());
+    let vouched = app
+        .send(Method::PATCH, &path, &[], Some(json!({"state": "active"})))
+        .await;
+    assert_eq!(vouched.json()["state"], "active", "{vouched:?}");
+    let mut ours = new;
+    ours["partner_id"] = json!(partner.id);
+    assert_eq!(app.post(endpoints, ours).await.json()["state"], "active");
 }

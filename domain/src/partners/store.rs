@@ -217,7 +217,9 @@ pub async fn pause(conn: &mut PgConnection, id: PartnerId, reason: &str) -> Resu
     .execute(&mut *conn)
     .await?;
     let mut announced = Announced::default();
-    for endpoint in endpoints(&mut *conn, id, "active", None).await? {
+    let mut those = endpoints(&mut *conn, id, "active", None).await?;
+    those.extend(endpoints(&mut *conn, id, "unconfirmed", None).await?);
+    for endpoint in those {
         match webhooks::store::disable(&mut *conn, endpoint, PAUSED).await {
             Ok((_, notice)) => announced = announced.join(notice),
             Err(webhooks::store::Error::Database(error)) => return Err(error.into()),

@@ -109,6 +109,8 @@ pub enum EndpointState {
     Active,
     /// It is not; it goes on collecting for a week.
     Disabled,
+    /// Nor is it sent anything but the challenge that shows whose address it is; it collects as a disabled one does.
+    Unconfirmed,
 }
 
 /// What became of a delivery.

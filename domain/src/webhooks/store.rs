@@ -1,23 +1,27 @@
 //! The SQL of webhooks. Here: the tries of a delivery, from the first to its end. [`endpoints`] has where they go and what signs
-//! them, [`deliveries`] what is seen of them and done about them.
+//! them, [`ownership`] whose address it is, [`deliveries`] what is seen of them and done about them.
 //!
 //! `updated_at` of an endpoint moves only when somebody or a rule changes it, never with its traffic: `record_event` counts
 //! the week that a disabled endpoint goes on collecting from there.
 
 mod deliveries;
 mod endpoints;
+mod ownership;
 
 use std::time::Duration;
 
 use serde_json::json;
 use sqlx::PgConnection;
 
-pub use deliveries::{Again, NotResent, Range, attempts, deliveries, delivery, give_up, replay, resend, test_fire};
+pub use deliveries::{
+    Again, NotResent, Range, attempts, deliveries, delivery, give_up, replay, resend, takes_events, test_fire,
+};
 pub use endpoints::{
     EndpointChange, Error, NewEndpoint, Rotation, create, delete, disable, drop_old_secrets, enable, get, list, patch,
     reseal, rotate,
 };
 pub(crate) use endpoints::{check_description, check_overlap, renew, secret};
+pub use ownership::{CHALLENGE, challenge, confirm, vouch};
 
 use super::{DeadHead, DeliveryState, breaker};
 use crate::{
@@ -89,6 +93,7 @@ pub async fn begin(conn: &mut PgConnection, id: DeliveryId, cause: &Cause) -> Re
                       case when e.old_secrets_until <= clock_timestamp() then e.secrets[1:1] else e.secrets end as secrets,
                       case when e.deleted_at is not null then 'endpoint_deleted'
                            when e.state = 'disabled' then 'endpoint_disabled'
+                           when e.state = 'unconfirmed' and v.type <> 'endpoint.challenge' then 'endpoint_unconfirmed'
                            when v.payload = '' then 'payload_purged' end as refused,
                       greatest(extract(epoch from e.open_until - clock_timestamp()), 0)::float8 as open_seconds
                from webhook_deliveries d

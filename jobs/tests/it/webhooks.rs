@@ -526,6 +526,38 @@ async fn whoever_asked_is_told_once_that_an_endpoint_works_again() {
 }
 
 #[tokio::test]
+async fn an_unconfirmed_endpoint_is_sent_its_challenge_and_nothing_else() {
+    let world = World::new().await;
+    let (addr, heard) = hears().await;
+    let id = world.endpoint_for(addr, "*", None).await;
+    let mut conn = world.db.pool.acquire().await.unwrap();
+    let (endpoint, announced) = webhooks::store::challenge(&mut conn, id).await.unwrap();
+    assert_eq!(endpoint.state, EndpointState::Unconfirmed);
+    jobs::announce(&mut conn, announced).await.unwrap();
+    world.tell().await;
+    assert_eq!(types(&heard), ["endpoint.challenge"]);
+
+    let request = heard.lock().unwrap()[0].clone();
+    let (_, body) = request.split_once("\r\n\r\n").expect("a body");
+    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let code = body["data"]["code"].as_str().expect("a code");
+    let confirmed = webhooks::store::confirm(&mut conn, id, code).await.unwrap();
+    assert_eq!(confirmed.state, EndpointState::Active);
+    // What it missed meanwhile is kept for it.
+    let range = Range {
+        since: chrono::DateTime::UNIX_EPOCH,
+        until: None,
+        states: vec![DeliveryState::Discarded],
+    };
+    let missed = webhooks::store::replay(&mut conn, id, &range, 100).await.unwrap();
+    assert_eq!(missed.len(), 1);
+    jobs::send_again(&mut conn, missed, "test").await.unwrap();
+    drop(conn);
+    world.run().await;
+    assert_eq!(heard.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn a_test_goes_to_its_endpoint_alone_whatever_it_asked_for() {
     let world = World::new().await;
     let (addr, heard) = hears().await;

@@ -71,7 +71,8 @@ pub enum WebhooksAction {
         #[command(flatten)]
         because: Because,
     },
-    /// Send to an endpoint again, with a clean record; `replay` sends what it missed
+    /// Send to an endpoint again, with a clean record; `replay` sends what it missed. Of one that its partner has not confirmed it
+    /// says that the address is the partner's
     Resume {
         /// The endpoint
         id: EndpointId,

@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 
 use super::super::{Delivery, DeliveryAttempt, DeliveryState, EndpointState};
-use super::{Error, discard, endpoints::lock};
+use super::{CHALLENGE, Error, discard, endpoints::lock};
 use crate::{
     events::{self, Announced, Audience, NewEvent, PendingDelivery},
     ids::{DeliveryId, EndpointId, EventId},
@@ -81,6 +81,9 @@ pub enum NotResent {
     /// Its endpoint takes nothing.
     #[error("the endpoint is disabled: enable it first")]
     Disabled,
+    /// Nobody has shown yet whose address it is.
+    #[error("the endpoint is not confirmed: post the code that its address was sent to /confirm first")]
+    Unconfirmed,
     /// Its content was deleted.
     #[error("the event's content is not kept any more")]
     Purged,
@@ -89,17 +92,28 @@ pub enum NotResent {
     Database(#[from] sqlx::Error),
 }
 
+/// Refuses what an endpoint of that state would be sent.
+pub fn takes_events(state: EndpointState) -> Result<(), NotResent> {
+    match state {
+        EndpointState::Active => Ok(()),
+        EndpointState::Disabled => Err(NotResent::Disabled),
+        EndpointState::Unconfirmed => Err(NotResent::Unconfirmed),
+    }
+}
+
 /// Makes one delivery pending again, whatever became of it; what is returned needs its job.
 pub async fn resend(conn: &mut PgConnection, id: DeliveryId) -> Result<Again, NotResent> {
     let found = sqlx::query!(
         r#"select d.endpoint_id as "endpoint_id: EndpointId", d.ordering_key, d.state as "state: DeliveryState", d.dead_job_id,
-                  e.state as "endpoint_state: EndpointState", v.payload = '' as "is_purged!"
+                  e.state as "endpoint_state: EndpointState", v.payload = '' as "is_purged!",
+                  v.type = $2 as "is_challenge!"
            from webhook_deliveries d
            join webhook_endpoints e on e.id = d.endpoint_id and e.deleted_at is null
            join events v on v.event_id = d.event_id
            where d.id = $1
            for update of d"#,
         id.0,
+        CHALLENGE,
     )
     .fetch_optional(&mut *conn)
     .await?
@@ -107,8 +121,8 @@ pub async fn resend(conn: &mut PgConnection, id: DeliveryId) -> Result<Again, No
     if matches!(found.state, DeliveryState::Pending | DeliveryState::InFlight) {
         return Err(NotResent::OnItsWay(found.state));
     }
-    if found.endpoint_state == EndpointState::Disabled {
-        return Err(NotResent::Disabled);
+    if !found.is_challenge || found.endpoint_state == EndpointState::Disabled {
+        takes_events(found.endpoint_state)?;
     }
     if found.is_purged {
         return Err(NotResent::Purged);

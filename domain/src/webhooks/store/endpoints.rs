@@ -30,6 +30,9 @@ pub enum Error {
     /// The new settings are no good.
     #[error(transparent)]
     Invalid(#[from] Invalid),
+    /// Not what its address was sent.
+    #[error("that is not the code of the last `endpoint.challenge` that was sent to the endpoint's address")]
+    WrongCode,
     /// A secret does not open.
     #[error(transparent)]
     Sealed(#[from] keyring::Error),
@@ -435,7 +438,7 @@ pub async fn disable(conn: &mut PgConnection, id: EndpointId, reason: &str) -> R
     let disabled = sqlx::query!(
         "update webhook_endpoints
          set state = 'disabled', disabled_reason = $2, version = version + 1, updated_at = clock_timestamp()
-         where id = $1 and deleted_at is null and state = 'active'",
+         where id = $1 and deleted_at is null and state <> 'disabled'",
         id.0,
         reason,
     )
@@ -480,11 +483,12 @@ pub(super) async fn lock_for_notice(conn: &mut PgConnection, id: EndpointId) -> 
     Ok(())
 }
 
-/// Sends to an endpoint again, with a clean record. What it missed is sent by [`replay`].
+/// Sends to an endpoint again, with a clean record, if its address is known to be its owner's. What it missed is sent by
+/// [`replay`].
 pub async fn enable(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint, Error> {
     sqlx::query!(
         "update webhook_endpoints
-         set state = 'active', disabled_reason = null, failing_since = null, open_until = null, opened_times = 0,
+         set state = case when challenge is null then 'active' else 'unconfirmed' end, disabled_reason = null, failing_since = null, open_until = null, opened_times = 0,
              exhausted_at = null, version = version + 1, updated_at = clock_timestamp()
          where id = $1 and deleted_at is null and state = 'disabled'",
         id.0,
@@ -498,7 +502,7 @@ pub async fn enable(conn: &mut PgConnection, id: EndpointId) -> Result<Endpoint,
 pub async fn delete(conn: &mut PgConnection, id: EndpointId) -> Result<(), Error> {
     let deleted = sqlx::query!(
         "update webhook_endpoints
-         set deleted_at = clock_timestamp(), state = 'disabled', disabled_reason = 'deleted', secrets = array['deleted'],
+         set deleted_at = clock_timestamp(), state = 'disabled', disabled_reason = 'deleted', secrets = array['deleted'], challenge = null,
              version = version + 1, updated_at = clock_timestamp()
          where id = $1 and deleted_at is null",
         id.0,
