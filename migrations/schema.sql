@@ -2318,7 +2318,7 @@ CREATE TABLE public.webhook_endpoints (
 );
 
 CREATE TABLE queue.claims (
-    id bigint NOT NULL,
+    id bigint DEFAULT (floor((random() * ('9007199254740992'::bigint)::double precision)))::bigint NOT NULL,
     worker_id bigint NOT NULL,
     queue text NOT NULL,
     claimed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -2649,15 +2649,6 @@ CREATE TABLE queue.cancels (
     actor text NOT NULL,
     reason text NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
-);
-
-ALTER TABLE queue.claims ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME queue.claims_id_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
 );
 
 CREATE TABLE queue.finished_jobs_other (

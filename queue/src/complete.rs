@@ -93,15 +93,17 @@ impl From<Unwritten> for anyhow::Error {
 }
 
 impl Completer {
-    /// A completer, and the work behind it: it ends when every clone is dropped and everything is written.
+    /// A completer, and the work behind it: it ends when every clone is dropped and everything is written. Through `hasty`,
+    /// whose commits need not wait for the disk, goes what a crash may forget: that a limit has room again.
     pub fn new<S: Send + Sync + 'static>(
         pool: PgPool,
+        hasty: PgPool,
         catalogue: &Catalogue<S>,
     ) -> (Completer, impl Future<Output = ()> + Send + 'static) {
         // At most one message a job in flight is under way.
         let (sender, receiver) = mpsc::unbounded_channel();
         let (releases, released) = mpsc::unbounded_channel();
-        let releasing = release::run(pool.clone(), released);
+        let releasing = release::run(hasty, released);
         let in_hand = Arc::<Mutex<BTreeMap<i64, InHand>>>::default();
         let unkept: Arc<[String]> = catalogue.unkept().into();
         let work = Work {

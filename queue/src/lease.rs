@@ -227,8 +227,8 @@ impl Beats {
     /// One connection's life: register or prove that the row still stands, then beat.
     async fn live(&self, trouble: &mut Trouble) -> sqlx::Result<()> {
         let mut conn = in_time(PgConnection::connect_with(&self.database)).await?;
-        // A beat that a crash of the server forgets costs nothing; a claim that follows flushes the registration. But in a
-        // pooled session the setting would stay for whoever comes next.
+        // A beat that a crash of the server forgets costs nothing. But in a pooled session the setting would stay for whoever
+        // comes next.
         if !self.identity.is_pooled {
             in_time(sqlx::query("set synchronous_commit = off").execute(&mut conn)).await?;
         }
@@ -314,6 +314,8 @@ pub async fn register(conn: &mut PgConnection, identity: &Identity) -> sqlx::Res
            select $1, $2, $3, $4, $5, case when not $9 then a.pid end, case when not $9 then a.backend_start end,
                   clock_timestamp() + make_interval(secs => $6), $7, $8, $10, $11
            from pg_stat_get_activity(pg_backend_pid()) a
+           -- On the disk before anybody claims under its number: a crash that forgot it could give the number to somebody else.
+           cross join set_config('synchronous_commit', 'on', true)
            returning id"#,
         identity.name,
         &identity.pools,

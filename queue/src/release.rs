@@ -1,7 +1,8 @@
 //! Jobs that a handler's own transaction ended give their limits' room back afterwards, together with others.
 //!
 //! In that transaction it would cost the others their parallelism: the row of a key that jobs wait for would be locked until its
-//! commit is on disk, so that the jobs of a busy key would end one after the other.
+//! commit is on disk, so that the jobs of a busy key would end one after the other. For the same reason the release itself does
+//! not wait for the disk: one that a crash of the server forgets is mended like any other that was lost.
 
 use std::collections::BTreeMap;
 

@@ -67,7 +67,7 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
     ) -> anyhow::Result<Self> {
         let mut session = PgConnection::connect_with(&pool.connect_options()).await?;
         let registration = Arc::new(lease::register(&mut session, &identity).await?);
-        let (completer, completions) = Completer::new(pool.clone(), catalogue);
+        let (completer, completions) = Completer::new(pool.clone(), pool.clone(), catalogue);
         Ok(Self {
             pool: pool.clone(),
             catalogue,

@@ -133,7 +133,7 @@ async fn serve<S: Send + Sync + 'static>(
         false => database.clone().options([("synchronous_commit", "off")]),
     };
     let claim_pool = PgPoolOptions::new()
-        .max_connections(u32::try_from(queues.len() * 2 + 1)?)
+        .max_connections(u32::try_from(queues.len() * 2 + 2)?)
         .acquire_timeout(Duration::from_secs(5))
         .test_before_acquire(false)
         .connect_lazy_with(claim_database);
@@ -150,7 +150,7 @@ async fn serve<S: Send + Sync + 'static>(
         }),
     };
     let heart = Heart::start(identity, database).context("starting the heartbeat")?;
-    let (completer, completions) = Completer::new(pool.clone(), &catalogue);
+    let (completer, completions) = Completer::new(pool.clone(), claim_pool.clone(), &catalogue);
     let site = Arc::new(Site::new(
         pool,
         claim_pool,

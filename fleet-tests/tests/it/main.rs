@@ -9,6 +9,7 @@ mod clients;
 mod clocks;
 mod days;
 mod fleet;
+mod forgotten;
 mod planning;
 mod redrive;
 mod rescue;
