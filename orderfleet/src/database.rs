@@ -35,9 +35,7 @@ pub fn options(url: &SecretString, name: &str) -> anyhow::Result<PgConnectOption
     }
     let options = PgConnectOptions::from_str(url).map_err(|_| refusal())?;
     // A statement is no news, however slow: a migration is a screenful, and the server has its own log of slow ones.
-    let options = options.application_name(name).disable_statement_logging();
-    // Compiling takes longer than any of our statements runs.
-    Ok(options.options([("jit", "off")]))
+    Ok(options.application_name(name).disable_statement_logging())
 }
 
 /// One connection, for a command that asks a few questions.
