@@ -122,7 +122,8 @@ pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx
 ///
 /// The head of a line is full of rows that were deleted and cannot be vacuumed while anybody holds an old snapshot. A line
 /// that has become slow to read from its beginning is mostly read from where it was last found empty, and now and then,
-/// for a small share of the time, from its beginning: something may have been put back there.
+/// for a small share of the time, from its beginning: something may have been put back there. What is known to have been put
+/// back, by [`Line::look_back`], is found by the next claim.
 ///
 /// A claim beside another steps over every row that the other has locked. So the next begins when the server has found the jobs
 /// of the one before, and while they are still being read. Where jobs are done in batches the process has a core to spare, and
@@ -141,6 +142,8 @@ struct Place {
     emptied_to: Option<NaiveDateTime>,
     /// The last claim that read from the beginning: when, and how long it took.
     whole: Option<(Instant, Duration)>,
+    /// Something due since then may have appeared.
+    back_to: Option<NaiveDateTime>,
 }
 
 /// A line that takes no longer than this is read from its beginning every time.
@@ -170,6 +173,13 @@ impl Line {
         &self.known
     }
 
+    /// Says that a job of this rank has ended for which others may have waited: the next of its group, or of its limit's key. They
+    /// have their place in line from the beginning, and it is no earlier than that of the one that went before them.
+    pub fn look_back(&self, rank: NaiveDateTime) {
+        let mut place = self.place();
+        place.back_to = Some(place.back_to.map_or(rank, |other| other.min(rank)));
+    }
+
     /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
     pub async fn claim(&self, pool: &PgPool, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
         let limit = limit.min(CLAIM_MAX);
@@ -184,7 +194,14 @@ impl Line {
             took = started.elapsed();
             drop(turn);
         };
-        let claimed = take(pool, &self.known, worker_id, limit, false, since, found).await?;
+        let claimed = match take(pool, &self.known, worker_id, limit, false, since, found).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                // What it was to look back to is looked for from the beginning.
+                self.place().whole = None;
+                return Err(error);
+            }
+        };
         metrics::histogram!(crate::metric::CLAIM_SECONDS, "queue" => self.known.queue.to_string())
             .record(took.as_secs_f64());
         let reached = match claimed.len() < limit {
@@ -208,11 +225,13 @@ impl Line {
 
 impl Place {
     /// Where the next claim begins to read; none for the beginning.
-    fn since(&self) -> Option<NaiveDateTime> {
+    fn since(&mut self) -> Option<NaiveDateTime> {
+        let back_to = self.back_to.take();
         let is_whole_due = self
             .whole
             .is_none_or(|(at, took)| took <= WHOLE_IS_CHEAP || at.elapsed() >= WHOLE_EVERY.max(took * WHOLE_SHARE));
-        self.emptied_to.filter(|_| !is_whole_due)
+        let emptied_to = self.emptied_to.filter(|_| !is_whole_due)?;
+        Some(back_to.map_or(emptied_to, |back_to| emptied_to.min(back_to)))
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
             Err(error) => {
                 let wait = trouble.wait();
                 if trouble.is_first() {
-                    tracing::warn!(queue = line.known().queue(), "cannot claim: {error}");
+                    tracing::warn!(queue = line.known().queue(), "cannot claim: {error:#}");
                 }
                 // Whatever that statement did is found at the next count.
                 recounted = Instant::now() - RECOUNT_EVERY;
@@ -112,7 +112,7 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     free: Option<OwnedSemaphorePermit>,
     sender: &mpsc::Sender<Flight>,
     recounted: &mut Instant,
-) -> sqlx::Result<Claims> {
+) -> anyhow::Result<Claims> {
     let stopped = site.stop.cancelled();
     let ready = async { (site.registered().await, Arc::clone(&site.alone).read_owned().await) };
     let (registration, company) = tokio::select! {
@@ -146,6 +146,7 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     let wanted = free.num_permits().min(claim::CLAIM_MAX);
     // More than one claim takes is left to the next one, which need not wait for this one's jobs to start.
     drop(free.split(free.num_permits() - wanted));
+    site.set_limits().await?;
     let claiming = site.claiming.read().await;
     let claimed = line.claim(&site.claim_pool, registration.id, wanted).await?;
     site.completer.hold(&claimed);

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use queue::Catalogue;
-use queue::claim::{Known, Line};
+use queue::claim::Known;
 use queue::complete::Completer;
 use queue::lease::{Heart, Identity};
 use queue::limit::Limit;
@@ -74,37 +74,20 @@ pub async fn run(
         timetable: jobs::timetable(),
         limits: jobs::limits(),
     };
-    serve(config, database, jobs::catalogue(), defaults, services, stop).await
-}
-
-/// The same for any catalogue and timetable, with no limits but those that are set.
-pub async fn run_with<S: Send + Sync + 'static>(
-    config: Config,
-    database: PgConnectOptions,
-    catalogue: Catalogue<S>,
-    timetable: Vec<Entry>,
-    services: Arc<S>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let limits = Vec::new();
-    serve(
-        config,
-        database,
-        catalogue,
-        Defaults { timetable, limits },
-        services,
-        stop,
-    )
-    .await
+    run_with(config, database, jobs::catalogue(), defaults, services, stop).await
 }
 
 /// What a build brings along for the whole fleet; operators change it.
-struct Defaults {
-    timetable: Vec<Entry>,
-    limits: Vec<(&'static str, Limit)>,
+#[derive(Debug, Default)]
+pub struct Defaults {
+    /// What happens when, by itself.
+    pub timetable: Vec<Entry>,
+    /// What no more than so much of is done; in force before anything is claimed.
+    pub limits: Vec<(&'static str, Limit)>,
 }
 
-async fn serve<S: Send + Sync + 'static>(
+/// The same for any catalogue and defaults.
+pub async fn run_with<S: Send + Sync + 'static>(
     config: Config,
     database: PgConnectOptions,
     catalogue: Catalogue<S>,
@@ -154,10 +137,12 @@ async fn serve<S: Send + Sync + 'static>(
     let site = Arc::new(Site::new(
         pool,
         claim_pool,
+        &queues,
         catalogue,
         services,
         heart.registration(),
         completer,
+        defaults.limits,
         stop,
     ));
 
@@ -180,10 +165,9 @@ async fn serve<S: Send + Sync + 'static>(
     };
     for pool in &config.pools {
         let (sender, receiver) = mpsc::channel(config.slots);
-        let known = |queue: &String| Known::of(&site.catalogue, queue);
         if let [(queue, _)] = pool.queues.as_slice() {
             let shares = fetch::shares(config.slots);
-            let line = Arc::new(Line::new(known(queue)));
+            let line = site.line(queue);
             for (part, share) in shares.iter().enumerate() {
                 let semaphore = resizable(pool, part, shares.len(), *share);
                 let hint = Arc::new(Notify::new());
@@ -198,7 +182,7 @@ async fn serve<S: Send + Sync + 'static>(
             let lines = pool
                 .queues
                 .iter()
-                .map(|(queue, weight)| (known(queue), *weight))
+                .map(|(queue, weight)| (site.line(queue), *weight))
                 .collect();
             let fetch = share::fetch(Arc::clone(&site), lines, hint, semaphore, sender.clone());
             tasks.spawn(fetch);
@@ -213,7 +197,7 @@ async fn serve<S: Send + Sync + 'static>(
         tasks.spawn(queue::wakeup::listen(site.pool.clone(), hints, site.stop.clone()));
     }
     tasks.spawn(quarantine::quarantine(Arc::clone(&site), queues));
-    tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, defaults));
+    tasks.spawn(maintain::maintain(Arc::clone(&site), config.lease, defaults.timetable));
     tasks.spawn(maintain::redrive(Arc::clone(&site)));
     tasks.spawn(pulse(heart.pulse(), site.ended.clone()));
     if let Some(listen) = config.health {

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use queue::backoff::Trouble;
 use queue::rescue::Rescuer;
-use queue::schedule;
+use queue::schedule::{self, Entry};
 
-use crate::Defaults;
 use crate::site::Site;
 
 /// How often lost workers are looked for and the timetable is read.
@@ -23,7 +22,7 @@ const PARTITIONS_EVERY: Duration = Duration::from_secs(3600);
 const CAMPAIGNS_KEPT: i32 = 30;
 
 /// Keeps the fleet in order until the process has stopped.
-pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease: Duration, defaults: Defaults) {
+pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease: Duration, timetable: Vec<Entry>) {
     let mut rescuer = Rescuer::new(lease);
     let mut ticked = Every::new(TICK_EVERY);
     let mut mended = Every::new(MEND_EVERY);
@@ -33,19 +32,14 @@ pub(crate) async fn maintain<S: Send + Sync + 'static>(site: Arc<Site<S>>, lease
     let mut listed = Every::new(schedule::LIST_EVERY);
     // After trouble, before the next tick: a list that nobody lists goes out of force.
     let mut is_unlisted = true;
-    let mut has_limits = false;
     let mut trouble = Trouble::default();
     loop {
         let round = async {
             rescuer.round(&site.pool).await?;
             if listed.is_due() || is_unlisted {
                 is_unlisted = true;
-                schedule::install(&mut *site.pool.acquire().await?, &defaults.timetable).await?;
+                schedule::install(&mut *site.pool.acquire().await?, &timetable).await?;
                 is_unlisted = false;
-            }
-            if !has_limits {
-                queue::limit::install(&mut *site.pool.acquire().await?, &defaults.limits).await?;
-                has_limits = true;
             }
             queue::operate::fill_vacant_turns(&site.pool).await?;
             if mended.is_due() {

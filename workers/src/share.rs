@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use queue::backoff::Trouble;
-use queue::claim::{Known, Line};
+use queue::claim::Line;
 use queue::wakeup::Poll;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
@@ -74,7 +74,7 @@ impl FromStr for Pool {
 
 /// One queue of the pool.
 struct Served {
-    line: Line,
+    line: Arc<Line>,
     recounted: Instant,
     poll: Poll,
     /// When it is worth a look.
@@ -84,7 +84,7 @@ struct Served {
 /// Fetches for the slots of a pool with several queues until told to stop, as `fetch::fetch` does for one.
 pub(crate) async fn fetch<S: Send + Sync + 'static>(
     site: Arc<Site<S>>,
-    queues: Vec<(Known, u32)>,
+    queues: Vec<(Arc<Line>, u32)>,
     hint: Arc<Notify>,
     semaphore: Arc<Semaphore>,
     sender: mpsc::Sender<Flight>,
@@ -95,8 +95,8 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
     let now = Instant::now();
     let mut lines: Vec<Served> = queues
         .into_iter()
-        .map(|(known, _)| Served {
-            line: Line::new(known),
+        .map(|(line, _)| Served {
+            line,
             recounted: now,
             poll: Poll::new(),
             look_at: now,
@@ -145,7 +145,7 @@ pub(crate) async fn fetch<S: Send + Sync + 'static>(
             Err(error) => {
                 let wait = trouble.wait();
                 if trouble.is_first() {
-                    tracing::warn!(queue = served.line.known().queue(), "cannot claim: {error}");
+                    tracing::warn!(queue = served.line.known().queue(), "cannot claim: {error:#}");
                 }
                 served.recounted = Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or(now);
                 served.look_at = Instant::now() + wait;

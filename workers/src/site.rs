@@ -1,14 +1,16 @@
 //! What the parts of one worker process share.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use queue::Catalogue;
-use queue::claim::Claimed;
+use queue::claim::{Claimed, Known, Line};
 use queue::complete::Completer;
 use queue::lease::Registration;
+use queue::limit::{self, Limit};
 use queue::runner::Runner;
 use sqlx::PgPool;
-use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, watch};
+use tokio::sync::{Notify, OnceCell, OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
 /// One worker process.
@@ -30,10 +32,15 @@ pub(crate) struct Site<S> {
     pub(crate) alone: Arc<RwLock<()>>,
     /// Held for reading by whoever claims, until what was claimed is known to be in hand.
     pub(crate) claiming: RwLock<()>,
+    /// The lines it claims from, by queue.
+    lines: BTreeMap<String, Arc<Line>>,
     /// Wakes the fetchers of a queue.
     pub(crate) hints: OnceLock<Vec<(String, Arc<Notify>)>>,
     /// Knows what is in this process's hands, and completes it.
     pub(crate) completer: Completer,
+    /// The limits this build comes with, and whether they are in force.
+    limits: Vec<(&'static str, Limit)>,
+    has_limits: OnceCell<()>,
 }
 
 /// What one claim brought, and what is held while it runs.
@@ -48,15 +55,19 @@ impl<S: Send + Sync + 'static> Site<S> {
     pub(crate) fn new(
         pool: PgPool,
         claim_pool: PgPool,
+        queues: &[String],
         catalogue: Catalogue<S>,
         services: Arc<S>,
         registration: watch::Receiver<Option<Arc<Registration>>>,
         completer: Completer,
+        limits: Vec<(&'static str, Limit)>,
         stop: CancellationToken,
     ) -> Self {
+        let line = |queue: &String| (queue.clone(), Arc::new(Line::new(Known::of(&catalogue, queue))));
         Self {
             pool,
             claim_pool,
+            lines: queues.iter().map(line).collect(),
             catalogue,
             services,
             registration,
@@ -68,7 +79,24 @@ impl<S: Send + Sync + 'static> Site<S> {
             claiming: RwLock::default(),
             hints: OnceLock::new(),
             completer,
+            limits,
+            has_limits: OnceCell::new(),
         }
+    }
+
+    /// Sets the limits this build comes with, once: nothing is claimed before.
+    pub(crate) async fn set_limits(&self) -> anyhow::Result<()> {
+        let install = async || {
+            limit::install(&mut *self.pool.acquire().await?, &self.limits)
+                .await
+                .map_err(Into::into)
+        };
+        self.has_limits.get_or_try_init(install).await.copied()
+    }
+
+    /// The line of a queue that this process serves.
+    pub(crate) fn line(&self, queue: &str) -> Arc<Line> {
+        Arc::clone(&self.lines[queue])
     }
 
     /// The registration in force, if there is one.
@@ -99,14 +127,17 @@ impl<S: Send + Sync + 'static> Site<S> {
             stop: &self.hand_back,
             completer: &self.completer,
         };
-        let followed = jobs.iter().find(|job| job.group_key.is_some() || job.is_limited);
-        let queue = followed.map(|job| job.queue.clone());
+        let followed = jobs.iter().filter(|job| job.group_key.is_some() || job.is_limited);
+        let followed = followed
+            .min_by_key(|job| job.rank)
+            .map(|job| (job.queue.clone(), job.rank));
         match jobs.len() {
             1 => _ = runner.run(jobs.remove(0), registration).await,
             // Boxed, since every task is made with the room for whatever it may do.
             _ => _ = Box::pin(runner.run_batch(jobs, registration)).await,
         }
-        if let Some(queue) = queue {
+        if let Some((queue, rank)) = followed {
+            self.line(&queue).look_back(rank);
             self.wake(&queue);
         }
     }

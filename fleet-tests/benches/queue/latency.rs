@@ -38,7 +38,7 @@ pub(crate) async fn run(args: &Args, rounds: u32) -> Table {
         config(args.slots),
         server.url.parse().unwrap(),
         kinds::catalogue(),
-        Vec::new(),
+        workers::Defaults::default(),
         Arc::new(()),
         stop.clone(),
     ));

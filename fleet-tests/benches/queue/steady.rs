@@ -55,7 +55,7 @@ async fn one(server: &Server, args: &Args, claims: &Snapshotter, is_pinned: bool
         config(args.slots),
         server.url.parse().unwrap(),
         kinds::catalogue(),
-        Vec::new(),
+        workers::Defaults::default(),
         Arc::new(()),
         stop.clone(),
     ));

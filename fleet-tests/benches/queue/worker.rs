@@ -34,9 +34,16 @@ pub(crate) async fn run(args: &Args) {
     };
     let stop = CancellationToken::new();
     let database = args.url.parse().unwrap();
-    workers::run_with(config, database, kinds::catalogue(), Vec::new(), Arc::new(()), stop)
-        .await
-        .unwrap();
+    workers::run_with(
+        config,
+        database,
+        kinds::catalogue(),
+        workers::Defaults::default(),
+        Arc::new(()),
+        stop,
+    )
+    .await
+    .unwrap();
 }
 
 /// Worker processes that serve a queue; killed when dropped.

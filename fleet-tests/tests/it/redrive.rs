@@ -72,9 +72,16 @@ async fn a_worker_process() {
     };
     let catalogue = Catalogue::new().with::<Mend>();
     let stop = CancellationToken::new();
-    workers::run_with(config, url.parse().unwrap(), catalogue, Vec::new(), Arc::new(()), stop)
-        .await
-        .unwrap();
+    workers::run_with(
+        config,
+        url.parse().unwrap(),
+        catalogue,
+        workers::Defaults::default(),
+        Arc::new(()),
+        stop,
+    )
+    .await
+    .unwrap();
 }
 
 /// Worker processes; killed when dropped.

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use testkit::Database;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use workers::Config;
+use workers::{Config, Defaults};
 
 use crate::kinds::*;
 
@@ -36,16 +36,13 @@ pub(crate) fn start(db: &Database, config: Config, world: &Arc<World>) -> Runnin
 }
 
 pub(crate) fn start_at(url: &str, config: Config, world: &Arc<World>) -> Running {
+    start_with(url, config, Defaults::default(), world)
+}
+
+pub(crate) fn start_with(url: &str, config: Config, defaults: Defaults, world: &Arc<World>) -> Running {
     let stop = CancellationToken::new();
     let database = url.parse().unwrap();
-    let run = workers::run_with(
-        config,
-        database,
-        catalogue(),
-        Vec::new(),
-        Arc::clone(world),
-        stop.clone(),
-    );
+    let run = workers::run_with(config, database, catalogue(), defaults, Arc::clone(world), stop.clone());
     Running {
         stop,
         task: tokio::spawn(run),

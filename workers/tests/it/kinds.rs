@@ -90,6 +90,31 @@ impl Job for Slower {
     }
 }
 
+/// Waits for the end of another: of its group, or of its limit's key.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Next {
+    pub(crate) group: Option<String>,
+    pub(crate) limit: Option<String>,
+}
+
+impl Job for Next {
+    type Services = World;
+    const KIND: &'static str = "next";
+    const QUEUE: &'static str = "quick";
+
+    fn group(&self) -> Option<String> {
+        self.group.clone()
+    }
+
+    fn limit(&self) -> Option<String> {
+        self.limit.clone()
+    }
+
+    async fn run(self, attempt: &Attempt, world: &World) -> anyhow::Result<Outcome> {
+        Quick { n: 0 }.run(attempt, world).await
+    }
+}
+
 struct Leaving<'a>(&'a AtomicI64);
 
 impl Drop for Leaving<'_> {
@@ -99,5 +124,9 @@ impl Drop for Leaving<'_> {
 }
 
 pub(crate) fn catalogue() -> Catalogue<World> {
-    Catalogue::new().with::<Quick>().with::<Slow>().with::<Slower>()
+    Catalogue::new()
+        .with::<Next>()
+        .with::<Quick>()
+        .with::<Slow>()
+        .with::<Slower>()
 }

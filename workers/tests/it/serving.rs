@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use queue::limit::{self, Limit};
 use testkit::{Database, eventually};
+use workers::Defaults;
 
 use crate::fleet::*;
 use crate::kinds::*;
@@ -121,7 +122,7 @@ async fn a_queue_in_two_pools_of_one_worker_is_refused() {
         config(&["slow", "both=quick,slow:2"], 1),
         db.url.parse().unwrap(),
         catalogue(),
-        Vec::new(),
+        Defaults::default(),
         Arc::default(),
         Default::default(),
     )
@@ -158,6 +159,63 @@ async fn an_idle_worker_starts_a_job_soon() {
         eventually("the job to be done", async || (world.done() == n).then_some(())).await;
         assert!(enqueued.elapsed() < Duration::from_secs(5));
     }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limits_of_a_build_hold_from_the_first_claim() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let limits = vec![("queue/slow", Limit::concurrency(2))];
+    enqueue(&db.pool, Slow {}, 20).await;
+    let worker = start_with(
+        &db.url,
+        config(&["slow"], 20),
+        Defaults {
+            limits,
+            ..Defaults::default()
+        },
+        &world,
+    );
+    world.gate.add_permits(20);
+    eventually("all jobs to be done", async || (world.done() == 20).then_some(())).await;
+    assert!(world.running_max.load(Ordering::SeqCst) <= 2);
+    worker.stop().await;
+}
+
+/// A claim that took long has its line read from where that left off for fifty times as long, and these wait before that place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_for_an_end_is_started_after_it_however_long_a_claim_has_taken() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let mut conn = db.pool.acquire().await.unwrap();
+    let one = queue::limit::Limit::concurrency(1);
+    queue::limit::set(&mut conn, "key", &one, "test", "test").await.unwrap();
+    let (group, limit) = (Some("group".to_owned()), Some("key/1".to_owned()));
+    enqueue(&db.pool, Next { group, limit: None }, 5).await;
+    enqueue(&db.pool, Next { group: None, limit }, 5).await;
+    queue::testing::fast_forward(&db.pool, Duration::from_secs(3600))
+        .await
+        .unwrap();
+
+    let mut claims = db.pool.begin().await.unwrap();
+    sqlx::query("lock table queue.claims in share mode")
+        .execute(&mut *claims)
+        .await
+        .unwrap();
+    let worker = start(&db, config(&["quick"], 4), &world);
+    eventually("a claim to wait", async || {
+        sqlx::query_scalar("select true from pg_locks where not granted limit 1")
+            .fetch_optional(&db.pool)
+            .await
+            .unwrap()
+            .filter(|waits: &bool| *waits)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    claims.rollback().await.unwrap();
+    // Ten of them, and half a minute for each that is not looked for.
+    eventually("all jobs to be done", async || (world.done() == 10).then_some(())).await;
     worker.stop().await;
 }
 
@@ -211,7 +269,7 @@ async fn a_pool_that_no_kind_waits_in_is_refused() {
         config(&["typo"], 1),
         db.url.parse().unwrap(),
         catalogue(),
-        Vec::new(),
+        Defaults::default(),
         Arc::default(),
         Default::default(),
     )

@@ -120,7 +120,7 @@ pub(crate) async fn serve<S: Send + Sync + 'static>(catalogue: Catalogue<S>, que
         config,
         url.parse().unwrap(),
         catalogue,
-        Vec::new(),
+        workers::Defaults::default(),
         Arc::new(services),
         stop,
     )
