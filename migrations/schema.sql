@@ -272,38 +272,10 @@ CREATE FUNCTION public.webhook_public_keys(secrets text[]) RETURNS text[]
     where p.key is not null
 $$;
 
-CREATE FUNCTION queue.is_bounded(p_queue text, p_kind text, p_args jsonb, p_args_version smallint, p_priority smallint, p_attempts_max integer, p_unique_key text, p_group_key text, p_limit_key text) RETURNS boolean
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-    AS $$
-declare
-    longest constant int := 300;
-begin
-    if length(p_queue) between 1 and 100 and length(p_kind) between 1 and 100 and p_args_version > 0
-       and p_attempts_max between 1 and 1000 and p_priority between -10 and 10 and pg_column_size(p_args) <= 65536
-       and (p_unique_key is null or length(p_unique_key) <= longest)
-       and (p_group_key is null or length(p_group_key) <= longest)
-       and (p_limit_key is null or length(p_limit_key) <= longest) then
-        return true;
-    end if;
-    raise exception '%', case
-            when length(p_queue) not between 1 and 100 then 'the name of a queue has from 1 to 100 characters'
-            when length(p_kind) not between 1 and 100 then 'the name of a kind has from 1 to 100 characters'
-            when p_args_version < 1 then 'versions of payloads count from 1'
-            when p_attempts_max not between 1 and 1000 then format('a job has from 1 to 1000 attempts, not %s', p_attempts_max)
-            when p_priority not between -10 and 10 then format('a priority is from -10 to 10, not %s', p_priority)
-            when pg_column_size(p_args) > 65536
-                then format('the payload of a %s job has at most 65536 bytes, not %s', p_kind, pg_column_size(p_args))
-            when length(p_unique_key) > longest then format('a unique key has at most %s characters', longest)
-            when length(p_group_key) > longest then format('a group key has at most %s characters', longest)
-            else format('a limit key has at most %s characters', longest)
-        end
-        using errcode = 'check_violation', schema = 'queue', table = 'jobs', constraint = 'jobs_are_bounded';
-end $$;
-
 CREATE TABLE queue.jobs (
     id bigint NOT NULL,
     run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    rank timestamp without time zone GENERATED ALWAYS AS (((run_at AT TIME ZONE 'UTC'::text) - make_interval(secs => ((priority * 30))::double precision))) STORED,
+    rank timestamp without time zone NOT NULL,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     deadline_at timestamp with time zone,
     fence bigint DEFAULT 0 NOT NULL,
@@ -326,8 +298,7 @@ CREATE TABLE queue.jobs (
     redrives jsonb,
     limit_key text,
     parked boolean,
-    awaited boolean,
-    CONSTRAINT jobs_are_bounded CHECK (queue.is_bounded(queue, kind, args, args_version, priority, attempts_max, unique_key, group_key, limit_key))
+    awaited boolean
 )
 WITH (autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0', autovacuum_vacuum_insert_scale_factor='0.2', autovacuum_analyze_scale_factor='0.05');
 
@@ -381,10 +352,10 @@ begin
         ) c
         where k.key = c.key
     ), parked as (
-        insert into queue.jobs (id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
+        insert into queue.jobs (id, run_at, rank, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
                                 args_version, priority, suspect, turn, parked, queue, kind, args, unique_key, group_key,
                                 trace_context, waiting, failures, redrives, limit_key, awaited)
-        select j.id, j.run_at, j.created_at, j.deadline_at, j.fence, j.attempt, j.attempts_max, j.crashes, j.crashes_alone,
+        select j.id, j.run_at, j.rank, j.created_at, j.deadline_at, j.fence, j.attempt, j.attempts_max, j.crashes, j.crashes_alone,
                j.args_version, j.priority, j.suspect, false, true, j.queue, j.kind, j.args, j.unique_key, j.group_key,
                j.trace_context, j.waiting, j.failures, j.redrives, j.limit_key, j.awaited
         from numbered n
@@ -427,7 +398,7 @@ declare
     made_at timestamptz;
 begin
     if exists (select from queue.limit_keys k where k.opens_at <= (select clock_timestamp())) then
-        perform queue.let_in();
+        p_since := least(p_since, queue.let_in());
     end if;
     queue_is_limited := exists (select from queue.limits l where l.name = queue_key);
     if queue_is_limited then
@@ -662,6 +633,8 @@ declare
     present timestamptz := clock_timestamp();
     has_turn boolean := true;
 begin
+    perform queue.is_bounded(p_queue, p_kind, p_args, p_args_version::smallint, p_priority::smallint, p_attempts_max, p_unique_key,
+                             p_group_key, p_limit_key);
     if p_group_key is not null then
         perform pg_advisory_xact_lock(hashtextextended(p_group_key, 7));
     end if;
@@ -700,9 +673,9 @@ begin
         perform pg_notify('queue_jobs', p_queue);
     end if;
 
-    insert into queue.jobs (id, queue, kind, args_version, args, priority, run_at, attempts_max, deadline_at,
+    insert into queue.jobs (id, queue, kind, args_version, args, priority, run_at, rank, attempts_max, deadline_at,
                             unique_key, group_key, trace_context, turn, limit_key)
-    values (job_id, p_queue, p_kind, p_args_version, p_args, p_priority, due, p_attempts_max, p_deadline_at,
+    values (job_id, p_queue, p_kind, p_args_version, p_args, p_priority, due, queue.rank(due, p_priority), p_attempts_max, p_deadline_at,
             p_unique_key, p_group_key, p_trace_context, has_turn, p_limit_key);
 end $$;
 
@@ -772,6 +745,8 @@ begin
     if p_unique_key is null then
         raise exception 'only a job with a unique key can be debounced' using errcode = 'null_value_not_allowed';
     end if;
+    perform queue.is_bounded(p_queue, p_kind, p_args, p_args_version::smallint, p_priority::smallint, p_attempts_max, p_unique_key,
+                             p_group_key, p_limit_key);
     if p_group_key is not null then
         perform pg_advisory_xact_lock(hashtextextended(p_group_key, 7));
     end if;
@@ -987,6 +962,45 @@ CREATE FUNCTION queue.how_ended(p_jobs bigint[]) RETURNS TABLE(id bigint, outcom
     from gone g
 $$;
 
+CREATE FUNCTION queue.is_bounded(p_queue text, p_kind text, p_args jsonb, p_args_version smallint, p_priority smallint, p_attempts_max integer, p_unique_key text, p_group_key text, p_limit_key text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    AS $$
+declare
+    longest constant int := 300;
+begin
+    if (length(p_queue) between 1 and 100 and length(p_kind) between 1 and 100 and p_args_version > 0
+       and p_attempts_max between 1 and 1000 and p_priority between -10 and 10
+       -- No text is eight times as long as what is stored of it.
+       and (pg_column_size(p_args) <= 8192 or octet_length(p_args::text) <= 65536)
+       and (p_unique_key is null or length(p_unique_key) <= longest)
+       and (p_group_key is null or length(p_group_key) <= longest)
+       and (p_limit_key is null or length(p_limit_key) <= longest)) is not false then
+        -- What is missing is refused by the table.
+        return true;
+    end if;
+    raise exception '%', case
+            when length(p_queue) not between 1 and 100 then 'the name of a queue has from 1 to 100 characters'
+            when length(p_kind) not between 1 and 100 then 'the name of a kind has from 1 to 100 characters'
+            when p_args_version < 1 then 'versions of payloads count from 1'
+            when p_attempts_max not between 1 and 1000 then format('a job has from 1 to 1000 attempts, not %s', p_attempts_max)
+            when p_priority not between -10 and 10 then format('a priority is from -10 to 10, not %s', p_priority)
+            when octet_length(p_args::text) > 65536
+                then format('the payload of a %s job has at most 65536 bytes, not %s', p_kind, octet_length(p_args::text))
+            when length(p_unique_key) > longest then format('a unique key has at most %s characters', longest)
+            when length(p_group_key) > longest then format('a group key has at most %s characters', longest)
+            else format('a limit key has at most %s characters', longest)
+        end
+        using errcode = 'check_violation', schema = 'queue', table = 'jobs', constraint = 'jobs_are_bounded';
+end $$;
+
+CREATE FUNCTION queue.keep_rank() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+begin
+    new.rank := queue.rank(new.run_at, new.priority);
+    return new;
+end $$;
+
 CREATE FUNCTION queue.let_go(p_claims bigint[], p_keys text[], p_succeeded boolean) RETURNS void
     LANGUAGE plpgsql
     SET jit TO 'off'
@@ -1018,7 +1032,7 @@ begin
     end if;
 end $$;
 
-CREATE FUNCTION queue.let_in() RETURNS void
+CREATE FUNCTION queue.let_in() RETURNS timestamp without time zone
     LANGUAGE plpgsql
     SET jit TO 'off'
     AS $$
@@ -1026,25 +1040,30 @@ declare
     keys text[];
     rooms queue.room[];
     present timestamptz := clock_timestamp();
+    lowest timestamp;
 begin
     keys := array(
         select k.key from queue.limit_keys k where k.opens_at <= present order by k.opens_at limit 100 for update skip locked
     );
     if keys = '{}' then
-        return;
+        return 'infinity';
     end if;
     rooms := array(select r from queue.room(keys) r);
-    update queue.jobs j
-    set turn = true, parked = null
-    where j.id = any(array(
-        select p.id
-        from unnest(keys) k (key)
-        left join unnest(rooms) r on r.key = k.key
-        cross join lateral (
-            select o.id from queue.jobs o where o.parked and o.limit_key = k.key
-            order by o.rank, o.id limit coalesce(r.jobs, 1000)
-        ) p
-    ));
+    with let_in as (
+        update queue.jobs j
+        set turn = true, parked = null
+        where j.id = any(array(
+            select p.id
+            from unnest(keys) k (key)
+            left join unnest(rooms) r on r.key = k.key
+            cross join lateral (
+                select o.id from queue.jobs o where o.parked and o.limit_key = k.key
+                order by o.rank, o.id limit coalesce(r.jobs, 1000)
+            ) p
+        ))
+        returning j.rank
+    )
+    select coalesce(min(l.rank), 'infinity') into lowest from let_in l;
     update queue.limit_keys k
     set opens_at = case
             when not exists (select from queue.jobs j where j.parked and j.limit_key = k.key) then null
@@ -1054,6 +1073,7 @@ begin
     from unnest(keys) w (key)
     left join unnest(rooms) r on r.key = w.key
     where k.key = w.key;
+    return lowest;
 end $$;
 
 CREATE FUNCTION queue.limit_failed(p_key text, p_cause text, p_retry_after interval) RETURNS timestamp with time zone
@@ -1117,10 +1137,10 @@ CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
     LANGUAGE sql
     AS $$
     with lined_up as (
-        insert into queue.jobs (id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
+        insert into queue.jobs (id, run_at, rank, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
                                 args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
                                 waiting, failures, redrives, limit_key, awaited)
-        select id, run_at, created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
+        select id, run_at, queue.rank(run_at, priority), created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
                args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
                waiting, failures, redrives, limit_key, awaited
         from unnest(p_jobs)
@@ -1321,6 +1341,10 @@ CREATE FUNCTION queue.put_back(p_jobs queue.jobs[]) RETURNS bigint
     select queue.line_up(p_jobs)
 $$;
 
+CREATE FUNCTION queue.rank(p_run_at timestamp with time zone, p_priority integer) RETURNS timestamp without time zone
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((p_run_at AT TIME ZONE 'UTC'::text) - make_interval(secs => ((p_priority * 30))::double precision));
+
 CREATE FUNCTION queue.redrive(p_ids bigint[], p_args jsonb[], p_actor text, p_reason text, p_campaign_id bigint DEFAULT NULL::bigint) RETURNS TABLE(id bigint, taken_by bigint, edited_fields jsonb)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_custom_plan'
@@ -1333,6 +1357,11 @@ declare
     awaited bigint[];
     freed text[] := '{}';
 begin
+    perform queue.is_bounded(l.queue, l.kind, g.args, l.args_version, l.priority, l.attempts_max, null, null, null)
+    from unnest(p_ids, p_args) g (id, args)
+    join queue.dead_letters l on l.id = g.id
+    where g.args is not null;
+
     -- As whoever enqueues into several groups: in the order of their keys.
     for this in
         select distinct l.group_key from queue.dead_letters l where l.id = any(p_ids) and l.group_key is not null order by 1
@@ -1385,9 +1414,9 @@ begin
           )
         returning l.*, coalesce(g.args, l.args) as new_args, g.args is not null as is_edited
     ), lined_up as (
-        insert into queue.jobs as j (id, queue, kind, args_version, args, priority, fence, attempts_max, unique_key, group_key,
+        insert into queue.jobs as j (id, queue, kind, args_version, args, priority, run_at, rank, fence, attempts_max, unique_key, group_key,
                                      limit_key, failures, redrives, trace_context, created_at, waiting, turn, awaited, suspect)
-        select r.id, r.queue, r.kind, r.args_version, r.new_args, r.priority, r.fence, r.attempts_max, r.unique_key, r.group_key,
+        select r.id, r.queue, r.kind, r.args_version, r.new_args, r.priority, now.at, queue.rank(now.at, r.priority), r.fence, r.attempts_max, r.unique_key, r.group_key,
                r.limit_key, nullif(r.report -> 'attempts', '[]'),
                coalesce(r.report -> 'redrives', '[]') || jsonb_strip_nulls(jsonb_build_object(
                    'by', p_actor, 'at', clock_timestamp(), 'reason', p_reason, 'campaign_id', p_campaign_id,
@@ -1396,6 +1425,7 @@ begin
                'redriven by ' || p_actor || coalesce(' in campaign ' || p_campaign_id, ''), r.group_key is null,
                nullif(r.id = any(awaited), false), r.error_code = 'crashed_alone'
         from revived r
+        cross join (select clock_timestamp() as at) now
         order by r.id
         returning j.id
     )
@@ -3467,6 +3497,8 @@ CREATE TRIGGER payouts_booked_when_failed AFTER UPDATE ON public.payouts FOR EAC
 CREATE TRIGGER payouts_booked_when_made AFTER INSERT ON public.payouts FOR EACH ROW EXECUTE FUNCTION public.book_payout();
 
 CREATE TRIGGER settled_payouts_stay BEFORE UPDATE ON public.payouts FOR EACH ROW WHEN ((old.state <> 'pending'::text)) EXECUTE FUNCTION public.refuse_change_of_payout();
+
+CREATE TRIGGER jobs_keep_their_rank BEFORE UPDATE OF run_at, priority ON queue.jobs FOR EACH ROW EXECUTE FUNCTION queue.keep_rank();
 
 ALTER TABLE ONLY public.api_keys
     ADD CONSTRAINT api_keys_partner_id_fkey FOREIGN KEY (partner_id) REFERENCES public.partners(id);

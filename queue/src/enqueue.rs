@@ -2,12 +2,12 @@
 //!
 //! Every function here takes the caller's connection; `queue.enqueue` offers the same to any language.
 
-use std::borrow::Cow;
-use std::io::Write;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde_json::value::RawValue;
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
 use crate::job::{Job, JobId, Unique};
 use crate::trace;
@@ -31,6 +31,22 @@ pub enum Error {
         kind: &'static str,
         /// What the serializer said.
         source: serde_json::Error,
+    },
+    /// The payload is too long.
+    #[error("the payload of {kind} has {bytes} bytes, and may have {PAYLOAD_BYTES_MAX}")]
+    PayloadTooLong {
+        /// The kind of the job.
+        kind: &'static str,
+        /// How long its JSON is.
+        bytes: usize,
+    },
+    /// The key of its limit is too long.
+    #[error("the limit key of {kind} has {characters} characters, and may have {KEY_CHARACTERS_MAX}")]
+    LimitKeyTooLong {
+        /// The kind of the job.
+        kind: &'static str,
+        /// How long its key is.
+        characters: usize,
     },
     /// A job of a group cannot wait for others, nor be part of a saga: its turn is given when it is enqueued.
     #[error("{kind} has a group and cannot wait for other jobs")]
@@ -57,6 +73,12 @@ pub enum Error {
     #[error(transparent)]
     Database(#[from] sqlx::Error),
 }
+
+/// How long the JSON of a payload may be.
+pub const PAYLOAD_BYTES_MAX: usize = 65_536;
+
+/// How long a unique key, a group's or a limit's may be.
+pub const KEY_CHARACTERS_MAX: usize = 300;
 
 /// Enqueues a job that is due at once.
 pub async fn enqueue<J: Job>(conn: &mut PgConnection, job: &J) -> Result<Enqueued, Error> {
@@ -99,7 +121,7 @@ pub async fn enqueue_debounced<J: Job>(
         wait_max.min(LONGEST).as_secs_f64(),
         J::QUEUE,
         J::KIND,
-        payload(job)?,
+        payload(job)? as _,
         unique.key,
         job.group(),
         i32::from(J::PRIORITY),
@@ -131,7 +153,7 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
         scopes.push(unique.as_ref().map_or("kept", |unique| unique.scope).to_owned());
         keys.push(unique.map(|unique| unique.key));
         groups.push(job.group());
-        limits.push(job.limit());
+        limits.push(limit_key(job)?);
     }
     let is_plain = keys.iter().all(Option::is_none) && groups.iter().all(Option::is_none);
     if is_plain && !jobs.is_empty() {
@@ -148,7 +170,7 @@ pub async fn enqueue_many<J: Job>(conn: &mut PgConnection, jobs: &[J]) -> Result
                make_interval(secs => n.secs), $7, $8, n.args, null, n.key, n.scope, n.group_key, $9, $10,
                clock_timestamp() + make_interval(secs => $11), $12, $13, n.limit_key
            ) e"#,
-        &args,
+        &args as &[Payload],
         &keys as &[Option<String>],
         &scopes,
         &windows as &[Option<f64>],
@@ -192,74 +214,117 @@ fn window_secs(unique: &Unique) -> Option<f64> {
 /// Jobs that nobody else's can collide with need nothing looked up for each: they are copied in.
 async fn copy_plain<J: Job>(
     conn: &mut PgConnection,
-    args: &[serde_json::Value],
+    args: &[Payload],
     limits: &[Option<String>],
 ) -> Result<Vec<Enqueued>, Error> {
+    const { assert_bounded::<J>() };
     let start = sqlx::query!(
         r#"select array(select nextval('queue.jobs_id_seq') from generate_series(1, $2)) as "ids!",
-                  (clock_timestamp() + make_interval(secs => $3))::text as deadline_at,
+                  d.run_at as "run_at!", queue.rank(d.run_at, $4) as "rank!",
+                  d.run_at + make_interval(secs => $3) as deadline_at,
                   -- A hint, as in queue.enqueue.
                   case when not exists (
                       select from queue.jobs
                       where queue = $1 and turn and not suspect
                         and rank > (statement_timestamp() - interval '1 s') at time zone 'UTC'
                         and rank <= statement_timestamp() at time zone 'UTC'
-                  ) then pg_notify('queue_jobs', $1)::text end as hint"#,
+                  ) then pg_notify('queue_jobs', $1)::text end as hint
+           from (select clock_timestamp() as run_at) d"#,
         J::QUEUE,
         i32::try_from(args.len()).unwrap_or(i32::MAX),
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
+        i32::from(J::PRIORITY),
     )
     .fetch_one(&mut *conn)
     .await?;
-    let deadline_at = start.deadline_at.as_deref().unwrap_or(COPY_NULL);
+    let run_at = copied_time(start.run_at.naive_utc());
+    let rank = copied_time(start.rank);
+    let deadline_at = start.deadline_at.map(|at| copied_time(at.naive_utc()));
     let trace = trace::stored();
-    let trace = trace.as_deref().map_or(Cow::Borrowed(COPY_NULL), copy_text);
-    let mut rows = Vec::with_capacity(args.len() * 150);
-    for ((id, args), limit) in start.ids.iter().zip(args).zip(limits) {
-        let args = args.to_string();
-        let args = copy_text(&args);
-        let limit = limit.as_deref().map(copy_text);
-        writeln!(
-            rows,
-            "{id}\t{}\t{}\t{args}\t{}\t{}\t{deadline_at}\t{}\t{}\t{trace}",
-            copy_text(J::QUEUE),
-            copy_text(J::KIND),
-            J::PRIORITY,
-            J::RETRY.attempts_max,
-            J::VERSION,
-            limit.as_deref().unwrap_or(COPY_NULL),
-        )
-        .map_err(sqlx::Error::from)?;
+    let mut rows = CopiedRows::new(args.len());
+    for ((id, Json(args)), limit) in start.ids.iter().zip(args).zip(limits) {
+        rows.begin(COPIED.len());
+        rows.field(&id.to_be_bytes());
+        rows.field(J::QUEUE.as_bytes());
+        rows.field(J::KIND.as_bytes());
+        rows.jsonb(args.get());
+        rows.field(&run_at);
+        rows.field(&rank);
+        rows.field(&J::PRIORITY.to_be_bytes());
+        rows.field(&J::RETRY.attempts_max.to_be_bytes());
+        rows.field(&J::VERSION.to_be_bytes());
+        rows.nullable(deadline_at.as_ref().map(|at| &at[..]));
+        rows.nullable(limit.as_deref().map(str::as_bytes));
+        rows.nullable(trace.as_deref().map(str::as_bytes));
     }
-    let mut copy = conn
-        .copy_in_raw(
-            "copy queue.jobs (id, queue, kind, args, priority, attempts_max, deadline_at, args_version, limit_key, trace_context) from stdin",
-        )
-        .await?;
-    copy.send(rows).await?;
+    let copy = format!("copy queue.jobs ({}) from stdin (format binary)", COPIED.join(", "));
+    let mut copy = conn.copy_in_raw(&copy).await?;
+    copy.send(rows.end()).await?;
     copy.finish().await?;
     Ok(start.ids.into_iter().map(|id| enqueued::<J>(id, true)).collect())
 }
 
-/// What COPY reads as null.
-const COPY_NULL: &str = "\\N";
+/// The columns of a copied job, in the order of its fields.
+const COPIED: [&str; 12] = [
+    "id",
+    "queue",
+    "kind",
+    "args",
+    "run_at",
+    "rank",
+    "priority",
+    "attempts_max",
+    "args_version",
+    "deadline_at",
+    "limit_key",
+    "trace_context",
+];
 
-/// A text as COPY reads it.
-fn copy_text(text: &str) -> Cow<'_, str> {
-    if !text.contains(['\\', '\t', '\n', '\r']) {
-        return Cow::Borrowed(text);
+/// A time as COPY reads it in its binary format: microseconds since the year 2000, with a time zone or without.
+fn copied_time(at: NaiveDateTime) -> [u8; 8] {
+    const Y2K_SECS: i64 = 946_684_800;
+    (at.and_utc().timestamp_micros() - Y2K_SECS * 1_000_000).to_be_bytes()
+}
+
+/// Rows as COPY reads them in its binary format (PostgreSQL's manual, under COPY, "Binary Format").
+struct CopiedRows(Vec<u8>);
+
+impl CopiedRows {
+    fn new(rows: usize) -> Self {
+        let mut bytes = Vec::with_capacity(rows * 200);
+        bytes.extend(b"PGCOPY\n\xff\r\n\0");
+        // Neither flags nor an extension of the header.
+        bytes.extend([0; 8]);
+        Self(bytes)
     }
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for character in text.chars() {
-        match character {
-            '\\' => escaped.push_str("\\\\"),
-            '\t' => escaped.push_str("\\t"),
-            '\n' => escaped.push_str("\\n"),
-            '\r' => escaped.push_str("\\r"),
-            other => escaped.push(other),
+
+    fn begin(&mut self, fields: usize) {
+        self.0.extend((fields as i16).to_be_bytes());
+    }
+
+    fn field(&mut self, bytes: &[u8]) {
+        self.0.extend((bytes.len() as i32).to_be_bytes());
+        self.0.extend(bytes);
+    }
+
+    fn nullable(&mut self, bytes: Option<&[u8]>) {
+        match bytes {
+            Some(bytes) => self.field(bytes),
+            None => self.0.extend((-1_i32).to_be_bytes()),
         }
     }
-    Cow::Owned(escaped)
+
+    fn jsonb(&mut self, json: &str) {
+        const VERSION: u8 = 1;
+        self.0.extend((json.len() as i32 + 1).to_be_bytes());
+        self.0.push(VERSION);
+        self.0.extend(json.as_bytes());
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.extend((-1_i16).to_be_bytes());
+        self.0
+    }
 }
 
 async fn insert<J: Job>(
@@ -286,7 +351,7 @@ async fn insert<J: Job>(
             within_secs,
             J::QUEUE,
             J::KIND,
-            args,
+            args as _,
             run_at,
             wait_secs,
             unique.as_ref().map(|unique| unique.key.as_str()),
@@ -311,7 +376,7 @@ async fn insert<J: Job>(
            ) e"#,
         J::QUEUE,
         J::KIND,
-        args,
+        args as _,
         run_at,
         wait_secs,
         unique.as_ref().map(|unique| unique.key.as_str()),
@@ -333,15 +398,17 @@ async fn insert<J: Job>(
 async fn insert_one_plain<J: Job>(
     conn: &mut PgConnection,
     job: &J,
-    args: serde_json::Value,
+    args: Payload,
     run_at: Option<DateTime<Utc>>,
     wait_secs: Option<f64>,
 ) -> Result<Enqueued, Error> {
+    const { assert_bounded::<J>() };
     let row = sqlx::query!(
-        r#"insert into queue.jobs as n (queue, kind, args, run_at, priority, attempts_max, deadline_at, args_version, limit_key,
-                                       trace_context)
-           values ($1, $2, $3, coalesce($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))), $6, $7,
-                   greatest($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) + make_interval(secs => $8), $9, $10, $11)
+        r#"insert into queue.jobs as n (queue, kind, args, run_at, rank, priority, attempts_max, deadline_at, args_version,
+                                       limit_key, trace_context)
+           select $1, $2, $3, d.run_at, queue.rank(d.run_at, $6::smallint), $6, $7,
+                  greatest(d.run_at, clock_timestamp()) + make_interval(secs => $8), $9, $10, $11
+           from (select coalesce($4, clock_timestamp() + make_interval(secs => coalesce($5::float8, 0))) as run_at) d
            returning id,
                      -- A hint, as in queue.enqueue; this statement does not see its own row.
                      case when run_at <= clock_timestamp() and not exists (
@@ -352,14 +419,14 @@ async fn insert_one_plain<J: Job>(
                      ) then pg_notify('queue_jobs', $1)::text end as hint"#,
         J::QUEUE,
         J::KIND,
-        args,
+        args as _,
         run_at,
         wait_secs,
         J::PRIORITY,
         J::RETRY.attempts_max,
         J::deadline_after().map(|deadline| deadline.as_secs_f64()),
         J::VERSION,
-        job.limit(),
+        limit_key(job)?,
         trace::stored(),
     )
     .fetch_one(conn)
@@ -367,6 +434,33 @@ async fn insert_one_plain<J: Job>(
     Ok(enqueued::<J>(row.id, true))
 }
 
-pub(crate) fn payload<J: Job>(job: &J) -> Result<serde_json::Value, Error> {
-    serde_json::to_value(job).map_err(|source| Error::Payload { kind: J::KIND, source })
+/// What `queue.is_bounded` asks of a kind; of what only a job knows, [`payload`] and [`limit_key`] ask the rest.
+const fn assert_bounded<J: Job>() {
+    assert!(!J::QUEUE.is_empty() && J::QUEUE.len() <= 100);
+    assert!(!J::KIND.is_empty() && J::KIND.len() <= 100);
+    assert!(J::VERSION > 0);
+    assert!(J::RETRY.attempts_max >= 1 && J::RETRY.attempts_max <= 1000);
+    assert!(J::PRIORITY >= -10 && J::PRIORITY <= 10);
+}
+
+/// The JSON of a job.
+pub(crate) type Payload = Json<Box<RawValue>>;
+
+pub(crate) fn payload<J: Job>(job: &J) -> Result<Payload, Error> {
+    let json = serde_json::value::to_raw_value(job).map_err(|source| Error::Payload { kind: J::KIND, source })?;
+    match json.get().len() {
+        ..=PAYLOAD_BYTES_MAX => Ok(Json(json)),
+        bytes => Err(Error::PayloadTooLong { kind: J::KIND, bytes }),
+    }
+}
+
+fn limit_key<J: Job>(job: &J) -> Result<Option<String>, Error> {
+    let key = job.limit();
+    match key.as_ref().map_or(0, |key| key.chars().count()) {
+        ..=KEY_CHARACTERS_MAX => Ok(key),
+        characters => Err(Error::LimitKeyTooLong {
+            kind: J::KIND,
+            characters,
+        }),
+    }
 }

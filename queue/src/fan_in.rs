@@ -60,7 +60,7 @@ pub async fn enqueue_after_all<J: Job>(
         &members,
         J::QUEUE,
         J::KIND,
-        args,
+        args as _,
         on_failure.as_str(),
         unique.as_ref().map(|unique| unique.key.as_str()),
         unique.as_ref().map_or("kept", |unique| unique.scope),

@@ -56,7 +56,10 @@ pub mod why;
 pub use attempt::{Attempt, Effects, FenceLost, Reads};
 pub use batch::{BatchJob, Member};
 pub use catalogue::{Catalogue, KindInfo};
-pub use enqueue::{Enqueued, Error, enqueue, enqueue_after, enqueue_at, enqueue_debounced, enqueue_many};
+pub use enqueue::{
+    Enqueued, Error, KEY_CHARACTERS_MAX, PAYLOAD_BYTES_MAX, enqueue, enqueue_after, enqueue_at, enqueue_debounced,
+    enqueue_many,
+};
 pub use failure::{Class, Failure, HttpFacts};
 pub use fan_in::{OnFailure, enqueue_after_all};
 pub use job::{DeadHead, DeadLetter, Job, JobId, Outcome, Retry, Unique};

@@ -10,10 +10,9 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
 use sqlx::PgConnection;
 
-use crate::enqueue::{Error, payload};
+use crate::enqueue::{Error, Payload, payload};
 use crate::job::{Job, JobId};
 
 /// How many steps a saga may have.
@@ -35,7 +34,7 @@ struct Stored {
     queue: &'static str,
     kind: &'static str,
     version: i16,
-    args: Value,
+    args: Payload,
     priority: i16,
     attempts_max: i32,
     deadline_secs: Option<f64>,
@@ -128,7 +127,7 @@ pub async fn begin(conn: &mut PgConnection, name: &str, key: &str, steps: Steps)
             job.queue,
             job.kind,
             job.version,
-            job.args,
+            &job.args as _,
             job.priority,
             job.attempts_max,
             job.deadline_secs,

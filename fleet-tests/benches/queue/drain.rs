@@ -94,8 +94,8 @@ pub(crate) async fn drain(server: &Server, args: &Args, subject: &Subject, proce
         "with groups as (
              insert into queue.turns (group_key, holder) select 'g' || n, n from generate_series(1, least($3, $2)) n
          )
-         insert into queue.jobs (id, queue, kind, args, group_key, turn, limit_key)
-         select n, $1, $1, jsonb_build_object('n', n), case when $3 > 0 then 'g' || ((n - 1) % $3 + 1) end, $3 = 0 or n <= $3,
+         insert into queue.jobs (id, queue, kind, args, rank, group_key, turn, limit_key)
+         select n, $1, $1, jsonb_build_object('n', n), queue.rank(clock_timestamp(), 0), case when $3 > 0 then 'g' || ((n - 1) % $3 + 1) end, $3 = 0 or n <= $3,
                 case when $4 > 0 then 'key/' || n % $4 end
          from generate_series(1, $2) n",
     )

@@ -628,8 +628,8 @@ impl<'a> Run<'a> {
     /// The same job once more, as somebody who redrives it makes it.
     async fn enqueue_again(&self) {
         let put_back =
-            "insert into queue.jobs (id, queue, kind, args_version, args, unique_key, group_key, attempts_max)
-                        select id, queue, kind, args_version, args, unique_key, group_key, 25
+            "insert into queue.jobs (id, queue, kind, args_version, args, unique_key, group_key, attempts_max, rank)
+                        select id, queue, kind, args_version, args, unique_key, group_key, 25, queue.rank(now(), 0)
                         from queue.finished_jobs where id = $1";
         for sql in [put_back, "delete from queue.finished_jobs where id = $1"] {
             sqlx::query(sql)

@@ -181,16 +181,16 @@ async fn jobs_that_are_left_over_doubled_or_unexplained_are_seen() {
     each_is_seen(&[
         (
             &["J1"],
-            "insert into queue.jobs (queue, kind, args, run_at) values ('stock', 'reserve_stock', '{}', now() - interval '1 minute')",
+            "select queue.enqueue('stock', 'reserve_stock', '{}', now() - interval '1 minute')",
         ),
         (
             &["J1"],
-            "insert into queue.jobs (queue, kind, args, run_at, failures)
-             values ('stock', 'reserve_stock', '{}', now() + interval '1 hour', '[{}]')",
+            "insert into queue.jobs (queue, kind, args, run_at, rank, failures)
+             select 'stock', 'reserve_stock', '{}', t, queue.rank(t, 0), '[{}]' from (select now() + interval '1 hour' as t) d",
         ),
         (
             &["J1"],
-            "with lost as (insert into queue.jobs (queue, kind, args) values ('stock', 'x', '{}') returning jobs)
+            "with lost as (insert into queue.jobs (queue, kind, args, rank) values ('stock', 'x', '{}', queue.rank(now(), 0)) returning jobs)
              insert into queue.claims (worker_id, queue, size, jobs) select 99, 'stock', 1, array_agg(lost.jobs) from lost",
         ),
         (
@@ -239,7 +239,7 @@ async fn many_offenders_are_counted_and_the_first_are_named() {
     let (_db, mut conn) = a_sound_world().await;
     plant(
         &mut conn,
-        "insert into queue.jobs (queue, kind, args, run_at) select 'stock', 'x', '{}', now() - interval '1 minute' from generate_series(1, 50)",
+        "select queue.enqueue('stock', 'x', '{}', now() - interval '1 minute') from generate_series(1, 50)",
     )
     .await;
     let checks = verify(&mut conn, &Records::default()).await.unwrap();

@@ -184,8 +184,7 @@ async fn the_gate_lists_what_a_build_could_not_run_wherever_it_lies() {
 async fn the_gate_reads_page_by_page_and_writes_nothing() {
     let db = Database::new().await;
     sqlx::query(
-        "insert into queue.jobs (queue, kind, args_version, args)
-         select 'stage', 'play', 2, jsonb_build_object('title', n::text, 'scenes', jsonb_build_array())
+        "select queue.enqueue('stage', 'play', jsonb_build_object('title', n::text, 'scenes', jsonb_build_array()), p_args_version => 2)
          from generate_series(1, 1100) n",
     )
     .execute(&db.pool)

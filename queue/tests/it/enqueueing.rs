@@ -206,30 +206,131 @@ async fn payloads_in_bulk_arrive_as_they_were_sent() {
 async fn a_payload_that_cannot_be_stored_fails_its_bulk_and_leaves_nothing() {
     let db = Database::new().await;
     let mut conn = db.pool.acquire().await.unwrap();
-    for text in ["nul \0".to_owned(), "x".repeat(100_000)] {
-        // Neither kind of text can be squeezed below the bound.
-        let noise: String = (0..text.len())
-            .map(|n| char::from(b'a' + (n * n / 7 % 26) as u8))
-            .collect();
-        let text = if text.len() > 100 { noise.repeat(3) } else { text };
+    let long = "x".repeat(queue::PAYLOAD_BYTES_MAX);
+    for (text, words) in [("nul \0", "unsupported Unicode escape"), (&long, "and may have 65536")] {
         let jobs = [
             act(Fate::Done),
             Act {
-                order_id: text,
+                order_id: text.to_owned(),
                 ..act(Fate::Done)
             },
         ];
         let error = queue::enqueue_many(&mut conn, &jobs).await.unwrap_err();
-        assert!(
-            matches!(error, queue::Error::Database(sqlx::Error::Database(_))),
-            "{error}"
-        );
+        assert!(error.to_string().contains(words), "{error}");
         let left: i64 = sqlx::query_scalar("select count(*) from queue.jobs")
             .fetch_one(&mut *conn)
             .await
             .unwrap();
         assert_eq!(left, 0);
     }
+}
+
+#[tokio::test]
+async fn a_payload_and_a_limit_key_may_be_so_long_and_no_longer() {
+    let db = Database::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    let of_length = |bytes: usize| {
+        let mut job = act(Fate::Done);
+        let rest = serde_json::to_string(&job).unwrap().len() - job.order_id.len();
+        job.order_id = "x".repeat(bytes - rest);
+        job
+    };
+    let longest = of_length(queue::PAYLOAD_BYTES_MAX);
+    queue::enqueue(&mut conn, &longest).await.unwrap();
+    queue::enqueue_many(&mut conn, std::slice::from_ref(&longest))
+        .await
+        .unwrap();
+    let longer = of_length(queue::PAYLOAD_BYTES_MAX + 1);
+    let words = "the payload of act has 65537 bytes, and may have 65536";
+    let refused = queue::enqueue(&mut conn, &longer).await.unwrap_err();
+    assert_eq!(refused.to_string(), words);
+    let refused = queue::enqueue_many(&mut conn, std::slice::from_ref(&longer))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.to_string(), words);
+
+    let keyed = |characters: usize| Keyed {
+        limit: "é".repeat(characters),
+    };
+    queue::enqueue(&mut conn, &keyed(queue::KEY_CHARACTERS_MAX))
+        .await
+        .unwrap();
+    let refused = queue::enqueue(&mut conn, &keyed(queue::KEY_CHARACTERS_MAX + 1))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the limit key of keyed has 301 characters, and may have 300"
+    );
+    let kept: i64 = sqlx::query_scalar("select count(*) from queue.jobs")
+        .fetch_one(&mut *conn)
+        .await
+        .unwrap();
+    assert_eq!(kept, 3);
+}
+
+/// Counts against a limit.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Keyed {
+    limit: String,
+}
+
+impl Job for Keyed {
+    type Services = ();
+    const KIND: &'static str = "keyed";
+    const QUEUE: &'static str = "stage";
+
+    fn limit(&self) -> Option<String> {
+        Some(self.limit.clone())
+    }
+
+    async fn run(self, _: &queue::Attempt, (): &()) -> anyhow::Result<queue::Outcome> {
+        Ok(queue::Outcome::Done)
+    }
+}
+
+#[tokio::test]
+async fn a_place_in_line_follows_the_time_and_the_priority_however_a_job_was_made_or_moved() {
+    let db = Database::new().await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    queue::enqueue(&mut conn, &act(Fate::Done)).await.unwrap();
+    queue::enqueue_after(&mut conn, &act(Fate::Done), hour).await.unwrap();
+    queue::enqueue_many(&mut conn, &[act(Fate::Done), act(Fate::Done)])
+        .await
+        .unwrap();
+    for enqueued in [
+        "select queue.enqueue('stage', 'act', '{}', p_priority => 7)",
+        "select queue.enqueue('stage', 'act', '{}', now() - interval '1 day', p_priority => -3, p_group_key => 'g')",
+        "select queue.enqueue_debounced('1 h', '2 h', 'stage', 'act', '{}', 'key')",
+        "select queue.enqueue_debounced('2 h', '2 h', 'stage', 'act', '{}', 'key')",
+    ] {
+        sqlx::query(enqueued).execute(&mut *conn).await.unwrap();
+    }
+    let misplaced = "select count(*) from queue.jobs where rank <> queue.rank(run_at, priority)";
+    let places = "select count(distinct rank) from queue.jobs";
+    let count = async |sql: &'static str| sqlx::query_scalar::<_, i64>(sql).fetch_one(&db.pool).await.unwrap();
+    assert_eq!(
+        (count(misplaced).await, count(places).await),
+        (0, 6),
+        "those of a bulk have one time"
+    );
+    queue::testing::fast_forward(&db.pool, hour).await.unwrap();
+    sqlx::query("update queue.jobs set priority = 2")
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    assert_eq!(count(misplaced).await, 0);
+    run(&db.pool, &Arc::new(World::default())).await;
+    queue::enqueue(&mut conn, &act(Fate::Fail)).await.unwrap();
+    run(&db.pool, &Arc::new(World::default())).await;
+    assert_eq!(
+        (
+            count(misplaced).await,
+            count("select count(*) from queue.jobs where failures is not null").await
+        ),
+        (0, 1)
+    );
 }
 
 /// Whoever enqueues, in whatever language, is told which bound it is, and nothing is kept of the job.
@@ -282,5 +383,23 @@ async fn a_job_beyond_a_bound_is_refused_in_words() {
     }
     let kept = "select (select count(*) from queue.jobs) + (select count(*) from queue.unique_keys)";
     assert_eq!(sqlx::query_scalar::<_, i64>(kept).fetch_one(&db.pool).await.unwrap(), 0);
+
+    // Nor is a dead one mended into one.
+    crate::kinds::enqueue(&db.pool, &act(Fate::Permanent)).await;
+    run(&db.pool, &Arc::new(World::default())).await;
+    let refused = sqlx::query(
+        "select queue.redrive(array[id], array[to_jsonb(repeat('x', 65536))], 'test', 'test') from queue.dead_letters",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap_err();
+    assert!(
+        refused.to_string().contains("at most 65536 bytes, not 65538"),
+        "{refused}"
+    );
+    sqlx::query("delete from queue.dead_letters")
+        .execute(&db.pool)
+        .await
+        .unwrap();
     enqueue("").await.unwrap();
 }

@@ -8,8 +8,9 @@ async fn a_long_line(db: &Database) -> PgConnection {
     sqlx::raw_sql(
         "insert into queue.workers (name, pools, build, host, pid, backend_pid, backend_start, lease_until)
          values ('w', '{stage}', '', '', 0, 0, now(), now());
-         insert into queue.jobs (queue, kind, args, run_at)
-         select 'stage', 'act', '{}', clock_timestamp() + make_interval(secs => n - 10000) from generate_series(1, 30000) n;
+         insert into queue.jobs (queue, kind, args, run_at, rank)
+         select 'stage', 'act', '{}', t, queue.rank(t, 0) from generate_series(1, 30000) n, make_interval(secs => n - 10000) i,
+                lateral (select clock_timestamp() + i as t) d;
          select count(*) from queue.claim('stage', '{act}', '{1}', (select id from queue.workers), 50);
          analyze queue.jobs;
          analyze queue.claims;",

@@ -275,10 +275,9 @@ async fn the_place_in_a_long_line_is_counted_up_to_a_bound() {
     let town = Town::new().await;
     let _worker = town.worker().await;
     town.sql(
-        r#"insert into queue.jobs (queue, kind, args, run_at)
-           select 'errands', 'run_errand', '{"fate": "done", "group": null, "limit": null}',
-                  clock_timestamp() - make_interval(secs => n)
-           from generate_series(1, 30000) n;
+        r#"insert into queue.jobs (queue, kind, args, run_at, rank)
+           select 'errands', 'run_errand', '{"fate": "done", "group": null, "limit": null}', t, queue.rank(t, 0)
+           from generate_series(1, 30000) n, lateral (select clock_timestamp() - make_interval(secs => n) as t) d;
            analyze queue.jobs"#,
     )
     .await;
