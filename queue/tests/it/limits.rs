@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use queue::claim::Claimed;
+use queue::claim::{Claimed, Known, Line};
 use queue::limit::{self, Limit};
 use queue::operate::Error;
 use queue::runner::Settled::{self, Buried, Completed, Postponed, Retried};
@@ -104,6 +104,40 @@ async fn parked(pool: &PgPool) -> i64 {
 /// What no job leaves behind when it no longer runs.
 async fn holds(pool: &PgPool) -> i64 {
     number(pool, "select count(*) from queue.limit_holds").await
+}
+
+/// A claim that took long has its line read from where it left off for a while, and these stand before that place.
+#[tokio::test]
+async fn what_a_rate_lets_in_is_found_wherever_the_line_is_read_from() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::rate(100.0, 1)).await;
+    enqueue(&db.pool, &[call(1), call(1), call(1)]).await;
+    let hour = Duration::from_secs(3600);
+    queue::testing::fast_forward(&db.pool, hour).await.unwrap();
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    let line = Line::new(Known::of(&catalogue, "calls"));
+    let claim = async || line.claim(&db.pool, worker.registration.id, 10).await.unwrap().len();
+
+    let mut claims = db.pool.begin().await.unwrap();
+    sqlx::query("lock table queue.claims in share mode")
+        .execute(&mut *claims)
+        .await
+        .unwrap();
+    let released = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        claims.rollback().await.unwrap();
+    };
+    assert_eq!(tokio::join!(claim(), released).0, 1);
+    for _ in 0..2 {
+        // From the beginning the line is read again after 25 seconds.
+        let soon = Duration::from_secs(12);
+        let found = testkit::eventually_within(soon, "the next token", async || {
+            Some(claim().await).filter(|found| *found > 0)
+        });
+        assert_eq!(found.await, 1);
+    }
+    worker.leave().await.unwrap();
 }
 
 #[tokio::test]
