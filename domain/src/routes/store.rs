@@ -13,8 +13,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
-    DAYS_AHEAD_MAX, Error, RANGE_METRES_MAX, Route, RouteFilter, RouteStop, SERVICE_SECONDS, Shipment, Vehicle,
-    VehicleSpec, checker,
+    DAYS_AHEAD_MAX, Error, RANGE_METRES_MAX, Route, RouteFilter, RouteStop, SERVICE_SECONDS, STOPS_PER_PLAN_MAX,
+    Shipment, Vehicle, VehicleSpec, checker,
     distance::{Haversine, Point},
     problem::{self, Load, Matrix, PlannedRest, PlannedRoute, PlannedStop, Problem, Rest, Window},
     road_matrix::{self, RoadMatrix},
@@ -49,8 +49,8 @@ fn delivery_window(order: OrderId) -> Window {
     }
 }
 
-/// Makes one shipment per warehouse that has stock of the order aside, for tomorrow (UTC) or the first later day whose
-/// plan is not full; where the customer's place is unknown, it is handed over at the warehouse. Returns the days to
+/// Makes one shipment per warehouse that has stock of the order aside, for tomorrow (UTC) or the first later day that has
+/// room; where the customer's place is unknown, it is handed over at the warehouse. Returns the days to
 /// plan. Run twice, it makes nothing new.
 pub async fn create_shipments(conn: &mut PgConnection, order: &Order, _cause: &Cause) -> Result<Vec<Day>, sqlx::Error> {
     let parts = sqlx::query!(
@@ -106,7 +106,8 @@ pub async fn create_shipments(conn: &mut PgConnection, order: &Order, _cause: &C
     Ok(days)
 }
 
-/// The first day after the one given whose plan is not full.
+/// The first day after the one given whose plan is not full, and for which no more wait than a plan may have: a backlog is spread
+/// over days at once, and not handed on from plan to plan. What a day holds is read without a lock, so it may come to hold a few more.
 pub(super) async fn first_open_day(
     conn: &mut PgConnection,
     warehouse: WarehouseId,
@@ -117,12 +118,18 @@ pub(super) async fn first_open_day(
                (select ahead from generate_series(1, $3::int) ahead
                 where not exists (select from route_plans p
                                   where p.warehouse_id = $1 and p.date = $2::date + ahead and p.active and p.is_full)
+                  and (select count(*)
+                       from (select from shipments s
+                             where s.warehouse_id = $1 and s.delivery_date = $2::date + ahead and s.state in ('unplanned', 'planned')
+                               and not coalesce((s.unassigned ->> 'version')::int = s.version, false)
+                             limit $4::bigint) held) < $4::bigint
                 order by ahead limit 1),
                $3
            ) + $2::date as "day!""#,
         warehouse.0,
         after,
         DAYS_AHEAD_MAX,
+        STOPS_PER_PLAN_MAX as i64,
     )
     .fetch_one(conn)
     .await

@@ -515,6 +515,12 @@ async fn a_plan_has_a_bound_and_the_rest_moves_on() {
     .execute(&mut *conn)
     .await
     .expect("many shipments");
+    // Before anybody has planned it, a day that holds as many takes no more.
+    let order = an_order_with_stock(conn, customer, 1).await;
+    let made = store::create_shipments(conn, &order, &by_hand())
+        .await
+        .expect("shipments");
+    assert_eq!(made, [(day.0, day.1 + Days::new(1))]);
     let summary = stored(conn, day).await;
     assert_eq!((summary.stops, summary.moved), (STOPS_PER_PLAN_MAX, 20));
     assert_eq!(
