@@ -278,12 +278,17 @@ pub async fn snapshot(
 }
 
 /// A stored plan's input as it was when it was planned, and how it was found; refused where what it was made from is no
-/// longer the same.
-pub async fn as_planned(conn: &mut PgConnection, id: PlanId) -> Result<(Snapshot, Recipe, u64), Error> {
+/// longer the same. A plan by road needs the ways it was made with, as long as they are kept, and for places that no server was
+/// asked about the fleet's own `source`.
+pub async fn as_planned(
+    conn: &mut PgConnection,
+    id: PlanId,
+    source: Haversine,
+) -> Result<(Snapshot, Recipe, u64), Error> {
     let plan = sqlx::query!(
         r#"select p.warehouse_id as "warehouse_id: WarehouseId", p.date, p.input_hash, p.distance_source, p.seed, p.iterations,
                   p.iterations_budget, p.iterations_before, p.move_cost, p.start, p.replaces as "replaces: PlanId",
-                  p.shipment_ids, p.vehicle_ids, p.busy_vehicle_ids, w.lat, w.lon
+                  p.shipment_ids, p.vehicle_ids, p.busy_vehicle_ids, p.matrix_id, w.lat, w.lon, w.road_factor, w.speed_kmh
            from route_plans p
            join warehouses w on w.id = p.warehouse_id
            where p.id = $1"#,
@@ -298,10 +303,15 @@ pub async fn as_planned(conn: &mut PgConnection, id: PlanId) -> Result<(Snapshot
         plan.vehicle_ids.ok_or_else(unrepeatable)?,
     );
     let busy = plan.busy_vehicle_ids.unwrap_or_default();
-    let source: Haversine = plan
-        .distance_source
-        .parse()
-        .map_err(|_| Error::Unrepeatable("its distances came from elsewhere"))?;
+    let (source, roads) = match (plan.distance_source.parse::<Haversine>(), plan.matrix_id) {
+        (Ok(source), _) => (source, None),
+        (Err(_), Some(row)) => {
+            let roads = road_matrix::get(conn, row).await?;
+            let roads = roads.ok_or(Error::Unrepeatable("the ways it was made with are no longer kept"))?;
+            (source.at_depot(plan.road_factor, plan.speed_kmh), Some(roads))
+        }
+        (Err(_), None) => return Err(Error::Unrepeatable("the ways it was made with are no longer kept")),
+    };
     let shipments = sqlx::query_as!(
         ShipmentRow,
         r#"select id as "id: ShipmentId", version, state, lat, lon, weight_grams, volume_cm3, window_start, window_end,
@@ -338,6 +348,9 @@ pub async fn as_planned(conn: &mut PgConnection, id: PlanId) -> Result<(Snapshot
         previous,
     };
     let mut snapshot = day.put_as_numbers(source)?;
+    if let Some((row, roads)) = roads {
+        snapshot.drive_by(row, roads);
+    }
     if snapshot.input_hash[..] != plan.input_hash[..] {
         return Err(Error::Unrepeatable("what it was made from has changed"));
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::ids::{OrderId, PlanId, ShipmentId, VehicleId, WarehouseId};
 use domain::routes::store::{self, Day};
-use domain::routes::{VehicleSpec, plan, recipe};
+use domain::routes::{Haversine, VehicleSpec, plan, recipe};
 use domain::services::Settings;
 use domain::{Services, payments, webhooks};
 use jobs::PlanRoutes;
@@ -134,7 +134,9 @@ pub(crate) async fn assert_resumed(pool: &PgPool, before: &Kept) -> Plan {
     let conn = &mut *pool.acquire().await.unwrap();
     assert_eq!(store::audit(conn).await.unwrap(), Vec::<String>::new());
 
-    let (snapshot, how, iterations) = plan::as_planned(conn, plan.id).await.unwrap();
+    let (snapshot, how, iterations) = plan::as_planned(conn, plan.id, Haversine::new(1.3, 40.0))
+        .await
+        .unwrap();
     let again = recipe::search_again(&snapshot.problem, how, iterations);
     let stored: Vec<(VehicleId, Vec<ShipmentId>)> = sqlx::query_as(
         "select r.vehicle_id, array_agg(t.shipment_id order by t.position)

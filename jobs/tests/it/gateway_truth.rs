@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use domain::{
     inbound::{self, GATEWAY},
+    orders::Status,
     payments::State,
 };
 use jobs::{ProcessGatewayEvent, SweepLedger};
@@ -237,6 +238,40 @@ async fn a_second_hold_that_runs_out_leaves_the_order_on_hold_and_says_so() {
     assert_eq!(payment_states(&world).await, ["voided", "voided"]);
     let asked = world.ledger(order).iter().filter(|line| *line == "confirm ok").count();
     assert_eq!(asked, 2);
+    world.assert_settled().await;
+}
+
+#[tokio::test]
+async fn a_second_hold_that_the_bank_declines_leaves_the_goods_promised_and_a_person_to_decide() {
+    let world = World::new().await;
+    let order = world.submit("pm_card_visa").await;
+    world.run().await;
+    // The card is blocked in the week in which the money was held.
+    world
+        .execute("update payments set payment_method = 'pm_card_chargeDeclined'")
+        .await;
+    a_week_passes(&world).await;
+    assert_eq!(world.axes(order).await, "on_hold declined none");
+    let reason = world.order(order).await.reason.unwrap();
+    assert_eq!(reason["code"], "reauthorization_declined");
+    assert_eq!(payment_states(&world).await, ["voided", "declined"]);
+    assert_eq!(
+        world.ledger(order),
+        ["create ok", "confirm ok", "expire ok", "create ok", "confirm declined"]
+    );
+    let held = "select sum(qty)::bigint from reservations where state in ('held', 'committed')";
+    assert!(world.count(held).await > 0, "nobody else gets the goods meanwhile");
+    world.assert_settled().await;
+
+    world.cancel(order).await.unwrap();
+    world.run().await;
+    assert_eq!(world.order(order).await.status, Status::Cancelled);
+    assert_eq!(
+        world
+            .count("select count(*) from reservations where state in ('held', 'committed')")
+            .await,
+        0
+    );
     world.assert_settled().await;
 }
 

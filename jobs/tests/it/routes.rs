@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{Days, NaiveDate};
 use domain::ids::{OrderId, PlanId, ShipmentId, VehicleId, WarehouseId};
 use domain::routes::store::{self, Day};
-use domain::routes::{RouteFilter, VehicleSpec, plan, recipe};
+use domain::routes::{Haversine, RouteFilter, VehicleSpec, plan, recipe};
 use domain::services::Settings;
 use domain::{Cause, Services, payments, webhooks};
 use jobs::{PlanDueRoutes, PlanRoutes, plan_routes};
@@ -398,7 +398,9 @@ async fn stored_stops(conn: &mut PgConnection) -> Vec<(VehicleId, ShipmentId, i3
 
 /// Searches once more as the plan says it was searched, and compares every number.
 async fn is_found_again(conn: &mut PgConnection, plan: PlanId) {
-    let (snapshot, recipe, iterations) = plan::as_planned(conn, plan).await.expect("its input");
+    let (snapshot, recipe, iterations) = plan::as_planned(conn, plan, Haversine::new(1.3, 40.0))
+        .await
+        .expect("its input");
     let found = recipe::search_again(&snapshot.problem, recipe, iterations);
     let ids = snapshot.routes_found(&found);
     let again: Vec<_> = ids

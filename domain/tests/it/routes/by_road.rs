@@ -382,11 +382,26 @@ async fn a_plan_by_road_is_recomputed_by_the_same_ways_as_long_as_they_are_kept_
     assert!(shorter.routes[0].metres <= tour.metres);
     assert_sound(conn).await;
 
+    // The same search on the same ways finds the same plan.
+    let (snapshot, recipe, iterations) = plan::as_planned(conn, sheet.plan.id, beyond())
+        .await
+        .expect("its input");
+    let again = snapshot.routes_found(&recipe::search_again(&snapshot.problem, recipe, iterations));
+    let stops: Vec<_> = tour.stops.iter().map(|stop| stop.shipment_id).collect();
+    assert_eq!(again, [(tour.vehicle_id, stops)]);
+
     // What was measured is gone: sums and windows are checked all the same.
     sqlx::query("delete from road_matrices")
         .execute(&mut *conn)
         .await
         .expect("a delete");
+    let refused = plan::as_planned(conn, sheet.plan.id, beyond())
+        .await
+        .expect_err("no ways");
+    assert_eq!(
+        refused.to_string(),
+        "the plan cannot be repeated: the ways it was made with are no longer kept"
+    );
     assert_sound(conn).await;
     sqlx::query("update routes set metres = metres + 2 where state = 'planned'")
         .execute(&mut *conn)

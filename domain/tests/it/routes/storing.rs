@@ -1123,15 +1123,17 @@ async fn a_stored_plan_is_found_again_to_the_byte_as_long_as_its_input_is_the_sa
     };
     assert_eq!((second.stops, second.moved), (10, 2));
 
-    let (snapshot, recipe, iterations) = plan::as_planned(conn, second.plan_id).await.expect("its input");
+    let (snapshot, recipe, iterations) = plan::as_planned(conn, second.plan_id, roads())
+        .await
+        .expect("its input");
     let again = recipe::search_again(&snapshot.problem, recipe, iterations);
     assert_eq!(again, found);
-    assert!(plan::as_planned(conn, first.plan_id).await.is_ok());
+    assert!(plan::as_planned(conn, first.plan_id, roads()).await.is_ok());
 
     sqlx::query("update shipments set weight_grams = weight_grams + 1")
         .execute(&mut *conn)
         .await
         .expect("a change by hand");
-    let refused = plan::as_planned(conn, second.plan_id).await;
+    let refused = plan::as_planned(conn, second.plan_id, roads()).await;
     assert!(matches!(refused, Err(Error::Unrepeatable(_))));
 }
