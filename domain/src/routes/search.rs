@@ -65,6 +65,34 @@ impl Top {
     }
 }
 
+/// The two shortest detours to a stop in one tour, each with its place in the low bits. Found without branches: a processor
+/// cannot guess which places are short, and each wrong guess takes longer than judging a place.
+struct Least([i64; 2]);
+
+impl Least {
+    const NONE: Least = Least([NO_PLACE; 2]);
+
+    #[inline]
+    fn offer(&mut self, more: i32, before: usize, is_valid: bool) {
+        let key = match is_valid {
+            true => i64::from(more) << 16 | before as i64,
+            false => NO_PLACE,
+        };
+        self.0[1] = self.0[1].min(key.max(self.0[0]));
+        self.0[0] = self.0[0].min(key);
+    }
+
+    #[inline]
+    fn offer_to(self, top: &mut Top, base: i64, metre_cost: i64) {
+        for (i, key) in self.0.into_iter().enumerate() {
+            if key != NO_PLACE {
+                top.cost[i] = base + metre_cost * (key >> 16);
+                top.before[i] = (key & 0xffff) as u16;
+            }
+        }
+    }
+}
+
 /// Where a stop goes.
 #[derive(Debug, Clone, Copy)]
 struct Place {
@@ -794,37 +822,30 @@ fn judge(model: &Model, at: usize, tour: &Tour, node: usize, top: &mut Top, walk
     }
     match model.depth {
         Depth::Lengths => {
+            let mut least = Least::NONE;
             for (before, gap) in gaps {
-                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
-                if more <= longest {
-                    top.offer(base + vehicle.metre_cost * more, before);
-                }
+                let more = into[gap.from as usize] + from[gap.to as usize] - gap.metres;
+                least.offer(more, before, i64::from(more) <= longest);
             }
+            least.offer_to(top, base, vehicle.metre_cost);
         }
         Depth::Times => {
             let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
             let (early, late, service) = (model.early[node], model.late[node], model.service[node]);
             let ready = early + service;
-            for (before, gap) in gaps {
+            let mut least = Least::NONE;
+            // Along a tour both times only grow, so the places in time are a row.
+            for (before, gap) in gaps.skip_while(|(_, gap)| gap.by < ready) {
                 if gap.leaves > late {
                     break;
                 }
-                if gap.by < ready {
-                    continue;
-                }
-                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
-                let cost = base + vehicle.metre_cost * more;
-                if cost >= top.cost[1] {
-                    continue;
-                }
+                let more = into[gap.from as usize] + from[gap.to as usize] - gap.metres;
                 let arrives = gap.leaves + until[gap.from as usize];
-                if arrives <= late
-                    && arrives.max(early) + service + driving[gap.to as usize] <= gap.by
-                    && more <= longest
-                {
-                    top.offer(cost, before);
-                }
+                let leaves = arrives.max(early) + service;
+                let is_in_time = (arrives <= late) & (leaves + driving[gap.to as usize] <= gap.by);
+                least.offer(more, before, is_in_time & (i64::from(more) <= longest));
             }
+            least.offer_to(top, base, vehicle.metre_cost);
         }
         Depth::Spans => {
             let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
