@@ -1,7 +1,8 @@
 //! What leaves the warehouses, and in which van: shipments, vehicles, and the plan of each warehouse's day.
 //!
 //! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
-//! finds the routes (by `search` over a `model`, with the local search of `improve` and the times of `course`),
+//! finds the routes (by `search` over a `model`, with `places` to go to, `cooling`, the local search of `improve` and the
+//! times of `course`),
 //! [`recipe`] is how a plan was found, `skills` gives each skill its bit, [`instance`] reads published problems, [`checker`]
 //! recomputes every number of them without trusting the solver, [`plan`] reads a day from the database and publishes its plan,
 //! and [`store`] keeps shipments, vehicles and routes. [`roads`] asks a road server how far it is, and [`road_matrix`] keeps
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{OrderId, PlanId, RouteId, ShipmentId, VehicleId, WarehouseId};
 
 pub mod checker;
+mod cooling;
 mod course;
 pub mod distance;
 pub mod gantt;
@@ -28,6 +30,7 @@ pub mod list;
 pub mod map;
 pub mod markup;
 mod model;
+mod places;
 pub mod plan;
 pub mod polyline;
 pub mod problem;

@@ -2,17 +2,18 @@
 //! (SISR, Christiaens and Vanden Berghe 2020), under simulated annealing. [`improve`](super::improve) polishes between.
 //!
 //! A round costs microseconds: it allocates nothing, looks again only at tours that changed since it last looked
-//! ([`Top`]), and undoes by putting back the few tours it touched.
+//! ([`places`](super::places)), and undoes by putting back the few tours it touched.
 //!
 //! Days with very many stops are searched part by part: for a while only the tours around one stop are live, then those
 //! around another. Parts overlap and are never the same twice, so no border stays a border, and all parts cool together.
 
 use std::ops::ControlFlow;
 
-use super::course::{Span, course};
+use super::cooling::{Cooling, share_q32};
 use super::improve::Bench;
-use super::model::{Depth, Model, NO_WAY, NONE, Tour};
-use super::random::{Random, minus_log2_q16};
+use super::model::{Depth, Model, NONE, Tour};
+use super::places::{Top, UNSEEN, Walk};
+use super::random::Random;
 use super::solver::{Budget, Control, Progress, Routes, TICK_ITERATIONS};
 
 /// The longest string taken out of one tour, and how many stops a round removes on average: the published ten, and
@@ -34,78 +35,6 @@ const PART_ROUNDS_PER_STOP: u64 = 1;
 const WALKED_PER_TICK: u64 = 50_000;
 /// How many stops are polished between two such questions.
 const POLISHED_PER_TICK: usize = 32;
-/// How many of its cheapest places are walked for a stop, in a tour that must be walked and has one that is valid.
-const WALKS_MAX: usize = 8;
-/// No place has a cost like that.
-const NO_PLACE: i64 = i64::MAX;
-
-/// The two cheapest places of a stop in one tour, as long as its stamp is this.
-#[derive(Debug, Clone, Copy)]
-struct Top {
-    cost: [i64; 2],
-    stamp: u32,
-    before: [u16; 2],
-}
-
-const UNSEEN: Top = Top {
-    cost: [NO_PLACE; 2],
-    stamp: 0,
-    before: [0; 2],
-};
-
-impl Top {
-    #[inline]
-    fn offer(&mut self, cost: i64, before: usize) {
-        if cost < self.cost[0] {
-            (self.cost[1], self.before[1]) = (self.cost[0], self.before[0]);
-            (self.cost[0], self.before[0]) = (cost, before as u16);
-        } else if cost < self.cost[1] {
-            (self.cost[1], self.before[1]) = (cost, before as u16);
-        }
-    }
-}
-
-/// The two shortest detours to a stop in one tour, each with its place in the low bits. Found without branches: a processor
-/// cannot guess which places are short, and each wrong guess takes longer than judging a place.
-struct Least([i64; 2]);
-
-impl Least {
-    const NONE: Least = Least([NO_PLACE; 2]);
-
-    #[inline]
-    fn offer(&mut self, more: i32, before: usize, is_valid: bool) {
-        let key = match is_valid {
-            true => i64::from(more) << 16 | before as i64,
-            false => NO_PLACE,
-        };
-        self.0[1] = self.0[1].min(key.max(self.0[0]));
-        self.0[0] = self.0[0].min(key);
-    }
-
-    #[inline]
-    fn offer_to(self, top: &mut Top, base: i64, metre_cost: i64) {
-        for (i, key) in self.0.into_iter().enumerate() {
-            if key != NO_PLACE {
-                top.cost[i] = base + metre_cost * (key >> 16);
-                top.before[i] = (key & 0xffff) as u16;
-            }
-        }
-    }
-}
-
-/// Where a stop goes.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    cost: i64,
-    tour: u32,
-    before: u16,
-}
-
-const NOWHERE: Place = Place {
-    cost: NO_PLACE,
-    tour: NONE,
-    before: 0,
-};
 
 pub(super) struct Search<'a> {
     pub(super) model: &'a Model<'a>,
@@ -121,7 +50,7 @@ pub(super) struct Search<'a> {
     missing_weight: u64,
     is_weighted: bool,
     /// Tours that a stop may go to: those with stops, and one empty one of each kind of vehicle; of the part only.
-    live: Vec<u32>,
+    pub(super) live: Vec<u32>,
     is_live_stale: bool,
     /// The stops of the part that is searched now, and whether each tour belongs to it; empty where there are no parts.
     part: Vec<u32>,
@@ -129,9 +58,9 @@ pub(super) struct Search<'a> {
     part_rounds_left: u64,
     pub(super) undivided_max: usize,
     /// With how many stops were looked at by it since the last tick.
-    walk: Walk,
+    pub(super) walk: Walk,
     stamp: u32,
-    tops: Vec<Top>,
+    pub(super) tops: Vec<Top>,
     /// Tours as they were before this round touched them; the first `touched_count` count.
     touched: Vec<(u32, Tour)>,
     pub(super) touched_count: usize,
@@ -619,7 +548,7 @@ impl<'a> Search<'a> {
         self.part.is_empty() || self.is_in_part[tour]
     }
 
-    fn renew_live(&mut self) {
+    pub(super) fn renew_live(&mut self) {
         if !std::mem::take(&mut self.is_live_stale) {
             return;
         }
@@ -699,294 +628,6 @@ impl<'a> Search<'a> {
         if self.is_weighted {
             keyed.sort_by_key(|(_, node)| std::cmp::Reverse(model.weight[*node as usize]));
         }
-    }
-
-    /// The tours that might have taken a stop if they had more of something, the one that comes nearest first: a little
-    /// late, then too long, then full. Of tours without stops one of each kind is among them.
-    pub(super) fn nearest_misses(&mut self, node: u32) -> Vec<usize> {
-        self.renew_live();
-        let node = node as usize;
-        let (model, load) = (self.model, self.model.load[node]);
-        let mut misses: Vec<(u8, i64, usize)> = Vec::new();
-        for &at in &self.live {
-            let at = at as usize;
-            let (tour, vehicle) = (&self.tours[at], model.vehicle(at));
-            if !model.allows(at, node) {
-                continue;
-            }
-            let over_grams = (tour.load[0] + load[0] - vehicle.capacity.grams).max(0);
-            let over_cm3 = (tour.load[1] + load[1] - vehicle.capacity.cm3).max(0);
-            let miss = if tour.nodes.len() >= vehicle.stops_max {
-                (3, 0)
-            } else if over_grams > 0 || over_cm3 > 0 {
-                (2, over_grams.saturating_add(over_cm3))
-            } else {
-                match self.late_seconds(at, node) {
-                    0 => (1, 0),
-                    late_seconds => (0, i64::from(late_seconds)),
-                }
-            };
-            misses.push((miss.0, miss.1, at));
-        }
-        misses.sort_unstable();
-        misses.into_iter().map(|(_, _, at)| at).collect()
-    }
-
-    /// By how many seconds a tour would be late at least, wherever it took this stop.
-    fn late_seconds(&self, at: usize, node: usize) -> i32 {
-        let (model, tour) = (self.model, &self.tours[at]);
-        if model.depth == Depth::Lengths {
-            return 0;
-        }
-        let ways = &model.ways[model.vehicle(at).profile];
-        let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
-        let late = tour.gaps[tour.locked..].iter().map(|gap| {
-            let arrives = gap.leaves + until[gap.from as usize];
-            let leaves = arrives.max(model.early[node]) + model.service[node];
-            (arrives - model.late[node]).max(leaves + driving[gap.to as usize] - gap.by)
-        });
-        late.min().unwrap_or(0).max(0)
-    }
-
-    pub(super) fn has_room(&self, tour: usize, node: usize) -> bool {
-        let vehicle = self.model.vehicle(tour);
-        let (load, more) = (self.tours[tour].load, self.model.load[node]);
-        load[0] + more[0] <= vehicle.capacity.grams
-            && load[1] + more[1] <= vehicle.capacity.cm3
-            && self.tours[tour].nodes.len() < vehicle.stops_max
-    }
-
-    /// The cheapest place of all, and the next one.
-    fn cheapest(&mut self, node: usize) -> (Place, Place) {
-        let (mut best, mut next) = (NOWHERE, NOWHERE);
-        let count = self.tours.len();
-        let tops = &mut self.tops[node * count..][..count];
-        let load = self.model.load[node];
-        for &at in &self.live {
-            let at = at as usize;
-            let tour = &self.tours[at];
-            let vehicle = self.model.vehicle(at);
-            if tour.load[0] + load[0] > vehicle.capacity.grams
-                || tour.load[1] + load[1] > vehicle.capacity.cm3
-                || tour.nodes.len() >= vehicle.stops_max
-                || !self.model.allows(at, node)
-            {
-                continue;
-            }
-            let top = &mut tops[at];
-            if top.stamp != tour.stamp {
-                *top = UNSEEN;
-                judge(self.model, at, tour, node, top, &mut self.walk);
-                top.stamp = tour.stamp;
-            }
-            if top.cost[0] < next.cost {
-                next = Place {
-                    cost: top.cost[0],
-                    tour: at as u32,
-                    before: top.before[0],
-                };
-                if next.cost < best.cost {
-                    std::mem::swap(&mut best, &mut next);
-                    if top.cost[1] < next.cost {
-                        next = Place {
-                            cost: top.cost[1],
-                            tour: at as u32,
-                            before: top.before[1],
-                        };
-                    }
-                }
-            }
-        }
-        (best, next)
-    }
-}
-
-/// What judging places by walking works with, kept to allocate nothing.
-#[derive(Debug, Default)]
-struct Walk {
-    places: Vec<(i64, u16)>,
-    nodes: Vec<u32>,
-    walked: u64,
-}
-
-/// Finds the two cheapest places of a stop in one tour that has room for it.
-fn judge(model: &Model, at: usize, tour: &Tour, node: usize, top: &mut Top, walk: &mut Walk) {
-    let vehicle = model.vehicle(at);
-    let ways = &model.ways[vehicle.profile];
-    let (into, from) = (model.row(ways.metres_into, node), model.row(ways.metres_from, node));
-    let gaps = tour.gaps.iter().enumerate().skip(tour.locked);
-    let longest = vehicle.metres_max - tour.metres;
-    let mut base = model.move_cost(at, node);
-    if tour.nodes.is_empty() {
-        base += vehicle.fixed_cost;
-    }
-    match model.depth {
-        Depth::Lengths => {
-            let mut least = Least::NONE;
-            for (before, gap) in gaps {
-                let more = into[gap.from as usize] + from[gap.to as usize] - gap.metres;
-                least.offer(more, before, i64::from(more) <= longest);
-            }
-            least.offer_to(top, base, vehicle.metre_cost);
-        }
-        Depth::Times => {
-            let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
-            let (early, late, service) = (model.early[node], model.late[node], model.service[node]);
-            let ready = early + service;
-            let mut least = Least::NONE;
-            // Along a tour both times only grow, so the places in time are a row.
-            for (before, gap) in gaps.skip_while(|(_, gap)| gap.by < ready) {
-                if gap.leaves > late {
-                    break;
-                }
-                let more = into[gap.from as usize] + from[gap.to as usize] - gap.metres;
-                let arrives = gap.leaves + until[gap.from as usize];
-                let leaves = arrives.max(early) + service;
-                let is_in_time = (arrives <= late) & (leaves + driving[gap.to as usize] <= gap.by);
-                least.offer(more, before, is_in_time & (i64::from(more) <= longest));
-            }
-            least.offer_to(top, base, vehicle.metre_cost);
-        }
-        Depth::Spans => {
-            let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
-            let stop = model.span(node as u32);
-            let ready = stop.early + stop.seconds;
-            for (before, gap) in gaps {
-                if gap.leaves > stop.late {
-                    break;
-                }
-                if gap.by < ready {
-                    continue;
-                }
-                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
-                let cost = base + vehicle.metre_cost * more;
-                if vehicle.second_cost == 0 && cost >= top.cost[1] || more > longest {
-                    continue;
-                }
-                let arrives = gap.leaves + until[gap.from as usize];
-                if arrives > stop.late || arrives.max(stop.early) + stop.seconds + driving[gap.to as usize] > gap.by {
-                    continue;
-                }
-                let (head, tail) = tour.spans[before];
-                let Some(whole) = with_stop(head, until[gap.from as usize], stop, driving[gap.to as usize], tail)
-                else {
-                    continue;
-                };
-                if whole.seconds <= vehicle.seconds_max {
-                    let longer = i64::from(whole.seconds - tour.seconds);
-                    top.offer(cost + vehicle.second_cost * longer, before);
-                }
-            }
-        }
-        Depth::Walk => {
-            let (until, driving) = (model.row(ways.seconds_into, node), model.row(ways.seconds_from, node));
-            let (early, late, service) = (model.early[node], model.late[node], model.service[node]);
-            walk.places.clear();
-            for (before, gap) in gaps {
-                if gap.leaves > late {
-                    break;
-                }
-                let more = i64::from(into[gap.from as usize] + from[gap.to as usize] - gap.metres);
-                let arrives = gap.leaves + until[gap.from as usize];
-                let is_late = arrives > late || arrives.max(early) + service + driving[gap.to as usize] > gap.by;
-                if !is_late && more <= longest {
-                    walk.places.push((base + vehicle.metre_cost * more, before as u16));
-                }
-            }
-            walk.places.sort_unstable();
-            let is_paid = vehicle.second_cost > 0;
-            let before_cost = match tour.nodes.is_empty() {
-                true => 0,
-                false => tour.cost - moves(model, at, tour),
-            };
-            for (walks, &(cost, before)) in walk.places.iter().enumerate() {
-                // A tour does not get shorter by a stop, or hardly ever, so what the way costs is the least it costs.
-                if cost >= top.cost[1] || (walks >= WALKS_MAX && top.cost[0] != NO_PLACE && is_paid) {
-                    break;
-                }
-                walk.nodes.clear();
-                walk.nodes.extend_from_slice(&tour.nodes);
-                walk.nodes.insert(before as usize, node as u32);
-                walk.walked += walk.nodes.len() as u64;
-                if let Some(course) = course(model.problem, vehicle, &walk.nodes) {
-                    top.offer(model.move_cost(at, node) + course.cost - before_cost, before as usize);
-                }
-            }
-        }
-    }
-    for i in 0..2 {
-        if top.cost[i] != NO_PLACE && has_no_way(tour, top.before[i] as usize, into, from) {
-            (top.cost[i], top.before[i]) = (NO_PLACE, 0);
-        }
-    }
-    if top.cost[0] > top.cost[1] {
-        top.cost.swap(0, 1);
-        top.before.swap(0, 1);
-    }
-}
-
-fn moves(model: &Model, at: usize, tour: &Tour) -> i64 {
-    match model.has_homes {
-        true => tour.nodes.iter().map(|node| model.move_cost(at, *node as usize)).sum(),
-        false => 0,
-    }
-}
-
-/// Times forbid every way that is none; without times all ways are there.
-fn has_no_way(tour: &Tour, before: usize, into: &[i32], from: &[i32]) -> bool {
-    let gap = tour.gaps[before];
-    into[gap.from as usize] >= NO_WAY || from[gap.to as usize] >= NO_WAY
-}
-
-#[inline]
-fn with_stop(head: Span, until: i32, stop: Span, driving: i32, tail: Span) -> Option<Span> {
-    head.then(until, stop)?.then(driving, tail)
-}
-
-/// The share of a budget that is used, in 1/2³².
-fn share_q32(made: u64, budget: u64) -> u64 {
-    ((u128::from(made) << 32) / u128::from(budget.max(1))) as u64
-}
-
-/// The temperature: from about the mean leg down to a thirtieth of that, by the share of the budget used, and in the last
-/// tenth of the budget to a four hundredth. So cold hardly anything moves: it only settles what is there, and cooling to
-/// that evenly spent half of the rounds on plans that stood still. Long tours are worth more than their legs say, since
-/// opening or closing one changes many: there it starts at up to two legs.
-struct Cooling {
-    /// In 1/1024 of the unit of cost.
-    start_q10: i64,
-    now_q10: i64,
-}
-
-impl Cooling {
-    fn new(cost: i64, stops: usize, tours: usize) -> Cooling {
-        let length = (stops / tours.max(1)) as i64;
-        let percent = (50 + 4 * length).clamp(60, 200);
-        let start_q10 = (cost / stops.max(1) as i64).saturating_mul(1024) / 100 * percent;
-        Cooling {
-            start_q10,
-            now_q10: start_q10,
-        }
-    }
-
-    fn set(&mut self, share_q32: u64) {
-        // log2(30) octaves until here, and log2(400) until the end, in 1/65536.
-        let (bend, until_bend, until_end) = ((1 << 32) / 10 * 9, 321_600_u128, 566_400_u128);
-        let share = u128::from(share_q32.min(1 << 32));
-        let octaves_q16 = match share.checked_sub(bend) {
-            None => until_bend * share / bend,
-            Some(past) => until_bend + (until_end - until_bend) * past / ((1 << 32) - bend),
-        } as u64;
-        // Within an octave a straight line is near enough.
-        let (octave, rest) = (octaves_q16 >> 16, (octaves_q16 & 0xffff) as i64);
-        self.now_q10 = (i128::from(self.start_q10 >> octave) * i128::from((2 << 16) - rest) / (2 << 16)) as i64;
-    }
-
-    /// By how much a solution may be worse now and still be accepted: the temperature times -ln of a random number.
-    #[inline]
-    fn slack(&self, random: &mut Random) -> i64 {
-        let minus_ln_q16 = minus_log2_q16(random.next() as u32) * 45_426 / 65_536;
-        ((i128::from(self.now_q10) * i128::from(minus_ln_q16)) >> 26) as i64 + 1
     }
 }
 
