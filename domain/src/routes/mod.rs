@@ -1,13 +1,12 @@
 //! What leaves the warehouses, and in which van: shipments, vehicles, and the plan of each warehouse's day.
 //!
 //! In reading order: [`problem`] is a day put as numbers, [`distance`] how far it is between its points, [`solver`]
-//! finds the routes (by `search` over a `model`, with `places` to go to, `cooling`, the local search of `improve` and the
-//! times of `course`),
-//! [`recipe`] is how a plan was found, `skills` gives each skill its bit, [`instance`] reads published problems, [`checker`]
-//! recomputes every number of them without trusting the solver, [`plan`] reads a day from the database and publishes its plan,
-//! and [`store`] keeps shipments, vehicles and routes. [`roads`] asks a road server how far it is, and [`road_matrix`] keeps
-//! what it says. [`sheet`] is a plan as people look at it: [`map`], [`gantt`], [`list`], [`geojson`] and [`polyline`] are
-//! functions of one.
+//! finds the routes (by `search` over a `model`, with `places` to go to, `cooling`, the local search of `improve` and
+//! the times of `course`), [`recipe`] is how a plan was found, `skills` gives each skill its bit, [`instance`] reads
+//! published problems, [`checker`] recomputes every number of them without trusting the solver, [`plan`] reads a day
+//! from the database and publishes its plan, and [`store`] keeps shipments, vehicles and routes. [`roads`] asks a road
+//! server how far it is, and [`road_matrix`] keeps what it says. [`sheet`] is a plan as people look at it: [`map`],
+//! [`gantt`], [`list`], [`geojson`] and [`polyline`] are functions of one.
 //!
 //! The life of a shipment: `unplanned` → `planned` (it is a stop of one route) → `dispatched` (its van has left or is
 //! loaded) → `shipped`; or `cancelled` before that. A shipment its day cannot take moves to a later day; one that no
