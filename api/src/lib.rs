@@ -17,6 +17,7 @@ mod call;
 mod config;
 mod customers;
 mod dead_letters;
+mod deliveries;
 mod fields;
 mod health;
 mod inbound;

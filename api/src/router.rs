@@ -8,9 +8,9 @@ use utoipa_axum::routes;
 
 use crate::problem::Problem;
 use crate::{
-    State, api_keys, auth, customers, dead_letters, health, inbound, inventory, layers, limits, open_api, orders,
-    partners, payments, products, queues, redrives, route_plans, routes as vans, sagas, schedules, sellers, shipments,
-    site, telemetry, vehicles, warehouses, webhooks, why, work,
+    State, api_keys, auth, customers, dead_letters, deliveries, health, inbound, inventory, layers, limits, open_api,
+    orders, partners, payments, products, queues, redrives, route_plans, routes as vans, sagas, schedules, sellers,
+    shipments, site, telemetry, vehicles, warehouses, webhooks, why, work,
 };
 
 /// The endpoints of the API; the scope each needs is in its `security`.
@@ -48,12 +48,12 @@ pub(crate) fn endpoints() -> OpenApiRouter<State> {
         .routes(routes!(webhooks::get, webhooks::update, webhooks::delete))
         .routes(routes!(webhooks::rotate_secret))
         .routes(routes!(webhooks::confirm))
-        .routes(routes!(webhooks::deliveries))
-        .routes(routes!(webhooks::replay))
+        .routes(routes!(deliveries::deliveries))
+        .routes(routes!(deliveries::replay))
         .routes(routes!(webhooks::test))
-        .routes(routes!(webhooks::delivery))
-        .routes(routes!(webhooks::resend))
-        .routes(routes!(webhooks::discard))
+        .routes(routes!(deliveries::delivery))
+        .routes(routes!(deliveries::resend))
+        .routes(routes!(deliveries::discard))
         .routes(routes!(partners::create, partners::list))
         .routes(routes!(partners::get, partners::update))
         .routes(routes!(partners::rotate_secret))
