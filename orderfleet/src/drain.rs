@@ -12,8 +12,12 @@ use chrono::{DateTime, Utc};
 use indicatif::{ProgressBar, ProgressStyle};
 use sqlx::{PgConnection, PgPool};
 
-/// How often the database is asked.
+/// How often the database is asked, at most,
 const PAUSE: Duration = Duration::from_millis(250);
+/// at least,
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// and in between so many times what the answer took: a long backlog is counted row by row, beside whoever works on it.
+const PAUSE_SHARE: u32 = 20;
 /// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -54,6 +58,7 @@ pub async fn drain(pool: &PgPool, timeout: Duration) -> anyhow::Result<Vec<Reaso
     .context("reading the database's clock")?;
     let mut progress = Progress::new();
     loop {
+        let asked = Instant::now();
         let left = match pool.acquire().await {
             Ok(mut conn) => not_idle(&mut conn, until).await,
             Err(error) => Err(error),
@@ -72,7 +77,8 @@ pub async fn drain(pool: &PgPool, timeout: Duration) -> anyhow::Result<Vec<Reaso
             Err(error) if started.elapsed() >= timeout => return Err(error).context("asking what is left"),
             Err(error) => tracing::warn!(%error, "the database does not answer; asking again"),
         }
-        tokio::time::sleep(PAUSE).await;
+        let pause = (asked.elapsed() * PAUSE_SHARE).clamp(PAUSE, PAUSE_MAX);
+        tokio::time::sleep(pause.min(timeout.saturating_sub(started.elapsed()))).await;
     }
 }
 

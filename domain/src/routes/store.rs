@@ -120,15 +120,19 @@ pub(super) async fn first_open_day(
 ) -> Result<NaiveDate, sqlx::Error> {
     sqlx::query_scalar!(
         r#"select coalesce(
-               (select ahead from generate_series(1, $3::int) ahead
-                where not exists (select from route_plans p
-                                  where p.warehouse_id = $1 and p.date = $2::date + ahead and p.active and p.is_full)
-                  and (select count(*)
+               (select o.ahead
+                -- The bound keeps the shipments of every day from being counted: only those of the first that are not full are.
+                from (select ahead from generate_series(1, $3::int) ahead
+                      where not exists (select from route_plans p
+                                        where p.warehouse_id = $1 and p.date = $2::date + ahead and p.active and p.is_full)
+                      order by ahead limit $3::int) o
+                where (select count(*)
                        from (select from shipments s
-                             where s.warehouse_id = $1 and s.delivery_date = $2::date + ahead and s.state in ('unplanned', 'planned')
+                             where s.warehouse_id = $1 and s.delivery_date = $2::date + o.ahead
+                               and s.state in ('unplanned', 'planned')
                                and not coalesce((s.unassigned ->> 'version')::int = s.version, false)
                              limit $4::bigint) held) < $4::bigint
-                order by ahead limit 1),
+                order by o.ahead limit 1),
                $3
            ) + $2::date as "day!""#,
         warehouse.0,
