@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::share::Pool;
-use crate::site::Site;
+use crate::site::{Build, Site};
 use crate::slots::Slots;
 
 /// More slots than this hold more jobs in memory than a rescue should have to bring back.
@@ -134,15 +134,19 @@ pub async fn run_with<S: Send + Sync + 'static>(
     };
     let heart = Heart::start(identity, database).context("starting the heartbeat")?;
     let (completer, completions) = Completer::new(pool.clone(), claim_pool.clone(), &catalogue);
+    let build = Build {
+        catalogue,
+        services,
+        limits: defaults.limits,
+    };
+    let registration = heart.registration();
     let site = Arc::new(Site::new(
         pool,
         claim_pool,
         &queues,
-        catalogue,
-        services,
-        heart.registration(),
+        build,
+        registration,
         completer,
-        defaults.limits,
         stop,
     ));
 

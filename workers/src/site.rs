@@ -43,6 +43,13 @@ pub(crate) struct Site<S> {
     has_limits: OnceCell<()>,
 }
 
+/// What a build brings along.
+pub(crate) struct Build<S> {
+    pub(crate) catalogue: Catalogue<S>,
+    pub(crate) services: Arc<S>,
+    pub(crate) limits: Vec<(&'static str, Limit)>,
+}
+
 /// What one claim brought, and what is held while it runs.
 pub(crate) struct Flight {
     /// What each slot runs: a claimed job, or several of a kind that takes them together.
@@ -56,13 +63,16 @@ impl<S: Send + Sync + 'static> Site<S> {
         pool: PgPool,
         claim_pool: PgPool,
         queues: &[String],
-        catalogue: Catalogue<S>,
-        services: Arc<S>,
+        build: Build<S>,
         registration: watch::Receiver<Option<Arc<Registration>>>,
         completer: Completer,
-        limits: Vec<(&'static str, Limit)>,
         stop: CancellationToken,
     ) -> Self {
+        let Build {
+            catalogue,
+            services,
+            limits,
+        } = build;
         let line = |queue: &String| (queue.clone(), Arc::new(Line::new(Known::of(&catalogue, queue))));
         Self {
             pool,
