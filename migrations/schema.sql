@@ -377,7 +377,7 @@ CREATE FUNCTION queue.cause(p_kind text, p_error_class text, p_error_code text, 
     select left(md5(p_kind || e'\n' || p_error_class || e'\n' || p_error_code || e'\n' || queue.message_pattern(p_message)), 12)
 $$;
 
-CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false, p_since timestamp without time zone DEFAULT '-infinity'::timestamp without time zone) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean, limited boolean, rank timestamp without time zone)
+CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[], p_worker bigint, p_limit bigint, p_ahead interval DEFAULT '00:00:00'::interval, p_suspects boolean DEFAULT false, p_since timestamp without time zone DEFAULT '-infinity'::timestamp without time zone, p_turned bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(claim_id bigint, claimed_at timestamp with time zone, id bigint, kind text, args_version smallint, args jsonb, fence bigint, attempt integer, attempts_max integer, deadline_at timestamp with time zone, unique_key text, group_key text, crashes_alone integer, trace_context text, limit_key text, awaited boolean, limited boolean, rank timestamp without time zone)
     LANGUAGE plpgsql
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_sort TO 'off'
@@ -387,7 +387,7 @@ CREATE FUNCTION queue.claim(p_queue text, p_kinds text[], p_versions smallint[],
     AS $$
 declare
     queue_key constant text := 'queue/' || p_queue;
-    queue_is_limited boolean;
+    queue_is_limited boolean := false;
     has_keys boolean;
     is_limited boolean := false;
     counted text[];
@@ -397,48 +397,70 @@ declare
     made bigint;
     made_at timestamptz;
 begin
-    if exists (select from queue.limit_keys k where k.opens_at <= (select clock_timestamp())) then
-        p_since := least(p_since, queue.let_in());
-    end if;
-    queue_is_limited := exists (select from queue.limits l where l.name = queue_key);
-    if queue_is_limited then
-        select least(p_limit, r.jobs) into bound from queue.room(array[queue_key]) r;
-        bound := coalesce(bound, p_limit);
-        if bound < p_limit then
-            -- Nothing is parked for it, but whoever polls wants to know when it is worth while.
-            update queue.limit_keys k
-            set opens_at = queue.opens_at(r, bound)
-            from queue.room(array[queue_key]) r
-            where k.key = queue_key;
-        end if;
-    end if;
-    for round in 1 .. case when bound > 0 then 20 else 0 end loop
+    if p_turned is not null then
+        -- What counts against a limit goes by the line: its rows are not to be locked until a completion is on the disk.
         with gone as (
             delete from queue.jobs j
             where j.ctid = any(array(
                 select c.ctid
                 from queue.jobs c
-                where c.queue = p_queue and c.suspect = p_suspects and c.turn and c.rank >= p_since
-                  -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
-                  and c.rank <= (select clock_timestamp() at time zone 'UTC' + p_ahead)
+                where c.id = any(p_turned) and c.queue = p_queue and not c.suspect and c.limit_key is null
                   and c.run_at <= (select clock_timestamp())
                   and c.kind = any(p_kinds)
                   and c.args_version <= p_versions[array_position(p_kinds, c.kind)]
                   and c.kind <> all(array(select p.name from queue.pauses p where p.target = 'kind'))
                   and not exists (select from queue.pauses p where p.target = 'queue' and p.name = p_queue)
+                  and not exists (select from queue.limits l where l.name = queue_key)
                   and exists (select from queue.workers w where w.id = p_worker and not w.stopping)
-                order by c.rank, c.id
-                limit bound
                 for update of c skip locked
             ))
             returning j as job
         )
-        select array_agg(g.job), bool_or((g.job).limit_key is not null) into taken, has_keys from gone g;
-        if has_keys then
-            select a.p_jobs, a.limited, a.keys, a.admitted into taken, is_limited, counted, admitted from queue.admit(taken) a;
+        select array_agg(g.job) into taken from gone g;
+    else
+        if exists (select from queue.limit_keys k where k.opens_at <= (select clock_timestamp())) then
+            p_since := least(p_since, queue.let_in());
         end if;
-        exit when taken is null or cardinality(taken) > 0;
-    end loop;
+        queue_is_limited := exists (select from queue.limits l where l.name = queue_key);
+        if queue_is_limited then
+            select least(p_limit, r.jobs) into bound from queue.room(array[queue_key]) r;
+            bound := coalesce(bound, p_limit);
+            if bound < p_limit then
+                -- Nothing is parked for it, but whoever polls wants to know when it is worth while.
+                update queue.limit_keys k
+                set opens_at = queue.opens_at(r, bound)
+                from queue.room(array[queue_key]) r
+                where k.key = queue_key;
+            end if;
+        end if;
+        for round in 1 .. case when bound > 0 then 20 else 0 end loop
+            with gone as (
+                delete from queue.jobs j
+                where j.ctid = any(array(
+                    select c.ctid
+                    from queue.jobs c
+                    where c.queue = p_queue and c.suspect = p_suspects and c.turn and c.rank >= p_since
+                      -- The clock is read in a sub-select: a volatile function cannot bound an index scan.
+                      and c.rank <= (select clock_timestamp() at time zone 'UTC' + p_ahead)
+                      and c.run_at <= (select clock_timestamp())
+                      and c.kind = any(p_kinds)
+                      and c.args_version <= p_versions[array_position(p_kinds, c.kind)]
+                      and c.kind <> all(array(select p.name from queue.pauses p where p.target = 'kind'))
+                      and not exists (select from queue.pauses p where p.target = 'queue' and p.name = p_queue)
+                      and exists (select from queue.workers w where w.id = p_worker and not w.stopping)
+                    order by c.rank, c.id
+                    limit bound
+                    for update of c skip locked
+                ))
+                returning j as job
+            )
+            select array_agg(g.job), bool_or((g.job).limit_key is not null) into taken, has_keys from gone g;
+            if has_keys then
+                select a.p_jobs, a.limited, a.keys, a.admitted into taken, is_limited, counted, admitted from queue.admit(taken) a;
+            end if;
+            exit when taken is null or cardinality(taken) > 0;
+        end loop;
+    end if;
     if taken is null or cardinality(taken) = 0 then
         return;
     end if;
@@ -919,6 +941,70 @@ begin
     where t.name = p_name and t.tick_at = p_tick_at;
 end $$;
 
+CREATE FUNCTION queue.give_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET jit TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+declare
+    these text[];
+    turned bigint[];
+    this text;
+    next bigint;
+begin
+    -- Those who wait are committed, and whoever is still enqueueing has a higher number. Whoever else passes this turn on at the
+    -- same moment finds another holder when it has the row.
+    with first as materialized (
+        select g.group_key, g.holders, g.holder, n.id
+        from (
+            select u.group_key, array_agg(u.holder) as holders, min(u.holder) as holder
+            from unnest(p_groups, p_holders) u (group_key, holder)
+            group by u.group_key order by u.group_key
+        ) g
+        left join lateral (
+            select j.id from queue.jobs j
+            where j.group_key = g.group_key and not j.turn
+              and j.id > coalesce(g.holder, 0)
+            order by j.id limit 1
+        ) n on true
+    ), passed as (
+        update queue.turns t
+        set holder = case when n.id is null or n.holder is not null and (t.vacant or t.passed_over) then t.holder else n.id end,
+            vacant = n.id is null or n.holder is not null and (t.vacant or t.passed_over),
+            passed_over = t.passed_over and (n.id is null or n.holder is not null)
+        from first n
+        where t.group_key = n.group_key and (t.vacant or t.holder = any(n.holders))
+        returning t.group_key, case when not t.vacant then t.holder end as id
+    )
+    select coalesce(array_agg(p.id) filter (where p.id is not null), '{}'),
+           array_agg(p.group_key order by p.group_key) filter (where p.id is null)
+    into turned, these
+    from passed p;
+    foreach this in array coalesce(these, '{}') loop
+        select j.id into next from queue.jobs j
+        where j.group_key = this and not j.turn
+        order by j.id limit 1;
+        if next is null and pg_try_advisory_xact_lock(hashtextextended(this, 7)) then
+            -- Nobody is enqueueing now: what there is to be seen can be seen.
+            select j.id into next from queue.jobs j
+            where j.group_key = this and not j.turn
+            order by j.id limit 1;
+            if next is null then
+                delete from queue.turns t where t.group_key = this;
+                continue;
+            end if;
+        end if;
+        if next is not null then
+            update queue.turns t set holder = next, vacant = false, passed_over = false where t.group_key = this;
+            turned := turned || next;
+        end if;
+    end loop;
+    return turned;
+end $$;
+
 CREATE FUNCTION queue.hold(p_claim bigint, p_job bigint, p_worker bigint) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -1141,7 +1227,7 @@ CREATE FUNCTION queue.line_up(p_jobs queue.jobs[]) RETURNS bigint
                                 args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
                                 waiting, failures, redrives, limit_key, awaited)
         select id, run_at, queue.rank(run_at, priority), created_at, deadline_at, fence, attempt, attempts_max, crashes, crashes_alone,
-               args_version, priority, suspect, turn, queue, kind, args, unique_key, group_key, trace_context,
+               args_version, priority, suspect, true, queue, kind, args, unique_key, group_key, trace_context,
                waiting, failures, redrives, limit_key, awaited
         from unnest(p_jobs)
         returning id
@@ -1246,51 +1332,13 @@ $$;
 CREATE FUNCTION queue.pass_turns(p_groups text[], p_holders bigint[] DEFAULT '{}'::bigint[]) RETURNS void
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
     SET jit TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 declare
-    these text[];
-    holders bigint[];
-    this text;
-    next bigint;
+    turned bigint[] := queue.give_turns(p_groups, p_holders);
 begin
-    -- Those who wait are committed, and whoever is still enqueueing has a higher number. Whoever else passes this turn on at the
-    -- same moment finds another holder when it has the row.
-    with first as materialized (
-        select g.group_key, g.holders, n.id
-        from (
-            select u.group_key, array_agg(u.holder) as holders from unnest(p_groups, p_holders) u (group_key, holder)
-            group by u.group_key order by u.group_key
-        ) g
-        left join lateral (
-            select j.id from queue.jobs j where j.group_key = g.group_key and not j.turn order by j.id limit 1
-        ) n on true
-    ), turned as (
-        update queue.turns t set holder = coalesce(n.id, t.holder), vacant = n.id is null
-        from first n
-        where t.group_key = n.group_key and (t.vacant or t.holder = any(n.holders))
-        returning t.group_key, n.id
-    )
-    select array_agg(t.id) filter (where t.id is not null), array_agg(t.group_key order by t.group_key) filter (where t.id is null)
-    into holders, these
-    from turned t;
-    update queue.jobs j set turn = true where j.id = any(holders);
-    foreach this in array coalesce(these, '{}') loop
-        next := null;
-        if pg_try_advisory_xact_lock(hashtextextended(this, 7)) then
-            -- Nobody is enqueueing now: what there is to be seen can be seen.
-            select j.id into next from queue.jobs j where j.group_key = this and not j.turn order by j.id limit 1;
-            if next is null then
-                delete from queue.turns t where t.group_key = this;
-                continue;
-            end if;
-        end if;
-        update queue.turns t set holder = coalesce(next, t.holder), vacant = next is null where t.group_key = this;
-        update queue.jobs j set turn = true where j.id = next;
-    end loop;
+    update queue.jobs j set turn = true where j.id = any(turned);
 end $$;
 
 CREATE FUNCTION queue.place_in_line(p_job bigint, p_max bigint) RETURNS bigint
@@ -1447,7 +1495,10 @@ begin
                     where w.id = holding and w.id > lowest and w.turn and w.attempt = 0 and w.crashes = 0
                     for update skip locked
                 );
-                continue when not found;
+                if not found then
+                    update queue.turns t set passed_over = true where t.group_key = this and t.holder > lowest;
+                    continue;
+                end if;
             end if;
             update queue.turns t set vacant = true where t.group_key = this;
         end if;
@@ -2966,7 +3017,8 @@ CREATE TABLE queue.timetables (
 CREATE TABLE queue.turns (
     group_key text NOT NULL,
     holder bigint NOT NULL,
-    vacant boolean DEFAULT false NOT NULL
+    vacant boolean DEFAULT false NOT NULL,
+    passed_over boolean DEFAULT false NOT NULL
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='1000', autovacuum_vacuum_cost_delay='0');
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
-use sqlx::PgPool;
 use sqlx::types::{Json, JsonRawValue};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use crate::catalogue::Catalogue;
 use crate::job::JobId;
@@ -110,12 +110,31 @@ pub const CLAIM_MAX: usize = 500;
 
 /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
 pub async fn claim(pool: &PgPool, known: &Known, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
-    take(pool, known, worker_id, limit.min(CLAIM_MAX), false, None, || ()).await
+    take(pool, known, worker_id, &Wanted::due(limit.min(CLAIM_MAX)), || ()).await
 }
 
 /// Claims the suspect that has waited longest: it must be run with nothing beside it.
 pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx::Result<Option<Claimed>> {
-    Ok(take(pool, known, worker_id, 1, true, None, || ()).await?.pop())
+    let wanted = Wanted {
+        suspects: true,
+        ..Wanted::due(1)
+    };
+    Ok(take(pool, known, worker_id, &wanted, || ()).await?.pop())
+}
+
+/// Claims those of these jobs that the worker may run now: they were just given their turn, which their rows do not say yet.
+/// What counts against a limit is left to the line.
+pub(crate) async fn claim_turned(
+    conn: &mut PgConnection,
+    known: &Known,
+    worker_id: i64,
+    turned: &[i64],
+) -> sqlx::Result<Vec<Claimed>> {
+    let wanted = Wanted {
+        turned: Some(turned),
+        ..Wanted::due(turned.len())
+    };
+    take(conn, known, worker_id, &wanted, || ()).await
 }
 
 /// Claims from one queue again and again.
@@ -194,7 +213,11 @@ impl Line {
             took = started.elapsed();
             drop(turn);
         };
-        let claimed = match take(pool, &self.known, worker_id, limit, false, since, found).await {
+        let wanted = Wanted {
+            since,
+            ..Wanted::due(limit)
+        };
+        let claimed = match take(pool, &self.known, worker_id, &wanted, found).await {
             Ok(claimed) => claimed,
             Err(error) => {
                 // What it was to look back to is looked for from the beginning.
@@ -235,14 +258,35 @@ impl Place {
     }
 }
 
+/// Which jobs a claim takes.
+struct Wanted<'a> {
+    limit: usize,
+    /// Suspects only, instead of none.
+    suspects: bool,
+    /// From this place in line on.
+    since: Option<NaiveDateTime>,
+    /// These, wherever they are.
+    turned: Option<&'a [i64]>,
+}
+
+impl Wanted<'_> {
+    /// So many from the beginning of the line.
+    fn due(limit: usize) -> Self {
+        Self {
+            limit,
+            suspects: false,
+            since: None,
+            turned: None,
+        }
+    }
+}
+
 /// Calls `found` when the server has done its work, and before the jobs are read.
-async fn take(
-    pool: &PgPool,
+async fn take<'e>(
+    executor: impl PgExecutor<'e>,
     known: &Known,
     worker_id: i64,
-    limit: usize,
-    suspects: bool,
-    since: Option<NaiveDateTime>,
+    wanted: &Wanted<'_>,
     found: impl FnOnce(),
 ) -> sqlx::Result<Vec<Claimed>> {
     let mut rows = sqlx::query!(
@@ -252,20 +296,22 @@ async fn take(
                   c.claimed_at as "claimed_at!", coalesce(c.deadline_at < clock_timestamp(), false) as "is_late!",
                   c.crashes_alone as "crashes_alone!", c.trace_context,
                   c.limit_key, c.awaited as "is_awaited!", c.limited as "is_limited!", c.rank as "rank!"
-           from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7, coalesce($8::timestamp, '-infinity')) c"#,
+           from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7, coalesce($8::timestamp, '-infinity'),
+                            $9::bigint[]) c"#,
         &*known.queue,
         &known.kinds,
         &known.versions,
         worker_id,
-        limit as i64,
+        wanted.limit as i64,
         known.ahead_secs,
-        suspects,
-        since,
+        wanted.suspects,
+        wanted.since,
+        wanted.turned,
     )
-    .fetch(pool);
+    .fetch(executor);
     let mut next = rows.try_next().await;
     found();
-    let mut claimed = Vec::with_capacity(limit);
+    let mut claimed = Vec::with_capacity(wanted.limit);
     while let Some(row) = next? {
         claimed.push(Claimed {
             id: row.id,

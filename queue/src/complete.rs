@@ -4,18 +4,23 @@
 //! complete; only when some jobs take longer than the others are the first ones marked one by one. The [`Completer`] knows
 //! which claims are in this process's hands and how many of their jobs have ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod write;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::catalogue::Catalogue;
-use crate::claim::Claimed;
+use crate::claim::{Claimed, Known};
 use crate::failure::is_database_trouble;
 use crate::finish::{self, Held};
 use crate::release::{self, Release};
+
+use self::write::{Batch, End, Writer};
 
 /// A completion waits for the rest of its claim as long as one of them comes in this time,
 const GATHER: Duration = Duration::from_millis(3);
@@ -29,12 +34,18 @@ const CLEAN_WITHIN: Duration = Duration::from_millis(200);
 /// How many messages are looked at before something is written.
 const MESSAGES_MAX: usize = 4096;
 
+/// How many transactions are written side by side.
+const WRITES_MAX: usize = 2;
+
+const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
+
 /// Completes the jobs of one process. Cheap to clone; the work is done by the future of [`Completer::new`].
 #[derive(Clone)]
 pub struct Completer {
     sender: mpsc::UnboundedSender<Message>,
     releases: mpsc::UnboundedSender<Release>,
     in_hand: Arc<Mutex<BTreeMap<i64, InHand>>>,
+    claiming: Arc<RwLock<()>>,
     /// Kinds that are forgotten when they have ended.
     unkept: Arc<[String]>,
 }
@@ -64,7 +75,17 @@ enum Message {
 struct Completion {
     held: Held,
     is_unique: bool,
-    answer: oneshot::Sender<Result<bool, Unwritten>>,
+    goes_on: bool,
+    answer: oneshot::Sender<Result<Completed, Unwritten>>,
+}
+
+/// What a completion came to.
+#[derive(Debug)]
+pub(crate) struct Completed {
+    /// False when the job was no longer held.
+    pub(crate) is_written: bool,
+    /// The next of its group, claimed for whoever completed it.
+    pub(crate) next: Option<Box<Claimed>>,
 }
 
 /// Why a completion could not be written: the same for all of a batch.
@@ -105,10 +126,16 @@ impl Completer {
         let (releases, released) = mpsc::unbounded_channel();
         let releasing = release::run(hasty, released);
         let in_hand = Arc::<Mutex<BTreeMap<i64, InHand>>>::default();
+        let claiming = Arc::<RwLock<()>>::default();
         let unkept: Arc<[String]> = catalogue.unkept().into();
         let work = Work {
-            pool,
-            unkept: Arc::clone(&unkept),
+            writer: Arc::new(Writer {
+                pool,
+                unkept: Arc::clone(&unkept),
+                known: known(catalogue),
+                in_hand: Arc::clone(&in_hand),
+                claiming: Arc::clone(&claiming),
+            }),
             in_hand: Arc::clone(&in_hand),
             pending: BTreeMap::new(),
             is_open: true,
@@ -117,6 +144,7 @@ impl Completer {
             sender,
             releases,
             in_hand,
+            claiming,
             unkept,
         };
         (completer, async move {
@@ -126,19 +154,13 @@ impl Completer {
 
     /// Remembers that these jobs, just claimed, are in this process's hands.
     pub fn hold(&self, claimed: &[Claimed]) {
-        let mut in_hand = lock(&self.in_hand);
-        for job in claimed {
-            in_hand
-                .entry(job.claim_id)
-                .or_insert_with(|| InHand {
-                    queue: Arc::clone(&job.queue),
-                    worker_id: job.worker_id,
-                    jobs: 0,
-                    ended: 0,
-                    lost: 0,
-                })
-                .jobs += 1;
-        }
+        hold(&mut lock(&self.in_hand), claimed);
+    }
+
+    /// Held for reading by whoever claims, until what was claimed is in hand; whoever looks for claims that are in nobody's hands
+    /// holds it for writing.
+    pub fn claiming(&self) -> &RwLock<()> {
+        &self.claiming
     }
 
     /// The claims on a queue that are in this process's hands.
@@ -160,10 +182,12 @@ impl Completer {
             .sum()
     }
 
-    /// Completes a job, together with others; false when it is no longer held.
-    pub(crate) async fn complete(&self, held: Held, is_unique: bool) -> anyhow::Result<bool> {
+    /// Completes a job, together with others. Who goes on may be given the next of its group to run.
+    pub(crate) async fn complete(&self, held: Held, is_unique: bool, goes_on: bool) -> anyhow::Result<Completed> {
         let (answer, answered) = oneshot::channel();
         let completion = Completion {
+            // Room that it takes from others is given back first.
+            goes_on: goes_on && held.group_key.is_some() && held.limit_keys.is_empty(),
             held,
             is_unique,
             answer,
@@ -216,12 +240,12 @@ impl Completer {
         if is_last {
             let size = count as i64;
             let (claims, workers) = ([first.claim_id], [first.worker_id]);
-            is_gone = !delete_whole(conn, &claims, &workers, &[size], needs_the_jobs, &self.unkept)
+            is_gone = !write::delete_whole(conn, &claims, &workers, &[size], needs_the_jobs, &self.unkept)
                 .await?
                 .is_empty();
         }
         if !is_gone {
-            let marked = mark_singles(conn, jobs.iter().copied(), &self.unkept).await?;
+            let marked = write::mark_singles(conn, jobs.iter().copied(), &self.unkept).await?;
             if marked.len() != count {
                 return Ok(None);
             }
@@ -231,13 +255,33 @@ impl Completer {
     }
 }
 
+fn hold(in_hand: &mut BTreeMap<i64, InHand>, claimed: &[Claimed]) {
+    for job in claimed {
+        in_hand
+            .entry(job.claim_id)
+            .or_insert_with(|| InHand {
+                queue: Arc::clone(&job.queue),
+                worker_id: job.worker_id,
+                jobs: 0,
+                ended: 0,
+                lost: 0,
+            })
+            .jobs += 1;
+    }
+}
+
+/// What may be claimed from each queue of a catalogue.
+fn known<S: Send + Sync + 'static>(catalogue: &Catalogue<S>) -> BTreeMap<&'static str, Known> {
+    let queues = catalogue.kinds().into_iter().map(|kind| kind.queue);
+    queues.map(|queue| (queue, Known::of(catalogue, queue))).collect()
+}
+
 fn lock(in_hand: &Mutex<BTreeMap<i64, InHand>>) -> MutexGuard<'_, BTreeMap<i64, InHand>> {
     in_hand.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Work {
-    pool: PgPool,
-    unkept: Arc<[String]>,
+    writer: Arc<Writer>,
     in_hand: Arc<Mutex<BTreeMap<i64, InHand>>>,
     /// What is to be completed, by claim; also the claims that have only to be cleaned away.
     pending: BTreeMap<i64, Pending>,
@@ -270,45 +314,26 @@ impl Pending {
     }
 }
 
-/// What one transaction writes.
-#[derive(Default)]
-struct Batch {
-    /// Claims of which every job has ended or is among `completions`.
-    whole: Vec<i64>,
-    whole_workers: Vec<i64>,
-    /// How many jobs of each are among `completions`.
-    whole_jobs: Vec<i64>,
-    /// How many of `completions`, from the front, belong to `whole`.
-    of_whole: usize,
-    completions: Vec<Completion>,
-}
-
-impl Batch {
-    /// Deletes the claims that are whole; returns those that are gone.
-    async fn delete_whole(&self, conn: &mut PgConnection, unkept: &[String]) -> sqlx::Result<Vec<i64>> {
-        let needs_the_jobs = self.completions[..self.of_whole]
-            .iter()
-            .any(|one| one.held.is_kept || one.is_unique);
-        delete_whole(
-            conn,
-            &self.whole,
-            &self.whole_workers,
-            &self.whole_jobs,
-            needs_the_jobs,
-            unkept,
-        )
-        .await
-    }
-}
-
 impl Work {
     async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Message>) {
         let mut messages = Vec::with_capacity(MESSAGES_MAX);
-        while self.is_open || !self.pending.is_empty() {
-            let wait = self.wait();
-            if self.is_open && wait > Duration::ZERO {
+        let mut writes = JoinSet::new();
+        while self.is_open || !self.pending.is_empty() || !writes.is_empty() {
+            let is_full = writes.len() >= WRITES_MAX;
+            let wait = match is_full || self.pending.is_empty() {
+                true => NOTHING_TO_DO,
+                // What is left at the end is written at once.
+                false if !self.is_open => Duration::ZERO,
+                false => self.wait(),
+            };
+            if wait > Duration::ZERO {
                 tokio::select! {
-                    received = receiver.recv_many(&mut messages, MESSAGES_MAX) => self.is_open = received > 0,
+                    received = receiver.recv_many(&mut messages, MESSAGES_MAX), if self.is_open => self.is_open = received > 0,
+                    Some(written) = writes.join_next() => match written {
+                        Ok(written) => self.answer(written),
+                        // Whoever waits for it finds out that nobody answers.
+                        Err(error) => tracing::error!("completions were not written: {error}"),
+                    },
                     () = tokio::time::sleep(wait) => {}
                 }
             }
@@ -321,16 +346,19 @@ impl Work {
             for message in messages.drain(..) {
                 self.note(message, now);
             }
+            if writes.len() >= WRITES_MAX {
+                continue;
+            }
             let batch = self.due();
-            if !batch.whole.is_empty() || !batch.completions.is_empty() {
-                self.write(batch).await;
+            if !batch.is_empty() {
+                let writer = Arc::clone(&self.writer);
+                writes.spawn(async move { writer.write(batch).await });
             }
         }
     }
 
     /// How long until something must be written, if nothing comes in.
     fn wait(&self) -> Duration {
-        const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
         self.pending
             .values()
             .map(Pending::due_at)
@@ -396,32 +424,6 @@ impl Work {
         batch
     }
 
-    /// Writes a batch in one transaction, and answers everybody in it.
-    async fn write(&mut self, batch: Batch) {
-        match self.try_write(&batch).await {
-            Ok(held) => self.answer(batch, &held),
-            Err(error) if is_database_trouble(&error) || batch.completions.len() <= 1 => {
-                // Whoever waits tries again, after a while.
-                let unwritten = Unwritten::from(error);
-                for completion in batch.completions {
-                    _ = completion.answer.send(Err(unwritten.clone()));
-                }
-                self.clean_later(&batch.whole);
-            }
-            Err(_) => {
-                // One of them cannot be written: it must not hold up the others.
-                for completion in batch.completions {
-                    let written = self.complete_alone(&completion.held).await;
-                    if let Ok(is_written) = written {
-                        self.settled(&completion.held, is_written);
-                    }
-                    _ = completion.answer.send(written.map_err(Unwritten::from));
-                }
-                self.clean_later(&batch.whole);
-            }
-        }
-    }
-
     /// Claims that could not be cleaned away are tried again, unless the process ends: then they are handed back, empty.
     fn clean_later(&mut self, claims: &[i64]) {
         let in_hand = lock(&self.in_hand);
@@ -436,60 +438,61 @@ impl Work {
         }
     }
 
-    async fn complete_alone(&self, held: &Held) -> sqlx::Result<bool> {
-        let mut tx = self.pool.begin().await?;
-        let is_written = finish::complete(&mut tx, held, None).await?;
-        tx.commit().await?;
-        Ok(is_written)
+    /// Answers everybody in a batch.
+    fn answer(&mut self, (batch, end): (Batch, End)) {
+        match end {
+            End::Written { written, claimed, .. } => self.answer_written(batch, &written, claimed),
+            End::Apart(ends) => {
+                for (completion, end) in batch.completions.into_iter().zip(ends) {
+                    if let Ok(is_written) = end {
+                        self.settled(&completion.held, is_written);
+                    }
+                    let completed = |is_written| Completed { is_written, next: None };
+                    _ = completion.answer.send(end.map(completed));
+                }
+                self.clean_later(&batch.whole);
+            }
+            End::Unwritten(unwritten) => {
+                // Whoever waits tries again, after a while.
+                for completion in batch.completions {
+                    _ = completion.answer.send(Err(unwritten.clone()));
+                }
+                self.clean_later(&batch.whole);
+            }
+        }
     }
 
-    /// Returns, in order, whether each of the completions was written.
-    async fn try_write(&self, batch: &Batch) -> sqlx::Result<Vec<bool>> {
-        let (of_whole, singles) = batch.completions.split_at(batch.of_whole);
-        let is_followed = batch.completions.iter().any(|one| one.held.is_followed());
-        if singles.is_empty() && !is_followed {
-            let gone = batch
-                .delete_whole(&mut *self.pool.acquire().await?, &self.unkept)
-                .await?;
-            return Ok(of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect());
-        }
-        let mut tx = self.pool.begin().await?;
-        let gone = match batch.whole.is_empty() {
-            true => Vec::new(),
-            false => batch.delete_whole(&mut tx, &self.unkept).await?,
-        };
-        let mut written: Vec<bool> = of_whole.iter().map(|one| gone.contains(&one.held.claim_id)).collect();
-        if !singles.is_empty() {
-            let marked: BTreeSet<i64> = mark_singles(&mut tx, singles.iter().map(|one| &one.held), &self.unkept)
-                .await?
-                .into_iter()
-                .collect();
-            written.extend(singles.iter().map(|one| marked.contains(&one.held.job_id.0)));
-        }
-        if is_followed {
-            // Only of those that have really ended: another is back in line, and it is still its turn.
-            let ended: Vec<_> = batch
-                .completions
-                .iter()
-                .zip(&written)
-                .filter(|(_, is_written)| **is_written)
-                .map(|(one, _)| &one.held)
-                .collect();
-            finish::follow(&mut tx, &ended, "completed").await?;
-        }
-        tx.commit().await?;
-        Ok(written)
-    }
-
-    fn answer(&mut self, batch: Batch, written: &[bool]) {
+    fn answer_written(&mut self, batch: Batch, written: &[bool], claimed: Vec<Claimed>) {
+        hold(&mut lock(&self.in_hand), &claimed);
+        let mut next: BTreeMap<_, _> = claimed.into_iter().map(|job| (job.group_key.clone(), job)).collect();
         for (completion, is_written) in batch.completions.into_iter().zip(written) {
             self.settled(&completion.held, *is_written);
-            _ = completion.answer.send(Ok(*is_written));
+            let goes_on = completion.goes_on && *is_written;
+            let next = goes_on.then(|| next.remove(&completion.held.group_key)).flatten();
+            let completed = Completed {
+                is_written: *is_written,
+                next: next.map(Box::new),
+            };
+            if let Err(Ok(Completed { next: Some(job), .. })) = completion.answer.send(Ok(completed)) {
+                // Nobody is there any more to run it.
+                self.lose(job.claim_id);
+            }
         }
         // A claim that was written whole is out of hand; one whose row was not as expected goes back as a stray.
         let mut in_hand = lock(&self.in_hand);
         for claim_id in batch.whole {
             in_hand.remove(&claim_id);
+        }
+    }
+
+    /// A job of a claim in hand is run by nobody: it goes back with its claim.
+    fn lose(&self, claim_id: i64) {
+        let mut in_hand = lock(&self.in_hand);
+        if let Some(claim) = in_hand.get_mut(&claim_id) {
+            claim.lost += 1;
+            if claim.is_over() {
+                in_hand.remove(&claim_id);
+            }
         }
     }
 
@@ -513,91 +516,4 @@ impl Work {
             self.pending.entry(held.claim_id).or_insert_with(Pending::new);
         }
     }
-}
-
-/// Deletes claims whose last jobs end now, and moves those jobs into the history; returns the claims that are gone.
-async fn delete_whole(
-    conn: &mut PgConnection,
-    claims: &[i64],
-    workers: &[i64],
-    jobs: &[i64],
-    needs_the_jobs: bool,
-    unkept: &[String],
-) -> sqlx::Result<Vec<i64>> {
-    if !needs_the_jobs {
-        return sqlx::query_scalar!(
-            r#"with gone as (
-                   delete from queue.claims c
-                   using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
-                   where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
-                     and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
-                   returning c.id
-               ), cleaned as (
-                   delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
-               ), forgotten as (
-                   delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
-               )
-               select id from gone"#,
-            claims,
-            workers,
-            jobs,
-        )
-        .fetch_all(conn)
-        .await;
-    }
-    sqlx::query_scalar!(
-        r#"with gone as materialized (
-               delete from queue.claims c
-               using unnest($1::bigint[], $2::bigint[], $3::bigint[]) w (claim_id, worker_id, jobs)
-               where c.id = any($1) and c.id = w.claim_id and c.worker_id = w.worker_id
-                 and c.size = w.jobs + (select count(*) from queue.ended e where e.claim_id = c.id)
-               returning c.id, c.worker_id, c.claimed_at, clock_timestamp() as finished_at, c.jobs
-           ), cleaned as (
-               delete from queue.ended e where e.claim_id = any($1) and e.claim_id in (select id from gone)
-           ), forgotten as (
-               delete from queue.progress p where p.claim_id = any($1) and p.claim_id in (select id from gone)
-           ), done as materialized (
-               select g.worker_id, g.claimed_at, g.finished_at, j.*
-               from gone g
-               cross join unnest(g.jobs) j
-               where not exists (select from queue.ended e where e.claim_id = g.id and e.job_id = j.id)
-           ), freed as (
-               delete from queue.unique_keys u
-               where u.job_id = any(array(select id from done where unique_key is not null)) and u.scope = 'live'
-           ), kept as (
-               insert into queue.finished_jobs (id, queue, kind, args_version, args, state, fence, attempt, unique_key,
-                                                group_key, worker_id, failures, created_at, claimed_at, finished_at)
-               select id, queue, kind, args_version, args, 'completed', fence + 1, attempt + 1, unique_key,
-                      group_key, worker_id, failures, created_at, claimed_at, finished_at
-               from done
-               where kind <> all($4)
-           )
-           select id from gone"#,
-        claims,
-        workers,
-        jobs,
-        unkept,
-    )
-    .fetch_all(conn)
-    .await
-}
-
-/// Marks jobs of claims that go on as ended, and moves them into the history; returns those that were still held.
-async fn mark_singles<'a>(
-    conn: &mut PgConnection,
-    singles: impl Iterator<Item = &'a Held> + Clone,
-    unkept: &[String],
-) -> sqlx::Result<Vec<i64>> {
-    let claims: Vec<i64> = singles.clone().map(|held| held.claim_id).collect();
-    let workers: Vec<i64> = singles.clone().map(|held| held.worker_id).collect();
-    let jobs: Vec<i64> = singles.map(|held| held.job_id.0).collect();
-    sqlx::query_scalar!(
-        r#"select job_id as "job_id!" from queue.complete_some($1, $2, $3, $4) as job_id"#,
-        &claims,
-        &workers,
-        &jobs,
-        unkept,
-    )
-    .fetch_all(conn)
-    .await
 }

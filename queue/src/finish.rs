@@ -1,11 +1,13 @@
 //! The ways out of an attempt. Each begins by taking the job out of its claim, which succeeds once and only for the worker
 //! that has it: a late one changes nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::{PgConnection, PgPool};
 
+use crate::claim::{self, Claimed, Known};
 use crate::failure::Failure;
 use crate::fan_in;
 use crate::job::{DeadHead, DeadLetter, JobId, Outcome};
@@ -110,6 +112,11 @@ impl Held {
 /// them knows.
 pub(crate) async fn follow(conn: &mut PgConnection, jobs: &[&Held], outcome: &str) -> sqlx::Result<()> {
     leave_groups(conn, jobs).await?;
+    follow_outside_groups(conn, jobs, outcome).await
+}
+
+/// As [`follow`], but for the turns.
+pub(crate) async fn follow_outside_groups(conn: &mut PgConnection, jobs: &[&Held], outcome: &str) -> sqlx::Result<()> {
     let_go(conn, jobs, true).await?;
     tell_waiters(conn, jobs, outcome).await
 }
@@ -128,15 +135,44 @@ async fn tell_waiters(conn: &mut PgConnection, jobs: &[&Held], outcome: &str) ->
 }
 
 /// These jobs have left their groups.
-async fn leave_groups(conn: &mut PgConnection, jobs: &[&Held]) -> sqlx::Result<()> {
-    let (groups, holders): (Vec<String>, Vec<i64>) = jobs
-        .iter()
-        .filter_map(|held| Some((held.group_key.clone()?, held.job_id.0)))
-        .unzip();
+pub(crate) async fn leave_groups(conn: &mut PgConnection, jobs: &[&Held]) -> sqlx::Result<()> {
+    let (groups, holders) = groups_of(jobs);
     match groups.is_empty() {
         true => Ok(()),
         false => pass_turns(conn, &groups, &holders).await,
     }
+}
+
+/// As [`leave_groups`], but what the worker may run of the next ones is claimed for it at once, and returned.
+pub(crate) async fn go_on_in_groups(
+    conn: &mut PgConnection,
+    jobs: &[&Held],
+    known: &Known,
+    worker_id: i64,
+) -> sqlx::Result<Vec<Claimed>> {
+    let (groups, holders) = groups_of(jobs);
+    let mut turned = sqlx::query_scalar!(r#"select queue.give_turns($1, $2) as "turned!""#, &groups, &holders)
+        .fetch_one(&mut *conn)
+        .await?;
+    if turned.is_empty() {
+        return Ok(Vec::new());
+    }
+    let claimed = claim::claim_turned(conn, known, worker_id, &turned).await?;
+    let taken: BTreeSet<i64> = claimed.iter().map(|job| job.id.0).collect();
+    turned.retain(|id| !taken.contains(id));
+    if !turned.is_empty() {
+        sqlx::query!("update queue.jobs set turn = true where id = any($1)", &turned)
+            .execute(conn)
+            .await?;
+    }
+    Ok(claimed)
+}
+
+/// The groups of those that have one, and who holds the turn.
+fn groups_of(jobs: &[&Held]) -> (Vec<String>, Vec<i64>) {
+    jobs.iter()
+        .filter_map(|held| Some((held.group_key.clone()?, held.job_id.0)))
+        .unzip()
 }
 
 /// The holders have ended: the next of each group has its turn.
@@ -488,7 +524,7 @@ pub(crate) async fn bury(
 }
 
 /// One failed attempt as the failures of a job and the report remember it.
-pub(crate) fn failure_record(claimed: &crate::claim::Claimed, build: &str, failure: &Failure) -> Value {
+pub(crate) fn failure_record(claimed: &Claimed, build: &str, failure: &Failure) -> Value {
     json!({
         "n": claimed.attempt,
         "worker": claimed.worker_id,

@@ -86,6 +86,25 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
     /// Nothing that happens in here ends the caller: failures, panics and time-outs become outcomes, and trouble with the
     /// database is waited out for as long as the lease is ours.
     pub async fn run(&self, claimed: Claimed, registration: Arc<Registration>) -> Settled {
+        self.run_next_to(claimed, registration, false).await.0
+    }
+
+    /// As [`Self::run`], for a caller who goes on with the next of the job's group: if that may run here and now it is claimed as
+    /// the job is completed, and returned. The caller runs it.
+    pub async fn run_and_go_on(
+        &self,
+        claimed: Claimed,
+        registration: Arc<Registration>,
+    ) -> (Settled, Option<Box<Claimed>>) {
+        self.run_next_to(claimed, registration, true).await
+    }
+
+    async fn run_next_to(
+        &self,
+        claimed: Claimed,
+        registration: Arc<Registration>,
+        goes_on: bool,
+    ) -> (Settled, Option<Box<Claimed>>) {
         let trace = TraceContext::following(claimed.trace_context.as_deref());
         let span = tracing::info_span!(
             "attempt",
@@ -99,36 +118,53 @@ impl<S: Send + Sync + 'static> Runner<'_, S> {
             worker.id = claimed.worker_id,
         );
         // Boxed, since it would be moved about whole with every wrapping, and from there into its task.
-        let work = Box::pin(self.attempt(&claimed, &registration));
+        let work = Box::pin(self.attempt(&claimed, &registration, goes_on));
         trace::scope(trace, work.instrument(span)).await
     }
 
-    async fn attempt(&self, claimed: &Claimed, registration: &Arc<Registration>) -> Settled {
+    async fn attempt(
+        &self,
+        claimed: &Claimed,
+        registration: &Arc<Registration>,
+        goes_on: bool,
+    ) -> (Settled, Option<Box<Claimed>>) {
         let started = Instant::now();
         let (verdict, ended) = self.judge(claimed, registration).await;
         metrics::histogram!(metric::ATTEMPT_SECONDS, "kind" => claimed.kind.clone())
             .record(started.elapsed().as_secs_f64());
-        let settled = match ended {
+        let (settled, next) = match ended {
             Some(settled) => {
                 self.release(claimed, registration, settled).await;
-                self.settled(claimed, settled, By::Itself)
+                (self.settled(claimed, settled, By::Itself), None)
             }
-            None => self.settle(claimed, registration, verdict).await,
+            None => self.settle_and_go_on(claimed, registration, verdict, goes_on).await,
         };
         tell(settled);
-        settled
+        (settled, next)
     }
 
     /// Writes down what came of a job.
     pub(crate) async fn settle(&self, claimed: &Claimed, registration: &Registration, verdict: Verdict) -> Settled {
+        self.settle_and_go_on(claimed, registration, verdict, false).await.0
+    }
+
+    async fn settle_and_go_on(
+        &self,
+        claimed: &Claimed,
+        registration: &Registration,
+        verdict: Verdict,
+        goes_on: bool,
+    ) -> (Settled, Option<Box<Claimed>>) {
         let case = Case {
             runner: self,
             claimed,
             registration,
             held: self.held(claimed),
+            goes_on,
         };
-        let (settled, by) = case.settle(verdict).await;
-        self.settled(claimed, settled, by)
+        let settlement = case.settle(verdict).await;
+        let settled = self.settled(claimed, settlement.settled, settlement.by);
+        (settled, settlement.next)
     }
 
     /// Gives back the room of a job that its handler's transaction ended. Without the lease it is left to whoever mends limits.

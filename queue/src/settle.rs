@@ -31,21 +31,40 @@ pub(crate) struct Case<'a, S> {
     pub(crate) claimed: &'a Claimed,
     pub(crate) registration: &'a Registration,
     pub(crate) held: Held,
+    /// Whether whoever runs it would go on with the next of its group.
+    pub(crate) goes_on: bool,
+}
+
+/// How a verdict was written down.
+pub(crate) struct Settlement {
+    pub(crate) settled: Settled,
+    pub(crate) by: By,
+    /// The next of its group, claimed for whoever goes on.
+    pub(crate) next: Option<Box<Claimed>>,
+}
+
+impl Settlement {
+    fn alone(settled: Settled, by: By) -> Self {
+        Self {
+            settled,
+            by,
+            next: None,
+        }
+    }
 }
 
 impl<S: Send + Sync + 'static> Case<'_, S> {
     /// Writes the verdict down.
     ///
     /// A verdict that the database refuses for what it says (a result it cannot store, say) becomes a plain failure.
-    pub(crate) async fn settle(&self, mut verdict: Verdict) -> (Settled, By) {
+    pub(crate) async fn settle(&self, mut verdict: Verdict) -> Settlement {
         const REFUSALS_MAX: u32 = 3;
         let mut refusals = 0;
         let mut trouble = Trouble::default();
         let mut is_retry = false;
         loop {
             let error = match self.write(&verdict, is_retry).await {
-                Ok(settled) if matches!(verdict, Verdict::Done) => return (settled, By::Completer),
-                Ok(settled) => return (settled, By::Itself),
+                Ok(settlement) => return settlement,
                 Err(error) => error,
             };
             is_retry = true;
@@ -63,24 +82,29 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.registration.lost.cancelled() => return (Settled::Lost, By::Itself),
+                () = self.registration.lost.cancelled() => return Settlement::alone(Settled::Lost, By::Itself),
             }
         }
     }
 
     /// One try at writing the verdict down. An error here is the database's trouble, never the job's.
-    async fn write(&self, verdict: &Verdict, is_retry: bool) -> anyhow::Result<Settled> {
-        if matches!(verdict, Verdict::Done)
-            && self
-                .runner
-                .completer
-                .complete(self.held.clone(), self.claimed.unique_key.is_some())
-                .await?
-        {
-            return Ok(Settled::Completed);
+    async fn write(&self, verdict: &Verdict, is_retry: bool) -> anyhow::Result<Settlement> {
+        let mut by = By::Itself;
+        if matches!(verdict, Verdict::Done) {
+            by = By::Completer;
+            let is_unique = self.claimed.unique_key.is_some();
+            let completer = self.runner.completer;
+            let completed = completer.complete(self.held.clone(), is_unique, self.goes_on).await?;
+            if completed.is_written {
+                return Ok(Settlement {
+                    next: completed.next,
+                    ..Settlement::alone(Settled::Completed, by)
+                });
+            }
         }
         // Boxed, since every attempt is moved about with the room for what hardly any of them does.
-        Box::pin(self.write_alone(verdict, is_retry)).await
+        let settled = Box::pin(self.write_alone(verdict, is_retry)).await?;
+        Ok(Settlement::alone(settled, by))
     }
 
     /// What does not go through the completer.

@@ -102,6 +102,11 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
         self.runner().run(job, Arc::clone(&self.registration)).await
     }
 
+    /// As [`Worker::run`], and goes on with the next of the job's group if that may run: it is claimed, and returned.
+    pub async fn run_and_go_on(&self, job: Claimed) -> (Settled, Option<Box<Claimed>>) {
+        self.runner().run_and_go_on(job, Arc::clone(&self.registration)).await
+    }
+
     /// Runs jobs of one claim and one kind together.
     pub async fn run_batch(&self, jobs: Vec<Claimed>) -> Vec<Settled> {
         self.runner().run_batch(jobs, Arc::clone(&self.registration)).await
@@ -121,6 +126,12 @@ impl<'a, S: Send + Sync + 'static> Worker<'a, S> {
     /// Hands back all that the table says it holds, as a stopping worker does; returns how many jobs that were.
     pub async fn hand_back_all(&self) -> sqlx::Result<u64> {
         finish::hand_back_all(&self.pool, self.registration.id).await
+    }
+
+    /// Hands back what the table says it holds of a queue and what is not in its hands; returns how many jobs that were.
+    pub async fn hand_back_strays(&self, queue: &str) -> sqlx::Result<u64> {
+        let in_hand = self.completer.in_hand(queue);
+        finish::hand_back_strays(&self.pool, self.registration.id, queue, &in_hand).await
     }
 
     /// How many claimed jobs it has not settled.

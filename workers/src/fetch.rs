@@ -127,7 +127,7 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     if recounted.elapsed() >= RECOUNT_EVERY {
         *recounted = Instant::now();
         // A claim that another fetcher is just making is not lost.
-        let _nobody_claims = site.claiming.write().await;
+        let _nobody_claims = site.completer.claiming().write().await;
         let strays = finish::hand_back_strays(
             &site.pool,
             registration.id,
@@ -147,7 +147,7 @@ pub(crate) async fn claim_round<S: Send + Sync + 'static>(
     // More than one claim takes is left to the next one, which need not wait for this one's jobs to start.
     drop(free.split(free.num_permits() - wanted));
     site.set_limits().await?;
-    let claiming = site.claiming.read().await;
+    let claiming = site.completer.claiming().read().await;
     let claimed = line.claim(&site.claim_pool, registration.id, wanted).await?;
     site.completer.hold(&claimed);
     drop(claiming);

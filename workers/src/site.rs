@@ -13,6 +13,9 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, OnceCell, OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, watch};
 use tokio_util::sync::CancellationToken;
 
+/// So many jobs of a group a slot runs one after the other; then it is the line's again.
+const IN_A_ROW_MAX: usize = 8;
+
 /// One worker process.
 pub(crate) struct Site<S> {
     pub(crate) pool: PgPool,
@@ -30,8 +33,6 @@ pub(crate) struct Site<S> {
     pub(crate) ended: CancellationToken,
     /// Held for reading by every job in flight; whoever holds it for writing is alone.
     pub(crate) alone: Arc<RwLock<()>>,
-    /// Held for reading by whoever claims, until what was claimed is known to be in hand.
-    pub(crate) claiming: RwLock<()>,
     /// The lines it claims from, by queue.
     lines: BTreeMap<String, Arc<Line>>,
     /// Wakes the fetchers of a queue.
@@ -86,7 +87,6 @@ impl<S: Send + Sync + 'static> Site<S> {
             hand_back: CancellationToken::new(),
             ended: CancellationToken::new(),
             alone: Arc::default(),
-            claiming: RwLock::default(),
             hints: OnceLock::new(),
             completer,
             limits,
@@ -138,11 +138,30 @@ impl<S: Send + Sync + 'static> Site<S> {
             completer: &self.completer,
         };
         let followed = jobs.iter().filter(|job| job.group_key.is_some() || job.is_limited);
-        let followed = followed
+        let mut followed = followed
             .min_by_key(|job| job.rank)
             .map(|job| (job.queue.clone(), job.rank));
         match jobs.len() {
-            1 => _ = runner.run(jobs.remove(0), registration).await,
+            1 => {
+                let mut next = Some(jobs.remove(0));
+                let mut in_a_row = 0;
+                while let Some(job) = next.take() {
+                    in_a_row += 1;
+                    if followed.is_some() {
+                        followed = Some((job.queue.clone(), job.rank));
+                    }
+                    match in_a_row < IN_A_ROW_MAX && self.may_go_on() {
+                        true => {
+                            next = runner
+                                .run_and_go_on(job, Arc::clone(&registration))
+                                .await
+                                .1
+                                .map(|job| *job)
+                        }
+                        false => _ = runner.run(job, Arc::clone(&registration)).await,
+                    }
+                }
+            }
             // Boxed, since every task is made with the room for whatever it may do.
             _ => _ = Box::pin(runner.run_batch(jobs, registration)).await,
         }
@@ -150,6 +169,11 @@ impl<S: Send + Sync + 'static> Site<S> {
             self.line(&queue).look_back(rank);
             self.wake(&queue);
         }
+    }
+
+    /// Whether a slot may go on with the next job of a group: the process does not stop, and nobody waits to be alone.
+    fn may_go_on(&self) -> bool {
+        !self.stop.is_cancelled() && self.alone.try_read().is_ok()
     }
 
     /// The next job of a group may have its turn now, or a limit has room again, and no notification tells.

@@ -23,4 +23,5 @@ mod rescues;
 mod sagas;
 mod schedules;
 mod traces;
+mod turns;
 mod why;

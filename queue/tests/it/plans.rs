@@ -67,6 +67,55 @@ async fn a_claim_reads_no_more_of_the_line_than_it_takes() {
     }
 }
 
+#[tokio::test]
+async fn a_turn_is_passed_on_past_nothing_that_has_left() {
+    let db = Database::new().await;
+    sqlx::raw_sql(
+        "insert into queue.turns (group_key, holder) values ('g', 1);
+         insert into queue.jobs (id, queue, kind, args, rank, group_key, turn)
+         select n, 'stage', 'act', '{}', queue.rank(now(), 0), 'g', n = 1 from generate_series(1, 1000) n;
+         analyze queue.jobs;",
+    )
+    .execute(&db.pool)
+    .await
+    .unwrap();
+    // What has left stays in the index for as long as anybody might see it.
+    let mut pinned = PgConnection::connect(&db.url).await.unwrap();
+    sqlx::raw_sql("begin isolation level repeatable read; select 1")
+        .execute(&mut pinned)
+        .await
+        .unwrap();
+    let mut conn = PgConnection::connect(&db.url).await.unwrap();
+    let mut pages = Vec::new();
+    for holder in 1..=500_i64 {
+        sqlx::query("delete from queue.jobs where id = $1")
+            .bind(holder)
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        pages.push(pages_read(&mut conn, &format!("select queue.pass_turns('{{g}}', '{{{holder}}}')")).await);
+        let next: i64 = sqlx::query_scalar("select holder from queue.turns")
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(next, holder + 1);
+    }
+    let (early, late) = (pages[10..20].iter().max(), pages[490..].iter().min());
+    // The first ones read catalogues.
+    assert!(late.unwrap() < &(early.unwrap() + 100), "{pages:?}");
+}
+
+/// How many pages a statement reads, with what it calls.
+async fn pages_read(conn: &mut PgConnection, statement: &str) -> i64 {
+    let explain = format!("explain (analyze, buffers, format json) {statement}");
+    let plan: serde_json::Value = sqlx::query_scalar(sqlx::AssertSqlSafe(explain))
+        .fetch_one(conn)
+        .await
+        .unwrap();
+    let pages = |kind: &str| plan[0]["Plan"][kind].as_i64().unwrap();
+    pages("Shared Hit Blocks") + pages("Shared Read Blocks")
+}
+
 /// How many rows of the line this session has read by scanning, and by an index.
 async fn rows_read(conn: &mut PgConnection) -> (i64, i64) {
     sqlx::query_as(
@@ -82,7 +131,7 @@ fn hot_statements() -> Vec<(&'static str, String)> {
     let sources = [
         ("claim", include_str!("../../src/claim.rs")),
         ("finish", include_str!("../../src/finish.rs")),
-        ("complete", include_str!("../../src/complete.rs")),
+        ("complete", include_str!("../../src/complete/write.rs")),
     ];
     let mut found = Vec::new();
     for (name, source) in sources {

@@ -1,5 +1,6 @@
 //! The kinds of job these tests run.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ pub(crate) struct World {
     pub(crate) running: AtomicI64,
     pub(crate) running_max: AtomicI64,
     pub(crate) gate: Semaphore,
+    /// The groups of the links, as they ran.
+    pub(crate) links: Mutex<Vec<String>>,
 }
 
 impl Default for World {
@@ -22,6 +25,7 @@ impl Default for World {
             running: AtomicI64::default(),
             running_max: AtomicI64::default(),
             gate: Semaphore::new(0),
+            links: Mutex::default(),
         }
     }
 }
@@ -115,6 +119,28 @@ impl Job for Next {
     }
 }
 
+/// One of a group, with nothing to write.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) group: String,
+}
+
+impl Job for Link {
+    type Services = World;
+    const KIND: &'static str = "link";
+    const QUEUE: &'static str = "chain";
+
+    fn group(&self) -> Option<String> {
+        Some(self.group.clone())
+    }
+
+    async fn run(self, _: &Attempt, world: &World) -> anyhow::Result<Outcome> {
+        world.links.lock().unwrap().push(self.group);
+        world.done.fetch_add(1, Ordering::SeqCst);
+        Ok(Outcome::Done)
+    }
+}
+
 struct Leaving<'a>(&'a AtomicI64);
 
 impl Drop for Leaving<'_> {
@@ -125,6 +151,7 @@ impl Drop for Leaving<'_> {
 
 pub(crate) fn catalogue() -> Catalogue<World> {
     Catalogue::new()
+        .with::<Link>()
         .with::<Next>()
         .with::<Quick>()
         .with::<Slow>()

@@ -220,6 +220,29 @@ async fn what_waited_for_an_end_is_started_after_it_however_long_a_claim_has_tak
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_goes_on_with_a_group_and_gives_way_to_the_line() {
+    let db = Database::new().await;
+    let world = Arc::new(World::default());
+    let link = |group: &str| Link {
+        group: group.to_owned(),
+    };
+    // Two groups that take turns in line.
+    for _ in 0..20 {
+        enqueue(&db.pool, link("a"), 1).await;
+        enqueue(&db.pool, link("b"), 1).await;
+    }
+    let worker = start(&db, config(&["chain"], 1), &world);
+    eventually("all jobs to be done", async || (world.done() == 40).then_some(())).await;
+    worker.stop().await;
+    let links = world.links.lock().unwrap();
+    let runs: Vec<(&str, usize)> = links
+        .chunk_by(|a, b| a == b)
+        .map(|run| (run[0].as_str(), run.len()))
+        .collect();
+    assert_eq!(runs, [("a", 8), ("b", 8), ("a", 8), ("b", 8), ("a", 4), ("b", 4)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_lets_jobs_in_flight_end() {
     let db = Database::new().await;
     let world = Arc::new(World::default());
