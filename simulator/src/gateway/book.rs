@@ -9,27 +9,30 @@
 //!
 //! The clock is the machine's, plus what it was moved ahead; it never goes back, nor behind the ledger's last line.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::{Path, PathBuf};
+mod lines;
+mod moves;
 
-use anyhow::Context;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::lines::{Memory, answers_path, derived_id, events_of, with_answer};
+pub(super) use self::lines::{read_answer, read_event};
+use self::moves::Entry;
 use super::Hook;
-use super::balance::{Kind, Transaction};
+use super::balance::Transaction;
 use super::endpoints::{ENDPOINTS_MAX, Endpoint, NewEndpoint};
 use super::error::Error;
-use super::events::{self, Event, Subject};
+use super::events::Event;
 use super::faults::Stored;
 use super::form;
-use super::intents::{ChargeOutcome, Intent, Refund, Status};
-use super::methods::{self, Fault, Step};
-use super::requests::{Act, Command, NewIntent, RefundOf};
+use super::intents::{Intent, Refund};
+use super::methods::Fault;
+use super::requests::{Act, Command, RefundOf};
 use super::transfers::Transfer;
 use crate::journal::{Durable, Journal, Lines, Place};
 
@@ -120,87 +123,6 @@ pub(super) enum Outcome {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct KeptAnswer {
-    status: u16,
-    body: Box<RawValue>,
-}
-
-/// One line of the ledger: the first fields are for checkers, the last ones for rebuilding the book.
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    n: u64,
-    at: DateTime<Utc>,
-    request_id: String,
-    key: Option<String>,
-    op: String,
-    #[serde(default)]
-    intent: Option<String>,
-    #[serde(default)]
-    refund: Option<String>,
-    amount: i64,
-    currency: String,
-    outcome: String,
-    #[serde(default)]
-    code: Option<String>,
-    #[serde(default)]
-    intent_status: Option<Status>,
-    #[serde(default)]
-    amount_received: i64,
-    params_sha256: String,
-    metadata: BTreeMap<String, String>,
-    path: Option<String>,
-    #[serde(default)]
-    intent_after: Option<Intent>,
-    #[serde(default)]
-    refund_after: Option<Refund>,
-    #[serde(default)]
-    transfer_after: Option<Transfer>,
-    #[serde(default)]
-    answer: Option<KeptAnswer>,
-}
-
-/// One line of the answers file.
-#[derive(Debug, Serialize, Deserialize)]
-struct AnswerLine {
-    at: DateTime<Utc>,
-    request_id: String,
-    key: Option<String>,
-    path: Option<String>,
-    params_sha256: String,
-    intent: Option<String>,
-    #[serde(default)]
-    endpoint: Option<Endpoint>,
-    answer: KeptAnswer,
-}
-
-/// Only the answer of a line of either file.
-#[derive(Deserialize)]
-struct AnswerOf {
-    answer: KeptAnswer,
-}
-
-/// What an operation did, for its ledger line.
-struct Entry<'a> {
-    op: &'static str,
-    intent: usize,
-    refund: Option<usize>,
-    amount: i64,
-    error: Option<&'a Error>,
-}
-
-impl Entry<'_> {
-    fn new(op: &'static str, intent: usize, amount: i64) -> Self {
-        Self {
-            op,
-            intent,
-            refund: None,
-            amount,
-            error: None,
-        }
-    }
 }
 
 /// Who asked for an operation, and when; an authorisation ends by itself, at nobody's request.
@@ -449,193 +371,6 @@ impl Book {
         self.keep_answer(call, None, Some(at), answer)
     }
 
-    fn create(&mut self, call: &Call, new: &NewIntent) -> Outcome {
-        let amount = new.amount;
-        let fault = new.method.as_deref().filter(|_| new.is_confirmed_at_once);
-        let fault = fault.and_then(|method| methods::fault(amount, method, Step::Confirm));
-        if fault == Some(Fault::ErrorStored) {
-            return self.store_error(call, None);
-        }
-        let status = match &new.method {
-            Some(_) => Status::RequiresConfirmation,
-            None => Status::RequiresPaymentMethod,
-        };
-        let id = self.new_id("pi");
-        let at = self.intents.len();
-        self.intent_index.insert(id.clone(), at);
-        self.intents.push(Intent {
-            id,
-            created: call.now.timestamp(),
-            amount: new.amount,
-            currency: new.currency.clone(),
-            capture_method: new.capture_method,
-            status,
-            payment_method: new.method.clone(),
-            amount_capturable: 0,
-            amount_received: 0,
-            canceled_at: None,
-            cancellation_reason: None,
-            labels: new.labels.clone(),
-            last_error: None,
-            charges: Vec::new(),
-            metadata: new.metadata.clone(),
-            has_stored_error: false,
-        });
-        let entry = Entry::new("create", at, amount);
-        if !new.is_confirmed_at_once {
-            return self.record(call, &entry, self.intents[at].render(), None);
-        }
-        self.write(&By::from(call), &entry, None);
-        self.confirmed(call, at, None, fault)
-    }
-
-    fn confirm(&mut self, call: &Call, id: &str, method: Option<&str>) -> Result<Outcome, Error> {
-        let at = self.intent_at(id, "intent")?;
-        let intent = &self.intents[at];
-        let amount = intent.amount;
-        let used = method.or(intent.payment_method.as_deref());
-        let fault = used.and_then(|method| methods::fault(amount, method, Step::Confirm));
-        let is_open = matches!(
-            intent.status,
-            Status::RequiresPaymentMethod | Status::RequiresConfirmation
-        );
-        if fault == Some(Fault::ErrorStored) && is_open && !intent.has_stored_error {
-            return Ok(self.store_error(call, Some(at)));
-        }
-        Ok(self.confirmed(call, at, method, fault))
-    }
-
-    fn confirmed(&mut self, call: &Call, at: usize, method: Option<&str>, fault: Option<Fault>) -> Outcome {
-        let charge_id = self.new_id("ch");
-        let intent = &mut self.intents[at];
-        let amount = intent.amount;
-        let result = intent.confirm(method, charge_id, call.now.timestamp());
-        if let Some(charge) = intent.charges.last() {
-            self.charge_index.insert(charge.id.clone(), at);
-        }
-        if result.is_ok() {
-            self.expiries
-                .extend(self.intents[at].expires_at().map(|expiry| (expiry, at)));
-            self.settle(at, call.now.timestamp());
-        }
-        let fault = fault.filter(|_| result.is_ok());
-        self.conclude(call, "confirm", at, amount, result, fault)
-    }
-
-    fn capture(
-        &mut self,
-        call: &Call,
-        id: &str,
-        amount: Option<i64>,
-        metadata: &BTreeMap<String, String>,
-    ) -> Result<Outcome, Error> {
-        let at = self.intent_at(id, "intent")?;
-        let intent = &mut self.intents[at];
-        let asked = amount.unwrap_or(intent.amount_capturable);
-        let result = intent.capture(amount);
-        if result.is_ok() {
-            intent.metadata.extend(metadata.clone());
-        }
-        let fault = intent.fault(Step::Capture).filter(|_| result.is_ok());
-        if result.is_ok() {
-            self.settle(at, call.now.timestamp());
-        }
-        Ok(self.conclude(call, "capture", at, asked, result.map(|_| ()), fault))
-    }
-
-    /// Books what the charge of an intent has taken, if it has.
-    fn settle(&mut self, at: usize, now: i64) {
-        let id = self.transaction_id(&self.intents[at].id);
-        let intent = &mut self.intents[at];
-        if let Some(charge) = intent.charges.last_mut()
-            && charge.outcome == ChargeOutcome::Captured
-        {
-            charge.balance_transaction = Some(id.clone());
-            let amount = charge.amount_captured;
-            let moved = Transaction::new(id, Kind::Charge, &charge.id, amount, &intent.currency, now);
-            self.transactions.push(moved);
-        }
-    }
-
-    fn cancel(&mut self, call: &Call, id: &str, reason: Option<&str>) -> Result<Outcome, Error> {
-        let at = self.intent_at(id, "intent")?;
-        let amount = self.intents[at].amount;
-        let result = self.intents[at].cancel(reason, call.now.timestamp());
-        Ok(self.conclude(call, "cancel", at, amount, result, None))
-    }
-
-    fn refund(
-        &mut self,
-        call: &Call,
-        of: &RefundOf,
-        amount: Option<i64>,
-        reason: Option<&str>,
-        metadata: &BTreeMap<String, String>,
-    ) -> Result<Outcome, Error> {
-        let at = match of {
-            RefundOf::Intent(id) => self.intent_at(id, "payment_intent").map_err(Error::in_parameters)?,
-            RefundOf::Charge(id) => {
-                let at = self.charge_index.get(id).copied();
-                at.ok_or_else(|| Error::no_such("charge", id, "charge").in_parameters())?
-            }
-        };
-        let (charge, amount) = match self.intents[at].refund(amount) {
-            Ok(refunded) => refunded,
-            Err(error) => {
-                return Ok(self.conclude(call, "refund", at, amount.unwrap_or(0), Err(error), None));
-            }
-        };
-        let id = self.new_id("re");
-        let transaction = self.transaction_id(&self.intents[at].id);
-        let now = call.now.timestamp();
-        let refund = Refund {
-            id: id.clone(),
-            created: call.now.timestamp(),
-            amount,
-            currency: self.intents[at].currency.clone(),
-            intent: self.intents[at].id.clone(),
-            charge,
-            reason: reason.map(str::to_owned),
-            metadata: metadata.clone(),
-            balance_transaction: Some(transaction.clone()),
-        };
-        let moved = Transaction::new(transaction, Kind::Refund, &id, amount, &refund.currency, now);
-        self.transactions.push(moved);
-        let body = refund.render();
-        let refund_at = self.refunds.len();
-        self.refunds.push(refund);
-        self.refund_index.insert(id, refund_at);
-        let entry = Entry {
-            refund: Some(refund_at),
-            ..Entry::new("refund", at, amount)
-        };
-        Ok(self.record(call, &entry, body, None))
-    }
-
-    /// Records an operation on an intent, whatever its result, and makes its answer.
-    fn conclude(
-        &mut self,
-        call: &Call,
-        op: &'static str,
-        at: usize,
-        amount: i64,
-        result: Result<(), Error>,
-        fault: Option<Fault>,
-    ) -> Outcome {
-        let body = self.intents[at].render();
-        match result {
-            Ok(()) => self.record(call, &Entry::new(op, at, amount), body, fault),
-            Err(error) => {
-                let error = error.intent(body);
-                let entry = Entry {
-                    error: Some(&error),
-                    ..Entry::new(op, at, amount)
-                };
-                self.record(call, &entry, error.body(), fault)
-            }
-        }
-    }
-
     /// Writes the ledger line with its answer and keeps the key.
     fn record(&mut self, call: &Call, entry: &Entry<'_>, body: Value, fault: Option<Fault>) -> Outcome {
         let answer = match (call.stored, entry.error) {
@@ -810,50 +545,6 @@ impl Book {
     }
 }
 
-/// The id of what follows from a line: the same whenever it is asked for.
-fn derived_id(prefix: &str, intent: &str, n: u64, what: &str) -> String {
-    let hash = Sha256::digest(format!("{prefix} {intent} {n} {what}"));
-    format!("{prefix}_{}", &form::hex(&hash)[..24])
-}
-
-/// The events that a line causes.
-fn events_of(
-    intent: &Intent,
-    op: &str,
-    outcome: &str,
-    (n, created): (u64, i64),
-    place: Place,
-) -> impl Iterator<Item = Event> {
-    let (id, amount) = (&intent.id, intent.amount);
-    events::kinds_of(op, outcome, intent.status)
-        .iter()
-        .map(move |kind| Event {
-            id: derived_id("evt", id, n, kind),
-            kind,
-            created,
-            place,
-            amount,
-            pending: 0,
-        })
-}
-
-/// Reads an event back from its line.
-pub(super) fn read_event(lines: &Lines, event: &Event) -> anyhow::Result<Value> {
-    let mut line: Line = serde_json::from_str(&lines.read(event.place)?).context("reading an event back")?;
-    let intent = line
-        .intent_after
-        .as_mut()
-        .context("the line of an event has no intent")?;
-    intent.metadata = line.metadata;
-    let subject = Subject {
-        intent,
-        refund: line.refund_after.as_ref(),
-        request_id: Some(line.request_id.as_str()).filter(|id| !id.is_empty()),
-        key: line.key.as_deref(),
-    };
-    Ok(events::render(event, &subject))
-}
-
 /// The 500 that somebody ordered.
 fn ordered_error() -> Answer {
     let error = Error::internal("An error occurred on our side, as this was ordered from the simulator.");
@@ -863,145 +554,12 @@ fn ordered_error() -> Answer {
     }
 }
 
-/// Reads an answer back from its line.
-pub(super) fn read_answer(lines: &Lines, place: Place) -> anyhow::Result<Answer> {
-    let AnswerOf { answer } = serde_json::from_str(&lines.read(place)?).context("reading a kept answer")?;
-    Ok(Answer {
-        status: answer.status,
-        body: answer.body.get().to_owned(),
-    })
-}
-
-/// The file of answers that belongs to a ledger.
-fn answers_path(ledger: &Path) -> PathBuf {
-    let mut name = ledger.as_os_str().to_owned();
-    name.push(".answers");
-    name.into()
-}
-
-/// A line with the answer put into it byte for byte, as it will be replayed.
-fn with_answer(line: &Value, answer: Option<&Answer>) -> Vec<u8> {
-    let mut text = line.to_string();
-    if let Some(answer) = answer {
-        text.pop();
-        text.push_str(&format!(
-            r#","answer":{{"status":{},"body":{}}}}}"#,
-            answer.status, answer.body
-        ));
-    }
-    text.into_bytes()
-}
-
 fn index<T>(items: &[T], id: impl Fn(&T) -> &String) -> HashMap<String, usize> {
     items
         .iter()
         .enumerate()
         .map(|(at, item)| (id(item).clone(), at))
         .collect()
-}
-
-/// The movement of money that a line tells of.
-fn moved(op: &str, intent: &Intent, refund: Option<&Refund>, created: i64) -> Option<Transaction> {
-    let (id, kind, source, amount) = match (op, refund, intent.latest_charge()) {
-        ("refund", Some(refund), _) => (&refund.balance_transaction, Kind::Refund, &refund.id, refund.amount),
-        ("confirm" | "capture", None, Some(charge)) => (
-            &charge.balance_transaction,
-            Kind::Charge,
-            &charge.id,
-            charge.amount_captured,
-        ),
-        _ => return None,
-    };
-    let id = id.clone()?;
-    Some(Transaction::new(id, kind, source, amount, &intent.currency, created))
-}
-
-/// What the journals say, while they are being read.
-#[derive(Default)]
-struct Memory {
-    intents: Vec<Intent>,
-    index: HashMap<String, usize>,
-    refunds: Vec<Refund>,
-    transfers: Vec<Transfer>,
-    transactions: Vec<Transaction>,
-    events: Vec<Event>,
-    endpoints: Vec<Endpoint>,
-    keys: Vec<(Scope, Kept)>,
-    last_at: Option<DateTime<Utc>>,
-    n: u64,
-}
-
-impl Memory {
-    fn ledger_line(&mut self, text: &str, place: Place) -> anyhow::Result<()> {
-        let line: Line = serde_json::from_str(text)?;
-        anyhow::ensure!(
-            line.n == self.n + 1,
-            "it has number {}, but {} was expected",
-            line.n,
-            self.n + 1
-        );
-        self.n = line.n;
-        self.last_at = self.last_at.max(Some(line.at));
-        if let Some(mut intent) = line.intent_after {
-            let created = line.at.timestamp();
-            let told = events_of(&intent, &line.op, &line.outcome, (line.n, created), place);
-            self.events.extend(told);
-            if line.outcome == "ok" {
-                self.transactions
-                    .extend(moved(&line.op, &intent, line.refund_after.as_ref(), created));
-            }
-            intent.metadata = line.metadata;
-            match self.index.get(&intent.id) {
-                Some(at) => self.intents[*at] = intent,
-                None => {
-                    self.index.insert(intent.id.clone(), self.intents.len());
-                    self.intents.push(intent);
-                }
-            }
-        }
-        self.refunds.extend(line.refund_after);
-        self.transactions
-            .extend(line.transfer_after.as_ref().map(Transfer::moved));
-        self.transfers.extend(line.transfer_after);
-        if line.answer.is_some() {
-            self.key(line.key, line.path, line.params_sha256, line.at, (File::Ledger, place));
-        }
-        Ok(())
-    }
-
-    fn answer_line(&mut self, text: &str, place: Place) -> anyhow::Result<()> {
-        let line: AnswerLine = serde_json::from_str(text)?;
-        if let Some(at) = line.intent.and_then(|id| self.index.get(&id)) {
-            self.intents[*at].has_stored_error = true;
-        }
-        if let Some(endpoint) = line.endpoint {
-            match self.endpoints.iter_mut().find(|one| one.id == endpoint.id) {
-                Some(known) => *known = endpoint,
-                None => self.endpoints.push(endpoint),
-            }
-        }
-        self.key(line.key, line.path, line.params_sha256, line.at, (File::Answers, place));
-        Ok(())
-    }
-
-    fn key(
-        &mut self,
-        key: Option<String>,
-        path: Option<String>,
-        params_sha256: String,
-        at: DateTime<Utc>,
-        answer: (File, Place),
-    ) {
-        if let (Some(key), Some(path)) = (key, path) {
-            let kept = Kept {
-                params_sha256,
-                at,
-                is_running: false,
-                answer: Some(answer),
-            };
-            self.keys.push((Scope { key, path }, kept));
-        }
-    }
 }
 
 #[cfg(test)]
