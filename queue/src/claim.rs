@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use sqlx::types::{Json, JsonRawValue};
-use sqlx::{PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgPool};
 
 use crate::catalogue::Catalogue;
 use crate::job::JobId;
@@ -110,7 +110,8 @@ pub const CLAIM_MAX: usize = 500;
 
 /// Claims up to `limit` due jobs for a worker whose row still stands, at most [`CLAIM_MAX`].
 pub async fn claim(pool: &PgPool, known: &Known, worker_id: i64, limit: usize) -> sqlx::Result<Vec<Claimed>> {
-    take(pool, known, worker_id, &Wanted::due(limit.min(CLAIM_MAX)), || ()).await
+    let conn = &mut *pool.acquire().await?;
+    take(conn, known, worker_id, &Wanted::due(limit.min(CLAIM_MAX)), || ()).await
 }
 
 /// Claims the suspect that has waited longest: it must be run with nothing beside it.
@@ -119,7 +120,8 @@ pub async fn claim_suspect(pool: &PgPool, known: &Known, worker_id: i64) -> sqlx
         suspects: true,
         ..Wanted::due(1)
     };
-    Ok(take(pool, known, worker_id, &wanted, || ()).await?.pop())
+    let conn = &mut *pool.acquire().await?;
+    Ok(take(conn, known, worker_id, &wanted, || ()).await?.pop())
 }
 
 /// Claims those of these jobs that the worker may run now: they were just given their turn, which their rows do not say yet.
@@ -217,7 +219,11 @@ impl Line {
             since,
             ..Wanted::due(limit)
         };
-        let claimed = match take(pool, &self.known, worker_id, &wanted, found).await {
+        let claimed = async {
+            let conn = &mut *pool.acquire().await?;
+            take(conn, &self.known, worker_id, &wanted, found).await
+        };
+        let claimed = match claimed.await {
             Ok(claimed) => claimed,
             Err(error) => {
                 // What it was to look back to is looked for from the beginning.
@@ -281,14 +287,47 @@ impl Wanted<'_> {
     }
 }
 
+/// The claim that says: limits have opened, or all that was taken is parked now. Look again.
+const AGAIN: i64 = -1;
+
+/// How often a claim looks, at most.
+const LOOKS_MAX: usize = 20;
+
 /// Calls `found` when the server has done its work, and before the jobs are read.
-async fn take<'e>(
-    executor: impl PgExecutor<'e>,
+///
+/// What limits had parked is let in by a transaction of its own: a claim that held their keys, and then waited for those of the jobs
+/// it takes, could wait for another that does the same.
+async fn take(
+    conn: &mut PgConnection,
     known: &Known,
     worker_id: i64,
     wanted: &Wanted<'_>,
     found: impl FnOnce(),
 ) -> sqlx::Result<Vec<Claimed>> {
+    let mut found = Some(found);
+    let mut since = wanted.since;
+    for look in 0..LOOKS_MAX {
+        let wanted = Wanted { since, ..*wanted };
+        if let Some(claimed) = take_once(conn, known, worker_id, &wanted, look == 0, &mut found).await? {
+            return Ok(claimed);
+        }
+        let lowest = sqlx::query_scalar!("select nullif(queue.let_in(), 'infinity')")
+            .fetch_one(&mut *conn)
+            .await?;
+        since = since.map(|since| lowest.map_or(since, |lowest| since.min(lowest)));
+    }
+    Ok(Vec::new())
+}
+
+/// One look; none when another is worth while. The first one also sees whether limits have opened.
+async fn take_once(
+    conn: &mut PgConnection,
+    known: &Known,
+    worker_id: i64,
+    wanted: &Wanted<'_>,
+    is_first: bool,
+    found: &mut Option<impl FnOnce()>,
+) -> sqlx::Result<Option<Vec<Claimed>>> {
     let mut rows = sqlx::query!(
         r#"select c.id as "id!: JobId", c.kind as "kind!", c.args_version as "args_version!",
                   c.args as "args!: Json<Box<JsonRawValue>>", c.fence as "fence!", c.attempt as "attempt!",
@@ -297,7 +336,7 @@ async fn take<'e>(
                   c.crashes_alone as "crashes_alone!", c.trace_context,
                   c.limit_key, c.awaited as "is_awaited!", c.limited as "is_limited!", c.rank as "rank!"
            from queue.claim($1, $2, $3, $4, $5, make_interval(secs => $6), $7, coalesce($8::timestamp, '-infinity'),
-                            $9::bigint[]) c"#,
+                            $9::bigint[], $10) c"#,
         &*known.queue,
         &known.kinds,
         &known.versions,
@@ -307,10 +346,16 @@ async fn take<'e>(
         wanted.suspects,
         wanted.since,
         wanted.turned,
+        is_first,
     )
-    .fetch(executor);
+    .fetch(&mut *conn);
     let mut next = rows.try_next().await;
-    found();
+    if matches!(&next, Ok(Some(row)) if row.claim_id == AGAIN) {
+        return Ok(None);
+    }
+    if let Some(found) = found.take() {
+        found();
+    }
     let mut claimed = Vec::with_capacity(wanted.limit);
     while let Some(row) = next? {
         claimed.push(Claimed {
@@ -339,7 +384,7 @@ async fn take<'e>(
     }
     claimed.sort_by_key(|job| job.id);
     metrics::counter!(crate::metric::CLAIMED, "queue" => known.queue.to_string()).increment(claimed.len() as u64);
-    Ok(claimed)
+    Ok(Some(claimed))
 }
 
 /// Whether a suspect of one of these queues is due.

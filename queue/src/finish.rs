@@ -365,6 +365,14 @@ async fn hand_back_claims(pool: &PgPool, claims: &[i64], waiting: &str) -> sqlx:
     Ok(lined_up.unsigned_abs())
 }
 
+/// For whoever writes to the job's limits before its room is given back: locked in the one order in which everybody locks them.
+pub(crate) async fn hold_limits(conn: &mut PgConnection, held: &Held) -> sqlx::Result<()> {
+    sqlx::query!("select queue.hold_limits($1, $2)", held.claim_id, &held.limit_keys)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// A job of this key failed in a way that says something of what it depends on; returns for how long nothing of the key runs
 /// now, if its breaker is open.
 pub(crate) async fn limit_failed(

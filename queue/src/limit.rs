@@ -249,16 +249,30 @@ async fn reconsider(conn: &mut PgConnection, name: &str) -> sqlx::Result<()> {
 pub async fn mend(conn: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query!(
         "with leaked as (
-             delete from queue.limit_holds h where not exists (select from queue.claims c where c.id = h.claim_id)
+             delete from queue.limit_holds h
+             using (
+                 select o.claim_id, o.key from queue.limit_holds o
+                 where not exists (select from queue.claims c where c.id = o.claim_id)
+                 for update skip locked
+             ) o
+             where h.claim_id = o.claim_id and h.key = o.key
          ), idle as (
              delete from queue.limit_keys k
-             where opens_at is null and open_until is null and failures = 0
-               and coalesce(arrival, '-infinity') < clock_timestamp() - interval '1 hour'
-               and not exists (select from queue.limit_holds h where h.key = k.key)
-               and not exists (select from queue.jobs j where j.parked and j.limit_key = k.key)
+             where k.key = any(array(
+                 select o.key from queue.limit_keys o
+                 where o.opens_at is null and o.open_until is null and o.failures = 0
+                   and coalesce(o.arrival, '-infinity') < clock_timestamp() - interval '1 hour'
+                   and not exists (select from queue.limit_holds h where h.key = o.key)
+                   and not exists (select from queue.jobs j where j.parked and j.limit_key = o.key)
+                 for update skip locked
+             ))
          )
          update queue.limit_keys k set opens_at = clock_timestamp()
-         where opens_at is null and exists (select from queue.jobs j where j.parked and j.limit_key = k.key)"
+         where k.key = any(array(
+             select o.key from queue.limit_keys o
+             where o.opens_at is null and exists (select from queue.jobs j where j.parked and j.limit_key = o.key)
+             for update skip locked
+         ))"
     )
     .execute(conn)
     .await?;

@@ -242,6 +242,7 @@ impl<S: Send + Sync + 'static> Case<'_, S> {
             Class::Transient | Class::Unknown => None,
             Class::Permanent | Class::Config | Class::Poison => return Ok(None),
         };
+        finish::hold_limits(conn, &self.held).await?;
         Ok(finish::limit_failed(conn, limit_key, &failure.to_string(), retry_after).await?)
     }
 

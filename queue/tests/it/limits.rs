@@ -140,6 +140,79 @@ async fn what_a_rate_lets_in_is_found_wherever_the_line_is_read_from() {
     worker.leave().await.unwrap();
 }
 
+/// Does `work` while somebody else has what the statement locks, and asserts that the row of the key is free when it waits for
+/// that: whoever held it, and waited, could wait for somebody who waits for it.
+async fn holds_no_key_when_it_waits<T>(
+    pool: &PgPool,
+    blocked: &'static str,
+    key: &str,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut blocker = pool.begin().await.unwrap();
+    let locked = sqlx::query(blocked).execute(&mut *blocker).await.unwrap();
+    assert!(locked.rows_affected() > 0);
+    let checked = async {
+        let is_waiting = "select exists (select from pg_locks where not granted and locktype <> 'advisory'
+                                         and pid in (select pid from pg_stat_activity where datname = current_database()))";
+        testkit::eventually("somebody to wait", async || {
+            let waits: bool = sqlx::query_scalar(is_waiting).fetch_one(pool).await.unwrap();
+            waits.then_some(())
+        })
+        .await;
+        sqlx::query("select from queue.limit_keys where key = $1 for update nowait")
+            .bind(key)
+            .execute(pool)
+            .await
+            .expect("nobody holds it");
+        blocker.rollback().await.unwrap();
+    };
+    tokio::join!(work, checked).0
+}
+
+#[tokio::test]
+async fn a_claim_that_lets_in_what_was_parked_holds_nothing_while_it_waits() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::concurrency(1)).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    enqueue(&db.pool, &[call(1), call(2), call(2)]).await;
+    let first = worker.claim("calls", 10).await.unwrap();
+    assert_eq!((first.len(), parked(&db.pool).await), (2, 1));
+    worker.run_all(first).await;
+    enqueue(&db.pool, &[call(1)]).await;
+
+    let one = "select from queue.limit_keys where key = 'endpoint/1' for update";
+    let second = holds_no_key_when_it_waits(&db.pool, one, "endpoint/2", worker.claim("calls", 10)).await;
+    assert_eq!(second.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_failure_tells_its_key_after_it_has_what_its_job_takes_of_limits() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::breaker(5, 60.0)).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    endpoints.are_down.store(true, Ordering::SeqCst);
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    enqueue(&db.pool, &[call(1), call(1)]).await;
+    let mut first = worker.claim("calls", 10).await.unwrap();
+    let room = "select from queue.limit_holds for update";
+    let settled = holds_no_key_when_it_waits(&db.pool, room, "endpoint/1", worker.run(first.remove(0))).await;
+    assert_eq!(settled, Retried);
+}
+
+#[tokio::test]
+async fn whoever_takes_a_claim_back_has_its_room_before_its_keys() {
+    let db = Database::new().await;
+    set(&db.pool, "endpoint", Limit::concurrency(1)).await;
+    let (catalogue, endpoints) = (catalogue(), Arc::<Endpoints>::default());
+    let worker = Worker::register(&db.pool, &catalogue, &endpoints).await.unwrap();
+    enqueue(&db.pool, &[call(1), call(1)]).await;
+    assert_eq!(worker.claim("calls", 10).await.unwrap().len(), 1);
+    let room = "select from queue.limit_holds for update";
+    let handed_back = holds_no_key_when_it_waits(&db.pool, room, "endpoint/1", worker.hand_back_all()).await;
+    assert_eq!(handed_back.unwrap(), 1);
+}
+
 #[tokio::test]
 async fn no_more_jobs_of_a_key_run_at_once_than_its_concurrency() {
     let db = Database::new().await;
