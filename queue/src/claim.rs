@@ -13,6 +13,9 @@ use sqlx::{PgConnection, PgPool};
 use crate::catalogue::Catalogue;
 use crate::job::JobId;
 
+/// A place in line, by time: who has the lowest is next.
+pub type Rank = NaiveDateTime;
+
 /// A job in a worker's hands, not yet decoded.
 #[derive(Clone, Debug)]
 pub struct Claimed {
@@ -55,7 +58,7 @@ pub struct Claimed {
     /// Whether its key or its queue has a limit, and must be told when it no longer runs.
     pub is_limited: bool,
     /// Its place in line.
-    pub rank: NaiveDateTime,
+    pub rank: Rank,
 }
 
 /// What a process may claim from one queue: kinds it knows, in versions it reads.
@@ -160,11 +163,11 @@ pub struct Line {
 #[derive(Debug, Default)]
 struct Place {
     /// Everything due before was claimed, when it was last looked at.
-    emptied_to: Option<NaiveDateTime>,
+    emptied_to: Option<Rank>,
     /// The last claim that read from the beginning: when, and how long it took.
     whole: Option<(Instant, Duration)>,
     /// Something due since then may have appeared.
-    back_to: Option<NaiveDateTime>,
+    back_to: Option<Rank>,
 }
 
 /// A line that takes no longer than this is read from its beginning every time.
@@ -196,7 +199,7 @@ impl Line {
 
     /// Says that a job of this rank has ended for which others may have waited: the next of its group, or of its limit's key. They
     /// have their place in line from the beginning, and it is no earlier than that of the one that went before them.
-    pub fn look_back(&self, rank: NaiveDateTime) {
+    pub fn look_back(&self, rank: Rank) {
         let mut place = self.place();
         place.back_to = Some(place.back_to.map_or(rank, |other| other.min(rank)));
     }
@@ -254,7 +257,7 @@ impl Line {
 
 impl Place {
     /// Where the next claim begins to read; none for the beginning.
-    fn since(&mut self) -> Option<NaiveDateTime> {
+    fn since(&mut self) -> Option<Rank> {
         let back_to = self.back_to.take();
         let is_whole_due = self
             .whole
@@ -270,7 +273,7 @@ struct Wanted<'a> {
     /// Suspects only, instead of none.
     suspects: bool,
     /// From this place in line on.
-    since: Option<NaiveDateTime>,
+    since: Option<Rank>,
     /// These, wherever they are.
     turned: Option<&'a [i64]>,
 }

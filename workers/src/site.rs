@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use queue::Catalogue;
-use queue::claim::{Claimed, Known, Line};
+use queue::claim::{Claimed, Known, Line, Rank};
 use queue::complete::Completer;
 use queue::lease::Registration;
 use queue::limit::{self, Limit};
@@ -138,36 +138,40 @@ impl<S: Send + Sync + 'static> Site<S> {
             completer: &self.completer,
         };
         let followed = jobs.iter().filter(|job| job.group_key.is_some() || job.is_limited);
-        let mut followed = followed
-            .min_by_key(|job| job.rank)
-            .map(|job| (job.queue.clone(), job.rank));
-        match jobs.len() {
-            1 => {
-                let mut next = Some(jobs.remove(0));
-                let mut in_a_row = 0;
-                while let Some(job) = next.take() {
-                    in_a_row += 1;
-                    if followed.is_some() {
-                        followed = Some((job.queue.clone(), job.rank));
-                    }
-                    match in_a_row < IN_A_ROW_MAX && self.may_go_on() {
-                        true => {
-                            next = runner
-                                .run_and_go_on(job, Arc::clone(&registration))
-                                .await
-                                .1
-                                .map(|job| *job)
-                        }
-                        false => _ = runner.run(job, Arc::clone(&registration)).await,
-                    }
-                }
-            }
+        let mut followed = followed.min_by_key(|job| job.rank).map(place_of);
+        if jobs.len() > 1 {
             // Boxed, since every task is made with the room for whatever it may do.
-            _ => _ = Box::pin(runner.run_batch(jobs, registration)).await,
+            Box::pin(runner.run_batch(jobs, registration)).await;
+        } else if let Some(job) = jobs.pop() {
+            let last = self.run_in_a_row(&runner, job, &registration).await;
+            followed = followed.and(Some(last));
         }
         if let Some((queue, rank)) = followed {
             self.line(&queue).look_back(rank);
             self.wake(&queue);
+        }
+    }
+
+    /// Runs a job, and goes on with the next ones of its group; returns where in line the last of them stood.
+    async fn run_in_a_row(
+        &self,
+        runner: &Runner<'_, S>,
+        mut job: Claimed,
+        registration: &Arc<Registration>,
+    ) -> (Arc<str>, Rank) {
+        let mut in_a_row = 1;
+        loop {
+            let place = place_of(&job);
+            let registration = Arc::clone(registration);
+            if in_a_row == IN_A_ROW_MAX || !self.may_go_on() {
+                runner.run(job, registration).await;
+                return place;
+            }
+            match runner.run_and_go_on(job, registration).await {
+                (_, Some(next)) => job = *next,
+                (_, None) => return place,
+            }
+            in_a_row += 1;
         }
     }
 
@@ -184,4 +188,9 @@ impl<S: Send + Sync + 'static> Site<S> {
             }
         }
     }
+}
+
+/// Where in line a job stood.
+fn place_of(job: &Claimed) -> (Arc<str>, Rank) {
+    (Arc::clone(&job.queue), job.rank)
 }
